@@ -1,0 +1,1 @@
+"""How a student answers: the engine port and its engines."""

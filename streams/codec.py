@@ -1,0 +1,113 @@
+"""Events to bytes and back: JSON value, CloudEvents 1.0 attributes in headers (Kafka binary content mode).
+
+Source: CloudEvents 1.0.2, Kafka Protocol Binding, section 3.2. Decoding is ours and never a deserializer of the client,
+since one that raises hangs kafka-python (facts.md).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from streams.events import EVENT_TYPES, Event
+from streams.log import Outgoing, Record
+
+MAX_BYTES = 1_048_576
+SOURCE = "skillloop"
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def encode(event: Event) -> Outgoing:
+    """The record of an event, for its topic."""
+    headers = {
+        "ce_specversion": "1.0",
+        "ce_id": event.event_id,
+        "ce_type": event.TYPE,
+        "ce_source": f"{SOURCE}/{event.student}",
+        "ce_time": event.occurred_at.isoformat().replace("+00:00", "Z"),
+        "ce_dataschema": f"{event.TYPE}.v{event.VERSION}.json",
+        "content-type": "application/json",
+    }
+    value = event.model_dump_json().encode()
+    return Outgoing(event.TOPIC, event.key.encode(), value, tuple((name, text.encode()) for name, text in headers.items()))
+
+
+class DecodeError(Exception):
+    """A record that no version of this program can read. `reason` is a short class for metrics and dead-letter headers."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Codec:
+    """Reads records of the given event types, converting older schema versions up step by step.
+
+    `upcasts` maps (type, version as written) to the function that makes the next version's body of it.
+    """
+
+    def __init__(self, types: Sequence[type[Event]] = EVENT_TYPES, upcasts: Mapping[tuple[str, int], Upcast] | None = None) -> None:
+        self._types = {kind.TYPE.encode(): kind for kind in types}
+        self._upcasts = upcasts or {}
+
+    def decode(self, record: Record) -> Event:
+        """The event of a record. Raises `DecodeError` for anything it cannot be read from, and nothing else."""
+        if len(record.value) > MAX_BYTES:
+            raise DecodeError("oversized", f"value has {len(record.value)} bytes, at most {MAX_BYTES} are accepted")
+        kind = self._kind(record)
+        body = _body(record.value)
+        version = body.get("schema_version", 1)
+        if version != kind.VERSION:
+            body = self._convert(kind, version, body)
+        try:
+            return kind.model_validate(body, strict=False)
+        except (ValidationError, RecursionError) as exc:
+            raise DecodeError("invalid", f"{kind.TYPE}: {_first_error(exc)}") from exc
+
+    def _kind(self, record: Record) -> type[Event]:
+        name = next((value for key, value in record.headers if key == "ce_type"), None)
+        if name is None:
+            raise DecodeError("no-type", "record has no ce_type header")
+        kind = self._types.get(name)
+        if kind is None:
+            known = ", ".join(sorted(key.decode() for key in self._types))
+            raise DecodeError("unknown-type", f"unknown event type {name.decode(errors='replace')!r}; known: {known}")
+        return kind
+
+    def _convert(self, kind: type[Event], version: Any, body: dict[str, Any]) -> dict[str, Any]:
+        if type(version) is not int or not 1 <= version <= kind.VERSION:
+            raise DecodeError("unknown-version", f"{kind.TYPE} schema_version {version!r}; this program reads 1 to {kind.VERSION}")
+        for step in range(version, kind.VERSION):
+            upcast = self._upcasts.get((kind.TYPE, step))
+            if upcast is None:
+                raise DecodeError("unknown-version", f"no up-conversion of {kind.TYPE} from schema_version {step}")
+            try:
+                body = upcast(body)
+            except Exception as exc:
+                raise DecodeError("invalid", f"up-conversion of {kind.TYPE} from schema_version {step} failed: {exc!r}") from exc
+        return body
+
+
+def _first_error(exc: ValidationError | RecursionError) -> str:
+    if isinstance(exc, RecursionError):
+        return "nested too deeply"
+    first = exc.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+def _body(value: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(value)
+    except (ValueError, RecursionError) as exc:
+        raise DecodeError("not-json", f"value is not JSON: {exc}") from exc
+    if not isinstance(body, dict):
+        raise DecodeError("not-json", f"value is a JSON {type(body).__name__}, expected an object")
+    return body
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """File name -> JSON Schema of every event type, as kept in docs/schemas."""
+    return {f"{event.TYPE}.v{event.VERSION}.json": event.model_json_schema() for event in EVENT_TYPES}

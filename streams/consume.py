@@ -1,0 +1,232 @@
+"""The consume loop: at-least-once delivery made effectively-once state (contract 2)."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from streams.clock import Clock, SystemClock
+from streams.codec import Codec, DecodeError
+from streams.crash import CrashPoint, no_crash
+from streams.dead_letters import dead_letter
+from streams.events import Event
+from streams.log import Consumer, EventLog, LogUnavailable, Outgoing, Partition, Record
+from streams.store import Batch, BucketKey, DuplicateEvents, StaleOffsets, StateStore, StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What handling some events changes; written in one transaction. `failed` maps event ids to why they can never be handled."""
+
+    buckets: Mapping[BucketKey, tuple[int, int]] = field(default_factory=dict)
+    watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
+    outbox: Sequence[Outgoing] = ()
+    ledger: Sequence[Mapping[str, Any]] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def __add__(self, other: Effects) -> Effects:
+        return Effects(
+            buckets=_add_counts(self.buckets, other.buckets),
+            watermarks={**self.watermarks, **_merge_watermarks(self.watermarks, other.watermarks)},
+            outbox=[*self.outbox, *other.outbox],
+            ledger=[*self.ledger, *other.ledger],
+            failed={**self.failed, **other.failed},
+        )
+
+
+Handler = Callable[[Sequence[Event]], Effects]
+
+
+@dataclass(frozen=True)
+class ConsumeSettings:
+    """`transient` are the handler's exceptions that mean "again later": they pause the consumer and never make a dead letter."""
+
+    group: str
+    topics: tuple[str, ...]
+    max_records: int = 500
+    poll_timeout_s: float = 0.2
+    max_attempts: int = 3
+    backoff_s: float = 0.5
+    backoff_max_s: float = 30.0
+    transient: tuple[type[Exception], ...] = ()
+
+
+class ConsumeLoop:
+    """One group member that turns records into state. Call `step` for ever.
+
+    The order of a step, and what a crash after each point costs:
+
+    1. poll; partitions that are newly assigned are first sought to the offset in the store (crash: nothing happened);
+    2. decode; a record that cannot be decoded becomes a dead letter in this batch's outbox;
+    3. drop events whose id is known or came earlier in the batch;
+    4. handle (may call teachers; repeated after a crash, so handlers have no side effects but their result);
+    5. one transaction in the store: offsets by compare-and-set, event ids, buckets, watermarks, ledger, outbox
+       (crash before: the batch comes again; crash after: it does not);
+    6. commit the offsets to the log, for lag tools only (crash: the lag shown is too large until the next commit).
+
+    The outbox is emptied by `streams.outbox.OutboxRelay`. Transient failures in 1, 4 and 5 rewind to the stored offsets, pause,
+    and retry with back-off. `StaleOffsets` in 5 means the partition was lost: the batch is dropped and the stored offsets read.
+    """
+
+    def __init__(self, log: EventLog, store: StateStore, handler: Handler, settings: ConsumeSettings, **ports: Any) -> None:
+        self._store = store
+        self._handler = handler
+        self.settings = settings
+        self._clock: Clock = ports.get("clock") or SystemClock()
+        self._crash: CrashPoint = ports.get("crash") or no_crash
+        self._codec: Codec = ports.get("codec") or Codec()
+        self._consumer: Consumer = log.consumer(settings.group, settings.topics)
+        self._next: dict[Partition, int] = {}
+        self._transient: tuple[type[Exception], ...] = (LogUnavailable, StoreUnavailable, *settings.transient)
+        self._failures = 0
+        self._retry_at: float | None = None
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a transient failure is being waited out."""
+        return self._retry_at is not None
+
+    def step(self) -> int:
+        """Process one batch; the number of records whose effect is now in the store (0: nothing to do, or waiting)."""
+        try:
+            records = self._poll()
+            done = self._process(records) if records else 0
+        except (StaleOffsets, DuplicateEvents) as exc:
+            logger.warning("batch dropped, reading the stored offsets again: %s", exc)
+            self.counts["fenced"] += 1
+            self._next.clear()
+            return 0
+        except self._transient as exc:
+            self._back_off(exc)
+            return 0
+        self._failures = 0
+        return done
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _poll(self) -> list[Record]:
+        if self._retry_at is not None:
+            if self._clock.now().timestamp() < self._retry_at:
+                self._consumer.poll(1, self.settings.poll_timeout_s)
+                return []
+            self._retry_at = None
+            self._next.clear()
+            self._consumer.resume()
+        records = self._consumer.poll(self.settings.max_records, self.settings.poll_timeout_s)
+        return self._follow_assignment(records)
+
+    def _follow_assignment(self, records: list[Record]) -> list[Record]:
+        """Forget lost partitions; seek gained ones to the store's offset, dropping what was polled from elsewhere.
+
+        Clearing `_next` makes every partition a gained one: that is how the loop rewinds.
+        """
+        assigned = self._consumer.assignment()
+        gained = assigned - self._next.keys()
+        self._next = {partition: offset for partition, offset in self._next.items() if partition in assigned}
+        if gained:
+            stored = self._store.offsets(self.settings.group)
+            start = {partition: stored.get(partition, 0) for partition in gained}
+            self._next.update(start)
+            first = {partition: min((r.offset for r in records if r.partition == partition), default=None) for partition in gained}
+            moved = {partition for partition in gained if first[partition] != start[partition]}
+            self._consumer.seek({partition: start[partition] for partition in moved})
+            records = [record for record in records if record.partition not in moved]
+        return [record for record in records if record.partition in assigned]
+
+    def _back_off(self, exc: Exception) -> None:
+        wait = min(self.settings.backoff_max_s, self.settings.backoff_s * 2.0 ** min(self._failures, 16))
+        self._failures += 1
+        self.counts["retries"] += 1
+        self._retry_at = self._clock.now().timestamp() + wait
+        self._consumer.pause()
+        logger.warning("%s: retry %d in %.1f s: %s", self.settings.group, self._failures, wait, exc)
+
+    def _process(self, records: Sequence[Record]) -> int:
+        self._crash("consume.after-poll")
+        events, letters = self._decode(records)
+        effects = self._handle([event for _, event in events])
+        position = {event.event_id: record for record, event in events}
+        for event_id, why in effects.failed.items():
+            letters.append(dead_letter(position[event_id], "failed", why, self.settings.max_attempts))
+        after = {record.partition: record.offset + 1 for record in records}
+        batch = Batch(
+            group=self.settings.group,
+            expected=dict(self._next),
+            offsets=after,
+            event_ids=[event.event_id for _, event in events if event.event_id not in effects.failed],
+            buckets=effects.buckets,
+            watermarks=effects.watermarks,
+            outbox=[*letters, *effects.outbox],
+            ledger=effects.ledger,
+        )
+        self._crash("consume.before-commit")
+        self._store.commit(batch)
+        self._next.update(after)
+        self._crash("consume.after-commit")
+        self._consumer.commit(after)
+        self.counts.update(records=len(records), events=len(batch.event_ids), dead_letters=len(letters))
+        return len(records)
+
+    def _decode(self, records: Sequence[Record]) -> tuple[list[tuple[Record, Event]], list[Outgoing]]:
+        decoded: dict[str, tuple[Record, Event]] = {}
+        letters: list[Outgoing] = []
+        for record in records:
+            try:
+                event = self._codec.decode(record)
+            except DecodeError as exc:
+                letters.append(dead_letter(record, exc.reason, str(exc), 1))
+                continue
+            decoded.setdefault(event.event_id, (record, event))
+        known = self._store.known(list(decoded))
+        fresh = [pair for event_id, pair in decoded.items() if event_id not in known]
+        self.counts["duplicates"] += len(records) - len(letters) - len(fresh)
+        return fresh, letters
+
+    def _handle(self, events: Sequence[Event]) -> Effects:
+        if not events:
+            return Effects()
+        try:
+            return self._handler(events)
+        except self._transient:
+            raise
+        except Exception:
+            logger.exception("handling %d events together failed; trying each by itself", len(events))
+        total = Effects()
+        for event in events:
+            total += self._handle_alone(event)
+        return total
+
+    def _handle_alone(self, event: Event) -> Effects:
+        """A bug in one event must not stop the rest: after `max_attempts` the event is a dead letter."""
+        error = ""
+        for _ in range(self.settings.max_attempts):
+            try:
+                return self._handler([event])
+            except self._transient:
+                raise
+            except Exception as exc:
+                error = f"{type(exc).__name__}: {exc}"
+        return replace(Effects(), failed={event.event_id: error})
+
+
+def _add_counts(one: Mapping[BucketKey, tuple[int, int]], other: Mapping[BucketKey, tuple[int, int]]) -> dict[BucketKey, tuple[int, int]]:
+    total = dict(one)
+    for key, (needed, missing) in other.items():
+        before = total.get(key, (0, 0))
+        total[key] = (before[0] + needed, before[1] + missing)
+    return total
+
+
+def _merge_watermarks(
+    one: Mapping[tuple[str, int], tuple[int, float]], other: Mapping[tuple[str, int], tuple[int, float]]
+) -> dict[tuple[str, int], tuple[int, float]]:
+    start = (0, float("-inf"))
+    return {key: (one.get(key, start)[0] + outputs, max(one.get(key, start)[1], latest)) for key, (outputs, latest) in other.items()}

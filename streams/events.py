@@ -1,0 +1,132 @@
+"""The loop's event types (contract 1).
+
+Frozen pydantic models. Derived events have deterministic ids (`derived_id`), so a step that runs twice writes the same event
+twice and the second one is dropped as known.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_NAMESPACE = uuid.UUID("6f2f1f0e-5b0b-5d0a-9a53-0d9c5f0a7e11")
+Text = Annotated[str, Field(max_length=1_048_576)]
+# Names reach SQL, headers and file names: no control characters (PostgreSQL refuses NUL).
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+def derived_id(cause: str, step: str) -> str:
+    """The id of the event that `step` derives from the event or thing `cause` (uuid5: the same inputs give the same id).
+
+    >>> derived_id("a", "diagnose") == derived_id("a", "diagnose") != derived_id("b", "diagnose")
+    True
+    """
+    return str(uuid.uuid5(_NAMESPACE, f"{len(cause)}:{cause}/{step}"))
+
+
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError(f"time {value.isoformat()} has no zone; write it as UTC, for example {value.isoformat()}Z")
+    return value.astimezone(UTC)
+
+
+class Event(BaseModel):
+    """What every event carries. `occurred_at` is event time (UTC), `causation_id` the event that led to this one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    TYPE: ClassVar[str]
+    TOPIC: ClassVar[str]
+    VERSION: ClassVar[int] = 1  # of the schema; older ones are up-converted by the codec
+
+    event_id: Name
+    occurred_at: Annotated[datetime, AfterValidator(_utc)]
+    student: Name
+    schema_version: Literal[1] = 1
+    causation_id: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What keeps related events in one partition, in order."""
+        return self.student
+
+
+class StudentOutput(Event):
+    """One answer of a deployed student. `gold` and `feedback` are set where the application knows them."""
+
+    TYPE: ClassVar[str] = "skillloop.student-output"
+    TOPIC: ClassVar[str] = "student-outputs"
+
+    student_version: int = Field(ge=1)
+    session: str = Field(default="", max_length=200)
+    question_id: str | None = None
+    question: Text
+    answer: Text
+    gold: Text | None = None
+    feedback: Literal["up", "down"] | None = None
+
+    @property
+    def key(self) -> str:
+        """Student plus session: one student's traffic spreads over partitions."""
+        return f"{self.student}/{self.session}"
+
+
+class Diagnosed(Event):
+    """What the teacher found in one output (`causation_id`). Folding these gives the profile (contract 3).
+
+    `missing` is a subset of `needed`; `discarded` counts labels outside it that were dropped. An abstention counts nowhere.
+    """
+
+    TYPE: ClassVar[str] = "skillloop.diagnosed"
+    TOPIC: ClassVar[str] = "diagnoses"
+
+    student_version: int = Field(ge=1)
+    verdict: Literal["correct", "incorrect", "abstained"]
+    needed: tuple[Name, ...] = ()
+    missing: tuple[Name, ...] = ()
+    evidence: Text = ""
+    discarded: int = Field(default=0, ge=0)
+    decided_by: str
+    teacher: str
+    bucket: int
+
+
+class RoundChanged(Event):
+    """A round reached a new state; `detail` is the state's record as the store keeps it."""
+
+    TYPE: ClassVar[str] = "skillloop.round-changed"
+    TOPIC: ClassVar[str] = "rounds"
+
+    round_id: Name
+    state: Literal["planned", "curated", "trained", "judged", "promoted", "rejected", "failed"]
+    detail: dict[str, Any] = {}
+
+
+class Deployed(Event):
+    """Another version of the student is served from now on, recorded only after proof (contract 7)."""
+
+    TYPE: ClassVar[str] = "skillloop.deployed"
+    TOPIC: ClassVar[str] = "deployments"
+
+    version: int = Field(ge=1)
+    previous: int | None = None
+    round_id: str | None = None
+    action: Literal["promote", "rollback"]
+
+
+class Alert(Event):
+    """A skill's miss rate has drifted upwards (CUSUM alarm)."""
+
+    TYPE: ClassVar[str] = "skillloop.alert"
+    TOPIC: ClassVar[str] = "alerts"
+
+    student_version: int = Field(ge=1)
+    skill: Name
+    bucket: int
+    statistic: float
+    threshold: float
+
+
+EVENT_TYPES: tuple[type[Event], ...] = (StudentOutput, Diagnosed, RoundChanged, Deployed, Alert)

@@ -1,0 +1,99 @@
+"""The event-log port: partitioned, append-only, consumed in groups. Implementations: local, memory, Kafka.
+
+Values and keys are bytes everywhere. Positions belong to the consumer's own state store: a consumer seeks to the offsets it
+has stored; what it commits to the log is only for lag tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class LogError(Exception):
+    """The event log failed; the message names the log, what was tried and what to do."""
+
+
+class LogUnavailable(LogError):
+    """The log cannot be reached now: retry with back-off, nothing is lost."""
+
+
+class TopicMissing(LogError):
+    """A topic does not exist. `skillloop topics create` makes them all."""
+
+
+@dataclass(frozen=True, order=True)
+class Partition:
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as read: where it stands and its bytes."""
+
+    partition: Partition
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: Headers = ()
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A record to be written; the partition follows from the key."""
+
+    topic: str
+    key: bytes | None
+    value: bytes
+    headers: Headers = ()
+
+
+class Consumer(Protocol):
+    """One member of a consumer group."""
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Up to `max_records` next records of the assigned partitions, in order within a partition; empty after `timeout_s`."""
+
+    def assignment(self) -> frozenset[Partition]:
+        """The partitions this member reads now. It may change inside `poll`."""
+
+    def seek(self, offsets: Mapping[Partition, int]) -> None:
+        """Read on from these offsets (next offset to read)."""
+
+    def pause(self) -> None:
+        """Return nothing from `poll` until `resume`, but stay in the group: `poll` must still be called."""
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Tell the log how far the group has come (next offsets). For lag tools only."""
+
+    def close(self) -> None:
+        """Leave the group."""
+
+
+class EventLog(Protocol):
+    """An event log."""
+
+    def append(self, records: Sequence[Outgoing]) -> None:
+        """Write durably, all in order per key; returns after the acknowledgement. Raises `LogUnavailable`, `TopicMissing`."""
+
+    def consumer(self, group: str, topics: Sequence[str]) -> Consumer:
+        """A new member of `group` reading `topics` from the group's commits, else from the beginning."""
+
+    def end_offsets(self, topic: str) -> dict[Partition, int]:
+        """Next offset to be written, per partition. Raises `TopicMissing`."""
+
+    def close(self) -> None:
+        """Release connections. The log can be used as a context manager."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...

@@ -1,0 +1,1 @@
+"""How a student changes: data mix, LoRA SFT, evaluation, gate, MLflow registry. Only importer of peft, trl, mlflow."""

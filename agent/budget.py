@@ -104,7 +104,9 @@ def priced(prices: Mapping[str, Price], model: str, usage: Usage) -> Usage:
         When the list does not know the model: an unknown cost is an error, not zero.
     """
     if model not in prices:
-        raise UnpricedModel(f"no price for model {model!r}: configure its prices, or free: true (priced: {', '.join(sorted(prices)) or 'none'})")
+        raise UnpricedModel(
+            f"no price for model {model!r}: configure its prices, or free: true (priced: {', '.join(sorted(prices)) or 'none'})"
+        )
     return usage.model_copy(update={"usd": prices[model].usd(usage.prompt_tokens, usage.completion_tokens)})
 
 

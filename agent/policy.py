@@ -1,0 +1,275 @@
+"""The policy: a pure function from what is known to what to do next (wait, select, synthesize), with its reasons.
+
+Rules, in order:
+
+1. one round at a time; nothing while the day's budget is spent; a pause after each round, longer after rejected ones;
+2. enough answers of this version, and for each skill enough answers that needed it;
+3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs it;
+4. a ceiling: a synthesis round without gain for a skill puts it aside, for a while (a selection round never does: the pool
+   may have been the limit);
+5. most harmful skills first (miss rate x share), few per round;
+6. select while the pool has enough distinct items or the round would not pass them too often, else synthesize; also
+   synthesize when a selection round has left the skill missing;
+7. a rejected round is never repeated as it was: fewer skills, then synthesis instead of selection, then fewer steps, and at
+   the end the skill is put aside. Rejections count until a promotion, or until they are old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.decision import Decision, Kind, PolicyInput, PolicySettings, PoolState, RoundRecord, SkillTarget, Teaching
+from agent.reading import SkillEstimate
+
+DEFAULT_POLICY = PolicySettings()
+_MAX_COOLDOWN_FACTOR = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A skill that looks missing: why it cannot be taught yet (empty: it can), and how it would be taught."""
+
+    estimate: SkillEstimate
+    why_not: str
+    strategy: Teaching
+    why_strategy: str
+
+
+def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Decision:
+    """Decide what to do for one student. Same input, same decision: no clock, no chance.
+
+    Returns
+    -------
+    Decision
+        `wait`, with a reason for the whole and one for each skill that looks missing; or a round, with its targets, sizes
+        and reasons.
+
+    Examples
+    --------
+    >>> from agent.profile import Observation, fold
+    >>> from agent.reading import read
+    >>> seen = [Observation("s", 1, 0, ("gcd",), ("gcd",))] * 80 + [Observation("s", 1, 0, ("add",))] * 720
+    >>> profile = read(fold(seen), "s", 1, as_of_bucket=0)
+    >>> decision = decide(PolicyInput(profile, 800, 800, pools={"gcd": PoolState(available=500)}))
+    >>> decision.kind, decision.skills, decision.steps
+    ('select', (SkillTarget(skill='gcd', weight=1.0, examples=300, strategy='select'),), 160)
+    >>> for reason in decide(PolicyInput(profile, 100, 100)).reasons:
+    ...     print(reason)
+    wait: 100 of 600 answers of version 1 watched
+    gcd: missing (lower bound 0.96 > 0.25, 80 of 80, share 10.0 %); waits for the above
+    """
+    blocks = _blocks(given, settings)
+    suspects = [e for e in given.profile.skills if e.mean > settings.miss_threshold]
+    cap = _skill_cap(given, settings)
+    passes_of = max(1, min(cap, sum(e.low > settings.miss_threshold for e in suspects)))
+    candidates = [_candidate(e, given, settings, passes_of) for e in suspects]
+    ready = [c for c in candidates if not c.why_not]
+    if blocks or not ready:
+        return _wait(given, settings, blocks, candidates)
+    kind, chosen, why = _choose(ready, cap, settings)
+    steps, why_steps = _steps(chosen, given, settings)
+    targets = _targets(chosen, given, settings)
+    taught = {c.estimate.skill for c in chosen}
+    return Decision(
+        kind=kind,
+        skills=targets,
+        examples=sum(target.examples for target in targets),
+        steps=steps,
+        reasons=(
+            why,
+            *(f"{c.estimate.skill}: {_evidence(c.estimate, settings)}; {c.why_strategy}" for c in chosen),
+            why_steps,
+            *(_passed_over(c, settings) for c in candidates if c.estimate.skill not in taught),
+        ),
+    )
+
+
+def _blocks(given: PolicyInput, settings: PolicySettings) -> list[str]:
+    """Why no round may start at all."""
+    active = [record.round_id for record in given.history if record.outcome == "active"]
+    blocks = [f"round {round_id} is still active" for round_id in active]
+    left = given.budget
+    if left.rounds_left_today is not None and left.rounds_left_today <= 0:
+        blocks.append("no rounds are left today")
+    if left.usd_left_today is not None and left.usd_left_today <= 0:
+        blocks.append("today's money is spent")
+    if left.train_seconds_left_today is not None and left.train_seconds_left_today <= 0:
+        blocks.append("today's training time is spent")
+    if given.answers_watched < settings.min_answers:
+        blocks.append(f"{given.answers_watched} of {settings.min_answers} answers of version {given.profile.version} watched")
+    ended = [record for record in given.history if record.outcome != "active"]
+    if ended:
+        pause, since = _cooldown(ended, settings), given.answers_total - ended[-1].decided_at_answers
+        if since < pause:
+            blocks.append(f"{since} of {pause} answers since round {ended[-1].round_id} ({ended[-1].outcome})")
+    return blocks
+
+
+def _cooldown(ended: Sequence[RoundRecord], settings: PolicySettings) -> int:
+    in_a_row = 0
+    for record in reversed(ended):
+        if record.outcome != "rejected":
+            break
+        in_a_row += 1
+    factor = min(settings.rejected_cooldown_factor**in_a_row, _MAX_COOLDOWN_FACTOR)
+    return int(settings.cooldown_answers * max(factor, 1.0))
+
+
+def _rejections(given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
+    """Rejected rounds that still count: since the last promotion, and not too old."""
+    recent: list[RoundRecord] = []
+    for record in given.history:
+        if record.outcome == "promoted":
+            recent = []
+        elif record.outcome == "rejected" and _age(record, given) < settings.ceiling_expires_answers:
+            recent.append(record)
+    return recent
+
+
+def _age(record: RoundRecord, given: PolicyInput) -> int:
+    return given.answers_total - record.decided_at_answers
+
+
+def _skill_cap(given: PolicyInput, settings: PolicySettings) -> int:
+    sizes = [len(record.skills) for record in _rejections(given, settings)]
+    return min([settings.max_skills, *(max(1, size // 2) for size in sizes)])
+
+
+def _candidate(estimate: SkillEstimate, given: PolicyInput, settings: PolicySettings, skills: int) -> _Candidate:
+    strategy, why = _strategy(estimate.skill, given, settings, skills)
+    obstacles = []
+    if estimate.raw.needed < settings.min_needed:
+        obstacles.append(f"needed by {estimate.raw.needed} answers, fewer than {settings.min_needed}")
+    if estimate.low <= settings.miss_threshold:
+        obstacles.append(f"lower bound {estimate.low:.2f} not above {settings.miss_threshold:g}")
+    if estimate.share < settings.min_share:
+        obstacles.append(f"share {estimate.share:.1%} of traffic below {settings.min_share:.1%}")
+    obstacles += _set_aside(estimate.skill, strategy, given, settings)
+    return _Candidate(estimate, ", ".join(obstacles), strategy, why)
+
+
+def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:
+    """The ceiling rule, and rejections that leave nothing to change."""
+    reasons = []
+    synthesized = [r for r in _taught(skill, given) if r.strategy_of(skill) == "synthesize" and skill in r.gains]
+    if synthesized:
+        last, expires = synthesized[-1], settings.ceiling_expires_answers
+        gain, age = last.gains[skill], _age(synthesized[-1], given)
+        if gain < settings.min_gain and age < expires:
+            reasons.append(f"ceiling: synthesis round {last.round_id} gained {gain:+.2f}, expires in {expires - age} answers")
+    for record in _alone(skill, strategy, given, settings):
+        if 0 < record.steps < 2 * settings.min_steps:
+            reasons.append(f"round {record.round_id} on it alone was rejected at {record.steps} steps: nothing is left to reduce")
+    return reasons
+
+
+def _taught(skill: str, given: PolicyInput) -> list[RoundRecord]:
+    """Rounds that really taught the skill: neither active nor crashed."""
+    return [record for record in given.history if skill in record.skills and record.outcome in ("promoted", "rejected")]
+
+
+def _alone(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
+    return [r for r in _rejections(given, settings) if r.skills == (skill,) and r.strategy_of(skill) == strategy]
+
+
+def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: int) -> tuple[Teaching, str]:
+    """Select or synthesize for one of `skills` targets, with the reason."""
+    pool = given.pools.get(skill, PoolState(available=0))
+    taught = _taught(skill, given)
+    selected = [record.round_id for record in taught if record.strategy_of(skill) == "select"]
+    if selected and taught[-1].strategy_of(skill) == "select":
+        return "synthesize", f"still missing after selection round {selected[-1]}"
+    refused = [r.round_id for r in _rejections(given, settings) if r.strategy_of(skill) == "synthesize"]
+    if selected and refused:
+        return "synthesize", f"selection was tried, and round {refused[-1]} (synthesis) was rejected: change its size, not back"
+    if selected and pool.unused < settings.min_pool:
+        return "synthesize", f"only {pool.unused} pool items unused since selection round {selected[-1]}"
+    if pool.available == 0:
+        return "synthesize", "no pool items"
+    shown = _planned_steps(skills, settings) * settings.examples_per_step * (1.0 - settings.replay_share) / skills
+    passes = shown / pool.available
+    facts = f"{pool.available} distinct pool items, about {passes:.1f} passes"
+    if pool.available >= settings.min_pool:
+        return "select", f"{facts}: at least {settings.min_pool} items"
+    if passes <= settings.max_passes:
+        return "select", f"{facts}: at most {settings.max_passes:g} passes"
+    return "synthesize", f"{facts}: fewer than {settings.min_pool} items, more than {settings.max_passes:g} passes"
+
+
+def _choose(ready: Sequence[_Candidate], cap: int, settings: PolicySettings) -> tuple[Kind, list[_Candidate], str]:
+    """The targets: by default all of one strategy, the one whose best `cap` skills spoil most answers."""
+    groups: dict[Teaching, list[_Candidate]] = {"select": [], "synthesize": []}
+    for candidate in ready:
+        groups[candidate.strategy].append(candidate)
+    if settings.allow_mix:
+        chosen = list(ready[:cap])
+        kinds = {candidate.strategy for candidate in chosen}
+        kind: Kind = "mix" if len(kinds) > 1 else chosen[0].strategy
+        return kind, chosen, f"{kind}: {_names(chosen)} of {len(ready)} missing skills, total priority {_total(chosen):.3f}"
+    totals = {strategy: _total(group[:cap]) for strategy, group in groups.items()}
+    best: Teaching = "select" if totals["select"] >= totals["synthesize"] else "synthesize"
+    other: Teaching = "synthesize" if best == "select" else "select"
+    chosen = groups[best][:cap]
+    return best, chosen, f"{best}: {_names(chosen)}, total priority {totals[best]:.3f} (to {other}: {totals[other]:.3f})"
+
+
+def _steps(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySettings) -> tuple[int, str]:
+    planned = _planned_steps(len(chosen), settings)
+    if len(chosen) == 1:
+        only = chosen[0]
+        tried = [r.steps for r in _alone(only.estimate.skill, only.strategy, given, settings)]
+        if tried and (known := [steps for steps in tried if steps] or [planned]):
+            halved = max(min(known) // 2, settings.min_steps)
+            return halved, f"{halved} steps: half of the rejected round's {min(known)}"
+    return planned, f"{planned} steps: {settings.base_steps} + {settings.steps_per_skill} per skill x {len(chosen)}, within bounds"
+
+
+def _planned_steps(skills: int, settings: PolicySettings) -> int:
+    return min(max(settings.base_steps + settings.steps_per_skill * skills, settings.min_steps), settings.max_steps)
+
+
+def _targets(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySettings) -> tuple[SkillTarget, ...]:
+    """Weights by priority; examples in proportion, but half the usual number at least, and no more than the pool has."""
+    total, per_skill = _total(chosen), settings.examples_per_skill
+    targets = []
+    for candidate in chosen:
+        skill = candidate.estimate.skill
+        weight = candidate.estimate.priority / total if total > 0 else 1.0 / len(chosen)
+        examples = max(round(weight * per_skill * len(chosen)), -(-per_skill // 2))
+        if candidate.strategy == "select":
+            examples = min(examples, given.pools[skill].available)
+        targets.append(SkillTarget(skill=skill, weight=weight, examples=examples, strategy=candidate.strategy))
+    return tuple(targets)
+
+
+def _wait(given: PolicyInput, settings: PolicySettings, blocks: Sequence[str], candidates: Sequence[_Candidate]) -> Decision:
+    reasons = [f"wait: {block}" for block in blocks]
+    if not blocks and not candidates:
+        highest = max(given.profile.skills, key=lambda e: e.mean, default=None)
+        detail = f"highest miss rate {highest.mean:.2f} ({highest.skill})" if highest else "the profile is empty"
+        reasons.append(f"wait: no skill looks missing, {detail}")
+    elif not blocks:
+        reasons.append(f"wait: {len(candidates)} skills look missing, none can be taught yet")
+    return Decision(kind="wait", reasons=(*reasons, *(_passed_over(candidate, settings) for candidate in candidates)))
+
+
+def _passed_over(candidate: _Candidate, settings: PolicySettings) -> str:
+    skill = candidate.estimate.skill
+    if candidate.why_not:
+        return f"{skill}: not yet: {candidate.why_not}"
+    return f"{skill}: {_evidence(candidate.estimate, settings)}; waits for the above"
+
+
+def _evidence(e: SkillEstimate, settings: PolicySettings) -> str:
+    return (
+        f"missing (lower bound {e.low:.2f} > {settings.miss_threshold:g}, {e.raw.missing} of {e.raw.needed}, share {100 * e.share:.1f} %)"
+    )
+
+
+def _total(chosen: Sequence[_Candidate]) -> float:
+    return sum(candidate.estimate.priority for candidate in chosen)
+
+
+def _names(chosen: Sequence[_Candidate]) -> str:
+    return ", ".join(candidate.estimate.skill for candidate in chosen)

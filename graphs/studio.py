@@ -1,0 +1,19 @@
+"""Graph factories for `langgraph dev` (langgraph.json): they show the graphs. The server brings its own checkpointer.
+
+Runs need a context with a teacher, which JSON cannot carry; they are started by the composition root.
+"""
+
+from __future__ import annotations
+
+from graphs.curate import CurateGraph, build_curate
+from graphs.monitor import MonitorGraph, build_monitor
+
+
+def monitor() -> MonitorGraph:
+    """The monitor graph."""
+    return build_monitor()
+
+
+def curate() -> CurateGraph:
+    """The curate graph, compiled without a checkpointer."""
+    return build_curate()

@@ -1,0 +1,307 @@
+"""The curate graph: each rule of the way from a plan to a data set."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.sqlite import SqliteSaver
+from langgraph.types import RetryPolicy, Send
+
+from agent.budget import Usage
+from agent.decision import SkillTarget
+from agent.items import Example, PoolItem, Provenance
+from agent.replay import ReplaySettings
+from graphs import studio
+from graphs.checkpoints import sqlite_checkpoints
+from graphs.curate import build_curate, is_unavailable, run_curation
+from graphs.curation import CurateContext, Curation, CurationPlan, EmptyPool, NothingCurated, PlanChanged, ReplaySource
+from graphs.dataset import example
+from graphs.scripted import ScriptedTeacher
+from graphs.teacher import Solution, TeacherUnavailable
+from streams.crash import Crashed, Raise
+
+FAST = RetryPolicy(initial_interval=0.001, max_interval=0.001, max_attempts=3, jitter=False, retry_on=is_unavailable)
+NO_REPLAY = ReplaySettings(share=0.0)
+
+
+def item(at: int, skill: str = "add", question: str = "") -> PoolItem:
+    return PoolItem(item_id=f"p{at}", question=question or f"pool question {at}", solution=f"solution {at}", answer="1", skills=(skill,))
+
+
+POOL = [item(at, "add" if at % 2 else "gcd") for at in range(40)]
+
+
+def target(skill: str = "add", examples: int = 6, strategy: Any = "synthesize") -> SkillTarget:
+    return SkillTarget(skill=skill, weight=1.0, examples=examples, strategy=strategy)
+
+
+def plan(*targets: SkillTarget, **more: Any) -> CurationPlan:
+    return CurationPlan(**({"seed": 1, "targets": targets or (target(),), "replay": NO_REPLAY} | more))
+
+
+def curate(given: CurationPlan, teacher: ScriptedTeacher | None = None, **context: Any) -> Curation:
+    known: dict[str, Any] = {"pool": POOL, "held_out": []}
+    return run_curation(build_curate(retry=FAST), "r1", given, CurateContext(teacher or ScriptedTeacher(), **(known | context)))
+
+
+@pytest.fixture
+def saver(tmp_path: Path) -> Iterator[SqliteSaver]:
+    with sqlite_checkpoints(tmp_path / "checkpoints.sqlite") as opened:
+        yield opened
+
+
+def strategies(made: Curation) -> list[str]:
+    return [one.provenance.strategy for one in made.examples]
+
+
+def test_selection_takes_pool_items_and_asks_no_teacher() -> None:
+    teacher = ScriptedTeacher()
+    made = curate(plan(target("gcd", 5, "select")), teacher)
+    assert strategies(made) == ["select"] * 5 and made.report.accepted == {"gcd": 5} and not teacher.calls
+    first = made.examples[0]
+    origin = next(one for one in POOL if one.item_id == first.provenance.source_ids[0])
+    assert (first.prompt, first.completion, first.skills) == (origin.question, origin.solution, origin.skills)
+
+
+def test_selection_prefers_items_that_were_never_used() -> None:
+    used = {one.item_id: 1 for one in POOL[:30]}
+    made = curate(plan(target("add", 5, "select")), used_items=used)
+    assert not used.keys() & {one.provenance.source_ids[0] for one in made.examples}
+
+
+def test_synthesis_writes_solves_and_says_where_it_comes_from() -> None:
+    made = curate(plan(target(examples=6)))
+    assert strategies(made) == ["synthesize"] * 6 and made.report.accepted == {"add": 6} and not made.report.shortfall
+    where = made.examples[0].provenance
+    assert (where.skill, where.teacher, where.prompt_version, len(where.source_ids)) == ("add", "scripted", "1", 3)
+    assert where.usage == Usage(calls=1) and len({one.prompt for one in made.examples}) == 6
+    assert made.report.usage == Usage(calls=5 + 10), "10 questions for 6 at 60 % acceptance, 2 a prompt"
+
+
+def test_a_round_can_do_both() -> None:
+    made = curate(plan(target("gcd", 4, "select"), target("add", 4)))
+    assert strategies(made) == ["select"] * 4 + ["synthesize"] * 4 and made.report.accepted == {"gcd": 4, "add": 4}
+
+
+@pytest.mark.parametrize(
+    ("answers", "kept"),
+    [
+        (("4", "5", " 4 "), ["s0", "s2"]),
+        (("4", "4", "4"), ["s0", "s1", "s2"]),
+        (("4", "5", "6"), []),
+        (("", "", "4"), []),
+        (("4", "4", "5", "5"), []),
+        ((), []),
+    ],
+    ids=["two of three", "all", "none agree", "no answer is no agreement", "a tie", "teacher abstains"],
+)
+def test_only_solutions_that_agree_are_kept(answers: tuple[str, ...], kept: list[str]) -> None:
+    def solves(question: str, count: int, seed: int) -> list[Solution]:
+        spare = [Solution(text="whole", answer="1")] * 2
+        return [Solution(text=f"s{at}", answer=answer) for at, answer in enumerate(answers)] if question == "odd one" else spare
+
+    def writes(skill: str, references: Sequence[PoolItem], count: int, seed: int) -> list[str]:
+        return ["odd one", f"other {seed}"]
+
+    made = curate(plan(target(examples=50)), ScriptedTeacher(writes=writes, solves=solves))
+    assert [one.completion for one in made.examples if one.prompt == "odd one"] == kept
+    reason = "inconsistent" if answers else "unsolved"
+    assert made.report.dropped.get(reason, 0) == (0 if kept else 1)
+
+
+def test_second_solutions_fill_up_what_distinct_questions_lack() -> None:
+    made = curate(plan(target(examples=4)), ScriptedTeacher(writes=lambda skill, references, count, seed: ["one question"]))
+    assert [one.completion for one in made.examples] == [f"way {at}: one question" for at in range(3)]
+    assert made.report.shortfall == {"add": 1}
+    assert sum((one.provenance.usage for one in made.examples), Usage()) == Usage(calls=1)
+
+
+def test_repeats_are_dropped_before_they_are_solved() -> None:
+    texts = ["Pool question 3!", "used question 7", "fresh question 1", "FRESH question 1"]
+    teacher = ScriptedTeacher(writes=lambda skill, references, count, seed: texts)
+    settings = plan(target(examples=2)).synthesis.__class__(questions_per_prompt=4, acceptance=0.5)
+    made = curate(plan(target(examples=2), synthesis=settings), teacher, used_questions=["Used question 7"])
+    assert {one.prompt for one in made.examples} == {"fresh question 1"}
+    assert made.report.dropped["duplicate-exact"] == 3 and teacher.count("solve") == 1
+
+
+def test_no_held_out_question_is_trained_on_in_any_way() -> None:
+    held = ["pool question 1", "NEW question 5 of the series, written with care.", "pool question 2"]
+    texts = ["New question 5 of the series written with care", "New question 6 of the series written with care"]
+    teacher = ScriptedTeacher(writes=lambda skill, references, count, seed: texts)
+    source = ReplaySource(original=POOL[:6])
+    given = plan(target("gcd", 20, "select"), target("add", 2), replay=ReplaySettings(share=0.9))
+    made = curate(given, teacher, held_out=held, replay=source)
+    folded = {one.prompt.casefold() for one in made.examples}
+    assert not folded & {"pool question 1", "pool question 2", "new question 5 of the series written with care"}
+    assert made.report.dropped["contaminated-exact"] == 2 and made.report.dropped["contaminated-replay"] == 2
+    assert made.report.shortfall == {"gcd": 1}
+
+
+def test_near_copies_of_held_out_questions_are_contaminated_but_template_neighbours_are_not() -> None:
+    story = "A baker bakes {} loaves in the morning and {} loaves after lunch. How many loaves does {} bake in a day?"
+    texts = [story.format(12, 30, "she"), story.format(13, 30, "he")]
+    teacher = ScriptedTeacher(writes=lambda skill, references, count, seed: texts)
+    made = curate(plan(target(examples=2)), teacher, held_out=[story.format(12, 30, "he")])
+    assert {one.prompt for one in made.examples} == {texts[1]} and made.report.dropped["contaminated-near"] == 1
+    both = plan(target(examples=2), numbers_matter=False)
+    with pytest.raises(NothingCurated, match="contaminated-near 2"):
+        curate(both, teacher, held_out=[story.format(12, 30, "he")])
+
+
+def test_replay_mixes_earlier_targets_with_old_data() -> None:
+    earlier = {
+        one.example_id: one
+        for one in (
+            example(
+                f"old target {at}", "s", ("gcd",), Provenance(strategy="synthesize", skill="gcd", source_ids=("p1",), usage=Usage(calls=1))
+            )
+            for at in range(10)
+        )
+    }
+    source = ReplaySource(reservoir={"gcd": tuple(earlier)}, earlier=earlier, original=POOL)
+    made = curate(plan(target(examples=6), replay=ReplaySettings()), replay=source)
+    replayed = [one for one in made.examples if one.provenance.strategy == "replay"]
+    assert len(replayed) == made.report.replay == 6 and [one.prompt[:3] for one in replayed] == ["old"] * 3 + ["poo"] * 3
+    assert replayed[0].provenance.source_ids == (replayed[0].example_id,) and replayed[0].provenance.usage == Usage()
+
+
+def test_an_empty_pool_is_an_error_that_names_the_skill(saver: SqliteSaver) -> None:
+    context = CurateContext(ScriptedTeacher(), POOL, [])
+    with pytest.raises(EmptyPool, match="'lcm'") as caught:
+        run_curation(build_curate(saver), "r1", plan(target("lcm", 5, "select")), context)
+    assert caught.value.skill == "lcm" and list(saver.list(None)) == []
+
+
+def test_nothing_left_is_an_error_with_the_reasons(saver: SqliteSaver) -> None:
+    teacher = ScriptedTeacher(solves=lambda question, count, seed: ())
+    with pytest.raises(NothingCurated, match=r"no target example is left \(unsolved 10\)"):
+        run_curation(build_curate(saver), "r1", plan(), CurateContext(teacher, POOL, []))
+    assert list(saver.list(None)) == []
+
+
+def test_a_teacher_who_is_briefly_away_is_asked_again() -> None:
+    teacher = ScriptedTeacher(unavailable={"write": 1, "solve": 2})
+    assert curate(plan(per_task=50), teacher) == curate(plan(per_task=50))
+
+
+def test_a_teacher_who_stays_away_pauses_the_round(saver: SqliteSaver) -> None:
+    teacher = ScriptedTeacher(unavailable={"solve": 3})
+    graph, context = build_curate(saver, retry=FAST), CurateContext(teacher, POOL, [])
+    with pytest.raises(TeacherUnavailable):
+        run_curation(graph, "r1", plan(per_task=50), context)
+    written = teacher.count("write")
+    assert run_curation(graph, "r1", plan(per_task=50), context) == curate(plan(per_task=50))
+    assert teacher.count("write") == written and list(saver.list(None)) == []
+
+
+def test_an_error_of_another_kind_is_not_retried() -> None:
+    teacher = ScriptedTeacher(broken=frozenset({"add"}))
+    with pytest.raises(ValueError, match="write cannot read"):
+        curate(plan(per_task=50), teacher)
+    assert teacher.count("write") == 1
+
+
+def test_a_round_goes_on_only_with_the_plan_it_began_with(saver: SqliteSaver) -> None:
+    graph = build_curate(saver)
+    with pytest.raises(Crashed):
+        run_curation(graph, "r1", plan(), CurateContext(ScriptedTeacher(), POOL, [], crash=Raise("curate.filter.start")))
+    with pytest.raises(PlanChanged, match="new round id"):
+        run_curation(graph, "r1", plan(seed=2), CurateContext(ScriptedTeacher(), POOL, []))
+    assert run_curation(graph, "r1", plan(), CurateContext(ScriptedTeacher(), POOL, [])) == curate(plan())
+
+
+def test_rounds_do_not_disturb_each_other(saver: SqliteSaver) -> None:
+    graph = build_curate(saver)
+    with pytest.raises(Crashed):
+        run_curation(graph, "r1", plan(), CurateContext(ScriptedTeacher(), POOL, [], crash=Raise("curate.solve.end")))
+    run_curation(graph, "r2", plan(seed=2), CurateContext(ScriptedTeacher(), POOL, []))
+    assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"r1"}
+
+
+def test_the_same_plan_gives_the_same_data_set_whatever_the_threads_do() -> None:
+    def jitter(question: str, count: int, seed: int) -> list[Solution]:
+        time.sleep(random.random() / 500)
+        return [Solution(text=f"{question} by {seed}", answer="1")] * count
+
+    given = plan(target("gcd", 10, "select"), target("add", 30), per_task=1)
+    context = CurateContext(ScriptedTeacher(solves=jitter), POOL, [])
+    made = [run_curation(build_curate(), "r1", given, context, max_concurrency=threads) for threads in (1, 8, 8)]
+    assert made[0] == made[1] == made[2]
+    assert run_curation(build_curate(), "r1", given.model_copy(update={"seed": 2}), context).examples != made[0].examples
+
+
+def test_no_more_than_max_concurrency_calls_at_once() -> None:
+    lock, now, most = threading.Lock(), [0], [0]
+
+    def watched(question: str, count: int, seed: int) -> list[Solution]:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.002)
+        with lock:
+            now[0] -= 1
+        return [Solution(text="s", answer="1")] * count
+
+    context = CurateContext(ScriptedTeacher(solves=watched), POOL, [])
+    run_curation(build_curate(), "r1", plan(target(examples=30), per_task=1), context, max_concurrency=3)
+    assert 1 < most[0] <= 3
+
+
+def test_a_checkpoint_holds_plain_data_only(saver: SqliteSaver) -> None:
+    def check(value: object) -> None:
+        if isinstance(value, dict):
+            assert all(isinstance(key, str) for key in value)
+            for part in value.values():
+                check(part)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                check(part)
+        elif isinstance(value, Send):
+            check(value.arg)
+        else:
+            assert value is None or type(value) in (str, int, float, bool), repr(value)
+
+    seen = []
+
+    def look(made: Curation) -> None:
+        for saved in saver.list(None):
+            check(saved.checkpoint["channel_values"])
+            check([value for _, _, value in saved.pending_writes or ()])
+            seen.append(saved)
+
+    given = plan(target("gcd", 4, "select"), target("add", 6), replay=ReplaySettings())
+    run_curation(build_curate(saver), "r1", given, CurateContext(ScriptedTeacher(), POOL, [], replay=ReplaySource(original=POOL)), look)
+    assert len(seen) > 8
+
+
+def test_the_result_is_kept_before_the_thread_is_forgotten(saver: SqliteSaver) -> None:
+    kept: list[Example] = []
+
+    def keep(made: Curation) -> None:
+        assert list(saver.list(None))
+        kept.extend(made.examples)
+        if len(kept) == 6:
+            raise OSError("disk full")
+
+    graph, context = build_curate(saver), CurateContext(ScriptedTeacher(), POOL, [])
+    with pytest.raises(OSError, match="disk full"):
+        run_curation(graph, "r1", plan(), context, keep)
+    run_curation(graph, "r1", plan(), context, keep)
+    assert kept[:6] == kept[6:] and list(saver.list(None)) == []
+
+
+def test_langgraph_json_names_factories_that_build() -> None:
+    root = Path(__file__).parents[2]
+    for name, reference in json.loads((root / "langgraph.json").read_text())["graphs"].items():
+        path, factory = reference.split(":")
+        graph = getattr(studio, factory)()
+        assert (root / path).is_file() and graph.name == name and graph.get_graph().nodes
+        assert graph.get_input_jsonschema() and graph.get_output_jsonschema() and graph.get_context_jsonschema() is None

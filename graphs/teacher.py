@@ -13,13 +13,29 @@ from typing import Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from agent.budget import Usage
+from agent.catalog import Skill
 from agent.items import PoolItem
 
 Verdict = Literal["correct", "incorrect", "abstained"]
 
 
 class TeacherUnavailable(Exception):
-    """The teacher cannot answer now; nothing is wrong with the input. Retry with back-off."""
+    """The teacher cannot answer now; nothing is wrong with the input. Retry with back-off.
+
+    `exhausted`: the teacher has retried already, so whoever catches it resumes later and does not retry at once (retries in one layer).
+    """
+
+    exhausted = False
+
+
+class TeacherExhausted(TeacherUnavailable):
+    """The same, after the teacher's own retries."""
+
+    exhausted = True
+
+
+class TeacherMisconfigured(Exception):
+    """The teacher's server refuses us for good: a key, a model name, a capability. The message names the setting; no retry helps."""
 
 
 class _Reply(BaseModel):
@@ -51,6 +67,18 @@ class Solution(BaseModel):
     answer: str
 
 
+class SkillName(_Reply):
+    """The one fine skill that a question exercises most; empty when the teacher abstains."""
+
+    name: str
+
+
+class Clusters(_Reply):
+    """Skills that cover a list of fine names; empty when the teacher abstains."""
+
+    skills: tuple[Skill, ...]
+
+
 class Written(_Reply):
     """New questions for one skill (paper section 3.3, STAT-Syn)."""
 
@@ -66,8 +94,11 @@ class Solutions(_Reply):
 class Teacher(Protocol):
     """A teacher. Methods may be called from several threads at once."""
 
-    name: str
-    prompt_version: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def prompt_version(self) -> str: ...
 
     def label(self, question: str, skills: Sequence[str]) -> Labels:
         """Name the skills of the catalog `skills` (names) that `question` needs."""
@@ -80,3 +111,16 @@ class Teacher(Protocol):
 
     def solve(self, question: str, count: int, seed: int) -> Solutions:
         """Solve `question` `count` times independently."""
+
+
+class CatalogTeacher(Teacher, Protocol):
+    """A teacher that can also make a catalog and rewrite worked solutions: what the offline method needs beyond the loop."""
+
+    def name_skill(self, question: str) -> SkillName:
+        """Name the fine skill that `question` exercises (paper section 3.1, after arXiv 2405.12205)."""
+
+    def cluster(self, names: Sequence[str], at_most: int) -> Clusters:
+        """Group fine skill names into at most `at_most` skills with descriptions."""
+
+    def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:
+        """Write the worked solution of `item` anew `count` times, each with the same final answer."""

@@ -1,0 +1,52 @@
+# Everything runs from .venv, which `make setup` builds once (it is quick when pyproject.toml and constraints.txt have not changed).
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.setup-stamp
+SEED ?= 0
+DIR ?= runs/demo
+
+.PHONY: help setup demo test check lint format student schemas bench clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## build .venv with the pinned versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,kafka,postgres]'
+	@touch $(STAMP)
+
+demo: setup  ## run the whole loop on this machine (SEED=n, DIR=folder)
+	$(BIN)/skillloop demo --seed $(SEED) --dir $(DIR)
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+check: lint  ## lint and the fast tests: what pre-commit runs
+	$(BIN)/python -m pytest -q -m "not slow and not kafka and not vllm"
+
+lint: setup  ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: setup  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+student: setup  ## pretrain the shipped students again (about 10 minutes each on two cores)
+	$(BIN)/python -m loop.demo.student --arch llama
+	$(BIN)/python -m loop.demo.student --arch qwen
+
+schemas: setup  ## write the JSON Schemas of the events to docs/schemas
+	$(BIN)/python -m streams.schemas
+
+bench: setup  ## run the profile benchmark
+	$(BIN)/python benchmarks/profile.py
+
+clean:  ## remove the demo's run, keep .venv
+	rm -rf runs

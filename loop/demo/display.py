@@ -1,0 +1,148 @@
+"""What the demo shows while it runs: a live screen on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from agent.reading import Profile
+from loop.decide import Standing
+
+LINES = 14
+
+
+class Display:
+    """Listens to the loop. `questions` is the length of the stream."""
+
+    def __init__(self, console: Console, questions: int) -> None:
+        self._console = console
+        self._questions = questions
+        self._answered = 0
+        self._phase = ""
+        self._standing: Standing | None = None
+        self._lines: deque[Text] = deque(maxlen=LINES)
+        self._said: set[str] = set()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+        self._bars = Progress(*columns, TimeRemainingColumn(), console=console)
+        self._stream_bar = self._bars.add_task("questions answered", total=questions)
+        self._train_bar = self._bars.add_task("training", total=1, visible=False)
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> Display:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def answered(self, total: int, phase: str) -> None:
+        """So many questions have been answered."""
+        self._answered = total
+        self._bars.update(self._stream_bar, completed=total)
+        if phase != self._phase:
+            self._say(f"question {total}: the traffic is now {phase!r}", "bold")
+            self._phase = phase
+        if not self._console.is_terminal and self._standing and total % 500 == 0:
+            self._console.print(f"  {total} of {self._questions} answered, {_accuracy(self._standing.profile)}", highlight=False)
+
+    def __call__(self, event: str, detail: dict[str, Any]) -> None:
+        """The loop's listener."""
+        show = getattr(self, f"_on_{event}", None)
+        if show is not None:
+            show(detail)
+
+    def _on_standing(self, detail: dict[str, Any]) -> None:
+        standing: Standing = detail["standing"]
+        self._standing = standing
+        for skill, state in standing.alarms.items():
+            key = f"{standing.version}/{skill}/{state.alarm_bucket}"
+            if key not in self._said:
+                self._said.add(key)
+                self._say(f"drift alarm: version {standing.version} misses {skill!r} more often than a mastered skill", "yellow")
+        if standing.decision.kind != "wait":
+            for reason in standing.decision.reasons:
+                self._say(f"  {reason}", "cyan")
+
+    def _on_curated(self, detail: dict[str, Any]) -> None:
+        manifest = detail["manifest"]
+        self._say(
+            f"{detail['round_id']}: {manifest['examples']} examples {manifest['per_strategy']}, dropped {detail['curation']['dropped']}"
+        )
+
+    def _on_training(self, detail: dict[str, Any]) -> None:
+        self._bars.update(self._train_bar, visible=True, total=detail["steps"], completed=detail["step"])
+        self._bars.update(self._train_bar, description=f"training, loss {detail['loss']:.3f}")
+
+    def _on_trained(self, detail: dict[str, Any]) -> None:
+        self._bars.update(self._train_bar, visible=False)
+        self._say(
+            f"{detail['round_id']}: trained {detail['decision']['steps']} steps, {detail['tokens']} tokens, loss {detail['loss']:.3f}"
+        )
+
+    def _on_evaluating(self, detail: dict[str, Any]) -> None:
+        who = f"version {detail['version']}" if "version" in detail else f"the challenger of {detail['round_id']}"
+        self._say(f"evaluating {who} on {detail['items']} held-out items", "dim")
+
+    def _on_judged(self, detail: dict[str, Any]) -> None:
+        verdict = detail["verdict"]
+        style = "green" if verdict["promote"] else "red"
+        shown, more = verdict["reasons"][:2], len(verdict["reasons"]) - 2
+        told = "; ".join(shown) + (f"; and {more} more reasons" if more > 0 else "")
+        self._say(f"{detail['round_id']}: gate {'open' if verdict['promote'] else 'closed'}: {told}", style)
+
+    def _on_promoted(self, detail: dict[str, Any]) -> None:
+        self._say(f"{detail['round_id']}: version {detail['version']} is champion and serves from now on", "bold green")
+
+    def _on_rejected(self, detail: dict[str, Any]) -> None:
+        self._say(f"{detail['round_id']}: rejected, the champion stays", "bold red")
+
+    def _on_failed(self, detail: dict[str, Any]) -> None:
+        self._say(f"{detail['round_id']}: failed: {detail['error']}", "bold red")
+
+    def _say(self, line: str, style: str = "") -> None:
+        if self._console.is_terminal:
+            self._lines.append(Text(line, style=style))
+        else:
+            self._console.print(Text(line, style=style), soft_wrap=True)
+
+    def _render(self) -> Group:
+        parts: list[Any] = [self._bars]
+        if self._standing is not None:
+            parts.append(profile_table(self._standing.profile, set(self._standing.alarms)))
+            parts.append(Panel(Text(self._standing.decision.reasons[0]), title="policy"))
+        parts.append(Panel(Group(*self._lines), title="what happened"))
+        return Group(*parts)
+
+
+def _accuracy(profile: Profile) -> str:
+    accuracy = "unknown" if profile.accuracy is None else f"{100 * profile.accuracy:.1f} %"
+    return f"version {profile.version}, rolling accuracy {accuracy} over {profile.answers} answers"
+
+
+def profile_table(profile: Profile, alarms: set[str]) -> Table:
+    """The missing-skill profile with 90 % intervals, most harmful skill first."""
+    table = Table(title=f"Missing-Skill-Profile: {_accuracy(profile)}", title_justify="left")
+    for name in ("skill", "needed", "missing", "miss rate", "90 % interval", "share", "priority", "drift"):
+        table.add_column(name, justify="left" if name in ("skill", "drift") else "right")
+    for row in profile.skills:
+        interval = f"{row.low:.2f} - {row.high:.2f}"
+        cells = (
+            row.skill,
+            str(row.raw.needed),
+            str(row.raw.missing),
+            f"{row.mean:.2f}",
+            interval,
+            f"{row.share:.1%}",
+            f"{row.priority:.3f}",
+        )
+        table.add_row(*cells, "alarm" if row.skill in alarms else "")
+    return table

@@ -1,0 +1,124 @@
+"""The demo's figures: what was truly missing, what was found, and what the rounds brought, against exact ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.budget import Usage
+from agent.decision import Decision
+from agent.items import HeldOutItem
+from loop.config import Config
+from loop.demo.stream import schedule, served
+from loop.demo.world import held_out, mixture_items
+from loop.ledger import entries
+from loop.services import Services
+from serving.engine import Sampling
+from streams.log import EventLog
+from training.evaluate import Evaluation, evaluate
+
+MASTERED = 0.9
+SERVED_WINDOW = 400
+
+
+@dataclass(frozen=True)
+class Report:
+    """`figures` is what `--json` writes; `rows` one line per skill: (skill, group, before, after)."""
+
+    figures: dict[str, Any]
+    rows: tuple[tuple[str, str, float, float], ...]
+
+
+def exam_items(config: Config) -> tuple[HeldOutItem, ...]:
+    """Held-out items that neither training nor the gate has seen: skills, original and drifted mixtures, out of distribution."""
+    demo = config.demo
+    drifted = [item for phase in schedule(demo)[1:] for item in mixture_items("exam", phase.name, phase.mixture, demo.exam_mix // 2)]
+    return (*held_out("exam", demo.exam_per_skill, demo.exam_mix, demo.exam_ood), *drifted)
+
+
+def examine(services: Services, version: int, items: Sequence[HeldOutItem]) -> Evaluation:
+    """One version's exam."""
+    services.load(version)
+    sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
+    return evaluate(
+        lambda prompts: [answers[0] for answers in services.engine.generate(prompts, version, sampling)],
+        lambda item, answer: services.task.grade(item.answer, answer),
+        items,
+    )
+
+
+def make_report(services: Services, log: EventLog, seconds: float) -> Report:
+    """Examine the shipped and the final student, and put the figures together."""
+    config, items = services.config, exam_items(services.config)
+    first, champion = services.registry.versions()[0].version, services.registry.champion().version
+    before = examine(services, first, items)
+    after = before if champion == first else examine(services, champion, items)
+    was, now = before.accuracy_by_skill(), after.accuracy_by_skill()
+    missing = truly_missing(config, was)
+    mastered = [skill for skill in was if was[skill] >= MASTERED]
+    rounds = [_round_row(round_) for round_ in services.rounds.list(services.student)]
+    found = sorted({skill for row in rounds for skill in row["skills"]})
+    hits = len(set(found) & set(missing))
+    figures: dict[str, Any] = {
+        "rounds": rounds,
+        "skills_truly_missing": missing,
+        "skills_found": found,
+        "precision": hits / len(found) if found else 0.0,
+        "recall": hits / len(missing) if missing else 1.0,
+    }
+    strata = {
+        "shifted": {f"mix:{phase.name}": 1.0 for phase in schedule(config.demo)[1:]},
+        "missing": {f"skill:{skill}": 1.0 for skill in missing},
+        "original": {"mix:original": 1.0},
+        "mastered": {f"skill:{skill}": 1.0 for skill in mastered},
+        "ood": {"ood": 1.0},
+    }
+    for name, weights in strata.items():
+        figures[f"{name}_accuracy_before"] = before.mixture(weights) if weights else None
+        figures[f"{name}_accuracy_after"] = after.mixture(weights) if weights else None
+    figures["worst_skill_loss"] = max(0.0, *(was[skill] - now[skill] for skill in was))
+    figures.update(_served_figures(services, log))
+    figures.update(_costs(services))
+    figures.update(seconds=seconds, champion_version=champion, seed=config.seed)
+    rows = tuple(
+        (skill, "missing" if skill in missing else "mastered" if skill in mastered else "", was[skill], now[skill]) for skill in was
+    )
+    return Report(figures, rows)
+
+
+def truly_missing(config: Config, accuracy: dict[str, float]) -> list[str]:
+    """Ground truth by the policy's own definition: missed more often than the threshold, and asked for often enough after a shift."""
+    shares = [phase.mixture.weights for phase in schedule(config.demo)[1:]]
+    asked = {skill for share in shares for skill, weight in share.items() if weight / sum(share.values()) >= config.policy.min_share}
+    return sorted(skill for skill in asked if 1 - accuracy[skill] > config.policy.miss_threshold)
+
+
+def _round_row(round_: Any) -> dict[str, Any]:
+    decision = Decision.model_validate(round_.record["decision"])
+    return {
+        "id": round_.round_id,
+        "kind": decision.kind,
+        "skills": [target.skill for target in decision.skills],
+        "examples": round_.record.get("manifest", {}).get("examples", 0),
+        "reasons": list(decision.reasons),
+        "promoted": round_.state == "promoted",
+    }
+
+
+def _served_figures(services: Services, log: EventLog) -> dict[str, float]:
+    """Accuracy of the first and the last answers that were really served on drifted traffic."""
+    start = services.config.demo.first_shift
+    right = [services.task.grade(event.gold or "", event.answer) for event in served(log)][start:]
+    window = min(SERVED_WINDOW, max(1, len(right) // 2))
+    if not right:
+        return {"served_accuracy_first": 0.0, "served_accuracy_last": 0.0}
+    return {"served_accuracy_first": sum(right[:window]) / window, "served_accuracy_last": sum(right[-window:]) / window}
+
+
+def _costs(services: Services) -> dict[str, float]:
+    """What the run cost, from the ledger and the rounds' records."""
+    usage = sum((entry.usage for entry in entries(services.store, services.student)), Usage())
+    trained = sum(int(round_.record.get("tokens", 0)) for round_ in services.rounds.list(services.student))
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    return {"teacher_calls": usage.calls, "teacher_tokens": tokens, "teacher_usd": usage.usd, "train_tokens": trained}

@@ -1,0 +1,111 @@
+"""`skillloop demo`: users ask, the traffic drifts, the loop finds and teaches what is missing, and the figures say how well."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from loop.backends import open_log, prepare
+from loop.config import Config, ConfigError
+from loop.demo.display import Display
+from loop.demo.report import Report, make_report
+from loop.demo.stream import START, DemoStream
+from loop.demo.timeline import draw_timeline
+from loop.embedded import Embedded
+from loop.wiring import open_services
+from streams.clock import HandClock
+
+STAMP = "demo.json"
+
+
+def run_demo(config: Config, root: Path, json_file: Path | None, console: Console) -> Report:
+    """Run the demo in `root` to its end; a run that was killed goes on where it was.
+
+    Raises `ConfigError` when `root` holds a run with other settings.
+    """
+    root = prepare(root)
+    spent = _claim(root, config)
+    started = time.monotonic()
+    clock = HandClock(START)
+    log = open_log(config, root)
+    with Display(console, config.demo.questions) as display:
+        services = open_services(config, root, {"clock": clock, "listen": display})
+        stream = DemoStream(services, log, clock)
+        stream.wind()
+        embedded = Embedded(services, log)
+        display.answered(stream.position, stream.phase())
+        embedded.settle()
+        while stream.step():
+            embedded.settle()
+            display.answered(stream.position, stream.phase())
+            _note_seconds(root, config, spent + time.monotonic() - started)
+    console.print("the stream has ended; examining the first and the last student", style="dim")
+    report = make_report(services, log, round(spent + time.monotonic() - started, 1))
+    picture = root / "timeline.png"
+    draw_timeline(services, log, report.figures["skills_truly_missing"], picture)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.figures, indent=1) + "\n")
+    _print(report, console, picture, root)
+    log.close()
+    return report
+
+
+def _claim(root: Path, config: Config) -> float:
+    """Tie the directory to these settings; the seconds that earlier attempts took."""
+    stamp, settings = root / STAMP, config.model_dump(mode="json")
+    if stamp.is_file():
+        kept = json.loads(stamp.read_text())
+        if kept["settings"] != settings:
+            changed = [key for key in settings if kept["settings"].get(key) != settings[key]]
+            raise ConfigError(
+                f"{root} holds a run with other settings ({', '.join(changed)} differ); use another --dir, or remove it to start anew"
+            )
+        return float(kept["seconds"])
+    _note_seconds(root, config, 0.0)
+    return 0.0
+
+
+def _note_seconds(root: Path, config: Config, seconds: float) -> None:
+    temporary = root / (STAMP + ".tmp")
+    temporary.write_text(json.dumps({"settings": config.model_dump(mode="json"), "seconds": seconds}))
+    os.replace(temporary, root / STAMP)
+
+
+def _print(report: Report, console: Console, picture: Path, root: Path) -> None:
+    figures = report.figures
+    table = Table(title="Accuracy per skill on the exam (held out from training and from the gate), %", title_justify="left")
+    for name in ("skill", "", "before", "after", "change"):
+        table.add_column(name, justify="left" if name in ("skill", "") else "right")
+    for skill, group, before, after in report.rows:
+        table.add_row(skill, group, f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}")
+    table.add_section()
+    for name in ("shifted", "missing", "original", "mastered", "ood"):
+        before, after = figures[f"{name}_accuracy_before"], figures[f"{name}_accuracy_after"]
+        if before is None:
+            continue
+        table.add_row(f"all {name}", "", f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}")
+    console.print(table)
+    for row in figures["rounds"]:
+        outcome = "promoted" if row["promoted"] else "not promoted"
+        console.print(
+            f"round {row['id']}: {row['kind']} {', '.join(row['skills'])}; {row['examples']} examples; {outcome}", highlight=False
+        )
+    console.print(
+        f"truly missing: {', '.join(figures['skills_truly_missing'])}; found: {', '.join(figures['skills_found'])}; "
+        f"precision {figures['precision']:.2f}, recall {figures['recall']:.2f}",
+        highlight=False,
+    )
+    console.print(
+        f"served on drifted traffic: {figures['served_accuracy_first']:.1%} at first, {figures['served_accuracy_last']:.1%} at the end; "
+        f"worst loss of a skill {100 * figures['worst_skill_loss']:.1f} points; champion version {figures['champion_version']}; "
+        f"{figures['seconds']:.0f} s; teacher {figures['teacher_calls']} calls, {figures['teacher_tokens']} tokens, "
+        f"{figures['teacher_usd']:.2f} USD; {figures['train_tokens']} tokens trained",
+        highlight=False,
+    )
+    console.print(f"timeline: {picture}", highlight=False, soft_wrap=True)
+    console.print(f"MLflow:   .venv/bin/mlflow ui --backend-store-uri sqlite:///{root / 'mlflow.db'}", highlight=False, soft_wrap=True)

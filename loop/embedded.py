@@ -1,0 +1,40 @@
+"""The whole loop in one process: every worker takes its turn, in a fixed order, so the same events give the same decisions."""
+
+from __future__ import annotations
+
+from loop.services import Services
+from loop.wiring import MonitorWorker, round_workers
+from streams.log import EventLog
+from streams.rounds import ACTIVE
+
+
+class Embedded:
+    """All workers of one student. `settle` runs them until nothing is left to do."""
+
+    def __init__(self, services: Services, log: EventLog) -> None:
+        self.services = services
+        self.log = log
+        self.monitor = MonitorWorker(services, log)
+        self.rounds = round_workers(services)
+
+    def step(self) -> bool:
+        """One turn for every worker; False when all of them were idle."""
+        busy = self.monitor.step()
+        for worker in self.rounds:
+            busy = worker.step() or busy
+        self.monitor.relay.step()
+        return busy
+
+    def active(self) -> bool:
+        """Whether a round is under way."""
+        return any(round_.state in ACTIVE for round_ in self.services.rounds.list(self.services.student))
+
+    def settle(self) -> None:
+        """Work until the log is consumed and no round is under way. Failing dependencies are waited for, with back-off."""
+        while True:
+            while self.step():
+                pass
+            if not self.active() and not self.monitor.loop.waiting:
+                return
+            failures = max(worker.failures for worker in self.rounds)
+            self.monitor.pause(min(30.0, 0.5 * 2.0 ** min(failures, 6)))

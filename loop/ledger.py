@@ -1,0 +1,30 @@
+"""The cost ledger in the state store: rows in, `agent.budget.LedgerEntry` out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from agent.budget import LedgerEntry, Usage
+from streams import tables
+from streams.store import StateStore
+
+Activity = Literal["diagnose", "label", "synthesize", "train", "evaluate"]
+
+
+def entry_row(
+    entry_id: str, student: str, round_id: str | None, day: str, activity: Activity, usage: Usage = Usage(), seconds: float = 0.0
+) -> dict[str, Any]:
+    """A row of the ledger's table. The same `entry_id` twice counts once."""
+    entry = LedgerEntry(entry_id=entry_id, student=student, round_id=round_id, day=day, activity=activity, usage=usage, seconds=seconds)
+    return {**entry.model_dump(include={"entry_id", "student", "round_id", "day", "activity"}), "entry": entry.model_dump_json()}
+
+
+def entries(store: StateStore, student: str, rounds_only: bool = False) -> list[LedgerEntry]:
+    """What was spent on a student, in a stable order; `rounds_only` leaves out monitoring."""
+    query = sa.select(tables.ledger.c.entry).where(tables.ledger.c.student == student).order_by(tables.ledger.c.entry_id)
+    if rounds_only:
+        query = query.where(tables.ledger.c.round_id.is_not(None))
+    with store.transaction(read_only=True) as connection:
+        return [LedgerEntry.model_validate_json(text) for text in connection.execute(query).scalars()]

@@ -1,0 +1,113 @@
+"""Long-running commands: all workers in one process, or one worker in its own, and the two manual switches."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from loop.backends import open_log, prepare
+from loop.config import Config, ConfigError
+from loop.deploy import set_route
+from loop.embedded import Embedded
+from loop.round_worker import RoundWorker
+from loop.services import Services
+from loop.wiring import MonitorWorker, open_services, round_workers, worker_name
+from streams.log import LogUnavailable
+from streams.store import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 1.0
+WORKERS = {"curate": ("planned",), "train": ("curated", "trained"), "deploy": ("judged",)}
+
+
+def run_up(config: Config, root: Path, once: bool, console: Console) -> None:
+    """All workers, until interrupted (or idle, with `once`)."""
+    root = prepare(root)
+    services = open_services(config, root)
+    with open_log(config, root) as log:
+        embedded = Embedded(services, log)
+        console.print(f"serving the loop of student {config.student.name!r} from {root}; stop with Ctrl-C", highlight=False)
+        if once:
+            embedded.settle()
+        else:
+            _until_stopped(embedded.step)
+
+
+def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
+    """One worker of this kind, until interrupted (or idle, with `once`)."""
+    root = prepare(root)
+    name = worker_name()
+    services = open_services(config, root, {"owner": name})
+    if kind != "monitor":
+        workers = [worker for worker in round_workers(services) if worker.STATE in WORKERS[kind]]
+        _run(lambda: _turn(workers), once)
+        return
+    with open_log(config, root, None) as log:
+        monitor = MonitorWorker(services, log)
+        try:
+            _run(monitor.step, once)
+        finally:
+            monitor.loop.close()
+
+
+def _turn(workers: list[RoundWorker]) -> bool:
+    return any([worker.step() for worker in workers])
+
+
+def _run(step: Callable[[], bool], once: bool) -> None:
+    if not once:
+        _until_stopped(step)
+        return
+    while step():
+        pass
+
+
+def _until_stopped(step: Callable[[], bool]) -> None:
+    """Call `step` until SIGINT or SIGTERM; pause while there is nothing to do or a dependency is away."""
+    stop = threading.Event()
+
+    def finish(signum: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, finish)
+    while not stop.is_set():
+        try:
+            busy = step()
+        except (StoreUnavailable, LogUnavailable) as exc:
+            logger.warning("waiting: %s", exc)
+            busy = False
+        if not busy:
+            stop.wait(IDLE_S)
+
+
+def promote_version(config: Config, root: Path, version: int, console: Console) -> None:
+    """Make a version the champion, without the gate."""
+    services = open_services(config, prepare(root))
+    _switch(services, version, "promote", console)
+
+
+def roll_back(config: Config, root: Path, console: Console) -> None:
+    """Make the previous champion the champion again. Raises `ConfigError` when there is none."""
+    services = open_services(config, prepare(root))
+    previous = services.registry.alias("previous")
+    if previous is None:
+        raise ConfigError(f"student {services.student!r} has no previous champion; `skillloop rounds list` shows what there is")
+    _switch(services, previous, "rollback", console)
+
+
+def _switch(services: Services, version: int, action: str, console: Console) -> None:
+    services.load(version)
+    if action == "rollback":
+        services.registry.rollback(services.registry.champion().version)
+    else:
+        services.registry.promote(version)
+    set_route(services, version, None, action, services.clock.now())
+    console.print(f"version {version} of {services.student!r} is champion and is served from now on", highlight=False)

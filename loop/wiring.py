@@ -1,0 +1,130 @@
+"""Wiring: which implementation stands behind each port, by configuration. The only place that knows them all."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from graphs.assess import Assessor, Feedback, GoldAnswer, TeacherVerdict
+from graphs.monitor import MonitorContext
+from loop.backends import open_store
+from loop.config import Config
+from loop.curate import CurateWorker
+from loop.decide import Decider
+from loop.deploy import DeployWorker, set_route
+from loop.monitor import GROUP, DiagnoseHandler, StoredLabels
+from loop.round_worker import TRANSIENT, RoundWorker
+from loop.services import Services, nobody
+from loop.task import Task
+from loop.train import JudgeWorker, TrainWorker
+from serving.transformers_engine import EngineSettings, TransformersEngine
+from streams.clock import SystemClock
+from streams.consume import ConsumeLoop, ConsumeSettings
+from streams.crash import ENVIRONMENT, crash_point
+from streams.log import EventLog
+from streams.outbox import OutboxRelay
+from streams.rounds import RoundStore
+from training.registry import Registry
+
+
+def open_registry(config: Config, root: Path) -> Registry:
+    """MLflow: the configured server, or a SQLite file in the run's directory."""
+    uri = config.mlflow.tracking_uri
+    if uri:
+        return Registry(uri, config.student.name)
+    return Registry(f"sqlite:///{root / 'mlflow.db'}", config.student.name, root / "mlartifacts")
+
+
+def open_task(config: Config) -> Task:
+    """What the student is for. So far the demo's world is the only task."""
+    from loop.demo.task import demo_task
+
+    return demo_task(config)
+
+
+def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = None) -> Services:
+    """Everything the workers need; `ports` replaces single parts (clock, crash, engine, registry, task, listen, owner)."""
+    given = dict(ports or {})
+    store = given.get("store") or open_store(config, root)
+    task = given.get("task") or open_task(config)
+    services = Services(
+        config=config,
+        root=root,
+        store=store,
+        rounds=RoundStore(store),
+        task=task,
+        engine=given.get("engine") or TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size)),
+        registry=given.get("registry") or open_registry(config, root),
+        clock=given.get("clock") or SystemClock(),
+        crash=given.get("crash") or crash_point(os.environ.get(ENVIRONMENT)),
+        owner=given.get("owner") or "embedded",
+        listen=given.get("listen") or nobody,
+    )
+    set_up_student(services)
+    return services
+
+
+def worker_name() -> str:
+    """A lease owner's name for a worker process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def set_up_student(services: Services) -> None:
+    """Register the base as the first champion and route to it; a student that exists is left alone."""
+    base = services.registry.register_base(services.task.base_dir)
+    if services.rounds.route(services.student) is None:
+        set_route(services, base.version, None, "promote", services.clock.now())
+
+
+class MonitorWorker:
+    """Consumes outputs, relays the outbox, asks the policy."""
+
+    def __init__(self, services: Services, log: EventLog) -> None:
+        task, settings = services.task, services.config.monitor
+        labels = StoredLabels(services.store, task.catalog)
+        context = MonitorContext(task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash)
+        self.loop = ConsumeLoop(
+            log,
+            services.store,
+            DiagnoseHandler(context, labels, settings, services.clock),
+            ConsumeSettings(
+                group=GROUP,
+                topics=("student-outputs",),
+                max_records=settings.max_records,
+                max_attempts=settings.max_attempts,
+                backoff_s=settings.backoff_s,
+                transient=TRANSIENT,
+            ),
+            clock=SystemClock(),
+            crash=services.crash,
+        )
+        self.relay = OutboxRelay(services.store, log, services.crash)
+        self.decider = Decider(services.config, services.store, services.rounds, task)
+        self._listen = services.listen
+
+    def step(self) -> bool:
+        """One batch, then the outbox, then the policy. True when something was consumed."""
+        done = self.loop.step()
+        self.relay.step()
+        standing = self.decider.step()
+        if standing is not None:
+            self._listen("standing", {"standing": standing})
+        return done > 0
+
+    def pause(self, seconds: float) -> None:
+        """Wait for a dependency that is away (real time, whatever clock the loop has)."""
+        SystemClock().sleep(seconds)
+
+
+def assessors(config: Config, task: Task) -> tuple[Assessor, ...]:
+    """The difficulty filters in order of trust."""
+    gold: tuple[Assessor, ...] = (GoldAnswer(lambda _, gold, answer: task.grade(gold, answer)),) if config.monitor.gold else ()
+    return (*gold, Feedback(), TeacherVerdict())
+
+
+def round_workers(services: Services) -> tuple[RoundWorker, ...]:
+    """The workers that carry a round from its plan to its end."""
+    return CurateWorker(services), TrainWorker(services), JudgeWorker(services), DeployWorker(services)

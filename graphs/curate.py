@@ -11,7 +11,8 @@ the plan; pool, held-out questions and replay come with the context.
    repeated; a task that died is.
 3. `keep` is called with the result before the thread is deleted, so a death in between costs nothing but calling it again.
 
-Only `TeacherUnavailable` is retried, inside the node; when it lasts, it leaves the graph and the round can be resumed later.
+Only `TeacherUnavailable` is retried, inside the node, unless the teacher has done so itself; when it lasts, it leaves the graph
+and the round can be resumed later.
 """
 
 from __future__ import annotations
@@ -19,28 +20,22 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.runtime import Runtime
 from langgraph.types import RetryPolicy, Send
 from typing_extensions import TypedDict
 
-from graphs import dataset, synthesize
+from graphs import dataset, durable, synthesize
 from graphs.curation import CurateContext, Curation, CurationPlan, EmptyPool, NothingCurated, PlanChanged
 from graphs.duplicates import QuestionIndex
+from graphs.durable import DEFAULT_RETRY
+from graphs.durable import is_unavailable as is_unavailable
 from graphs.synthesize import Prompt, Question, Solved, Written
-from graphs.teacher import TeacherUnavailable
-
-RECURSION_LIMIT = 50
-# LangGraph saves a finished task's result through the same thread pool that runs the tasks: in a small pool the result waits
-# behind every queued task, and a crash loses it. So all tasks of a fan-out get a thread, and a gate lets few work at once.
-MAX_TASKS = 200
-POOL_THREADS = MAX_TASKS + 16
 
 
 def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -161,41 +156,17 @@ def _after_select(state: CurateState) -> str:
 
 
 def _fan_out_prompts(state: CurateState) -> list[Send] | str:
-    chunks = _chunks(state["prompts"], _plan_of(state).per_task)
+    chunks = durable.chunks(state["prompts"], _plan_of(state).per_task)
     return [Send("write", WriteTask(prompts=chunk)) for chunk in chunks] or "deduplicate"
 
 
 def _fan_out_questions(state: CurateState) -> list[Send] | str:
     plan = _plan_of(state)
     count, seed = plan.synthesis.solutions_per_question, plan.seed
-    chunks = _chunks(state["questions"], plan.per_task)
+    chunks = durable.chunks(state["questions"], plan.per_task)
     return [Send("solve", SolveTask(questions=chunk, count=count, seed=seed)) for chunk in chunks] or "filter"
 
 
-def _chunks(items: list[Any], size: int) -> list[list[Any]]:
-    size = max(size, -(-len(items) // MAX_TASKS))
-    return [items[at : at + size] for at in range(0, len(items), size)]
-
-
-def _node(name: str, step: Callable[[Any, CurateContext], CurateState]) -> Callable[..., CurateState]:
-    """A node of a step, with a crash point before its work and one after it, when nothing of it is saved yet."""
-
-    def node(state: Any, runtime: Runtime[CurateContext]) -> CurateState:
-        with runtime.context.gate:
-            runtime.context.crash(f"curate.{name}.start")
-            update = step(state, runtime.context)
-            runtime.context.crash(f"curate.{name}.end")
-            return update
-
-    return node
-
-
-def is_unavailable(error: Exception) -> bool:
-    """The only reason to ask a teacher again: LangGraph's default would also repeat a refused request (facts: 400, 401)."""
-    return isinstance(error, TeacherUnavailable)
-
-
-DEFAULT_RETRY = RetryPolicy(initial_interval=1.0, max_interval=60.0, max_attempts=6, retry_on=is_unavailable)
 CurateGraph = CompiledStateGraph[CurateState, CurateContext, CurateState, CurateState]
 
 
@@ -204,11 +175,11 @@ def build_curate(checkpointer: BaseCheckpointSaver[Any] | None = None, retry: Re
     # No context_schema: JSON cannot describe a teacher, and `langgraph dev` would fail on trying.
     graph = StateGraph[CurateState, CurateContext, CurateState, CurateState](CurateState)
     for name, step in {"select": _select, "synthesize": _synthesize, "deduplicate": _deduplicate, "decontaminate": _decontaminate}.items():
-        graph.add_node(name, _node(name, step), input_schema=CurateState)
-    graph.add_node("write", _node("write", _write), input_schema=WriteTask, retry_policy=retry)
-    graph.add_node("solve", _node("solve", _solve), input_schema=SolveTask, retry_policy=retry)
-    graph.add_node("filter", _node("filter", _filter), input_schema=CurateState)
-    graph.add_node("plan", _node("plan", _assemble), input_schema=CurateState)
+        graph.add_node(name, durable.node("curate", name, step), input_schema=CurateState)
+    graph.add_node("write", durable.node("curate", "write", _write), input_schema=WriteTask, retry_policy=retry)
+    graph.add_node("solve", durable.node("curate", "solve", _solve), input_schema=SolveTask, retry_policy=retry)
+    graph.add_node("filter", durable.node("curate", "filter", _filter), input_schema=CurateState)
+    graph.add_node("plan", durable.node("curate", "plan", _assemble), input_schema=CurateState)
     graph.add_conditional_edges(START, _start, ["select", "synthesize"])
     graph.add_conditional_edges("select", _after_select, ["synthesize", "deduplicate"])
     graph.add_conditional_edges("synthesize", _fan_out_prompts, ["write", "deduplicate"])
@@ -235,36 +206,17 @@ def run_curation(
     `EmptyPool` and `NothingCurated` (the thread is forgotten), `PlanChanged`, `TeacherUnavailable` (call again later). At most
     `max_concurrency` tasks ask the teacher at once.
     """
-    config = {"configurable": {"thread_id": round_id}, "max_concurrency": POOL_THREADS, "recursion_limit": RECURSION_LIMIT}
+    begin: CurateState = {"round_id": round_id, "plan": plan.model_dump(mode="json")}
+    changed = PlanChanged(f"round {round_id} was begun with another plan; use a new round id for a new plan")
     context = replace(context, gate=threading.BoundedSemaphore(max_concurrency))
-    saver = graph.checkpointer if isinstance(graph.checkpointer, BaseCheckpointSaver) else None
     try:
-        result = Curation.model_validate(_finish(graph, round_id, plan, context, config)["curation"])
+        end = durable.finish(graph, begin, context, round_id, "curation", changed)
+        result = Curation.model_validate(end["curation"])
         if not result.report.accepted:
             raise NothingCurated(round_id, result.report)
         keep(result)
     except (EmptyPool, NothingCurated):
-        _forget(saver, round_id)
+        durable.forget(graph, round_id)
         raise
-    _forget(saver, round_id)
+    durable.forget(graph, round_id)
     return result
-
-
-def _finish(graph: CurateGraph, round_id: str, plan: CurationPlan, context: CurateContext, config: Any) -> Mapping[str, Any]:
-    """The final state of the round's thread, running only what is left of it."""
-    begin: CurateState = {"round_id": round_id, "plan": plan.model_dump(mode="json")}
-    if not graph.checkpointer:
-        return cast(Mapping[str, Any], graph.invoke(begin, config, context=context))
-    saved = graph.get_state(config)
-    known = saved.values.get("plan")
-    if known is not None and known != begin["plan"]:
-        raise PlanChanged(f"round {round_id} was begun with another plan; use a new round id for a new plan")
-    if "curation" in saved.values:
-        return saved.values
-    given = None if known is not None else begin
-    return cast(Mapping[str, Any], graph.invoke(given, config, context=context, durability="sync"))
-
-
-def _forget(saver: BaseCheckpointSaver[Any] | None, round_id: str) -> None:
-    if saver:
-        saver.delete_thread(round_id)

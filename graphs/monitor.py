@@ -14,9 +14,9 @@ the catalog, the needed skills and the answer before it counts.
 4. Whatever cannot be decided is `abstained` and changes nothing in the profile: nobody has an opinion, no label, or a teacher
    who finds nothing wrong with an answer that a more trusted filter calls wrong.
 
-`TeacherUnavailable` leaves the graph as it is: pause, then give the whole batch again. So do `BudgetExceeded` and
-`UnpricedModel`, which a metered teacher may raise: they say nothing about the output at hand. Any other exception belongs to its
-one output, which becomes `failed` with the error's text (for the dead letters); the others go on.
+`TeacherUnavailable` leaves the graph as it is: pause, then give the whole batch again. So do `TeacherMisconfigured`,
+`BudgetExceeded` and `UnpricedModel`: they say nothing about the output at hand. Any other exception belongs to its one output,
+which becomes `failed` with the error's text (for the dead letters); the others go on.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from agent.items import Frozen
 from agent.profile import constrain
 from graphs.assess import NOBODY, Assessor, first_opinion
 from graphs.labels import LabelCache, Labeller, MemoryLabels, Needed
-from graphs.teacher import Diagnosis, Teacher, TeacherUnavailable
+from graphs.teacher import Diagnosis, Teacher, TeacherMisconfigured, TeacherUnavailable
 from streams.crash import CrashPoint, no_crash
 from streams.events import StudentOutput
 
 log = logging.getLogger(__name__)
 RECURSION_LIMIT = 50
-STOPS_THE_BATCH = (TeacherUnavailable, BudgetExceeded, UnpricedModel)
+STOPS_THE_BATCH = (TeacherUnavailable, TeacherMisconfigured, BudgetExceeded, UnpricedModel)
 
 
 class OutputDiagnosis(Frozen):

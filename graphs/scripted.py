@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.budget import Usage
+from agent.catalog import Skill
 from agent.items import PoolItem
-from graphs.teacher import Diagnosis, Labels, Solution, Solutions, TeacherUnavailable, Written
+from graphs.teacher import Clusters, Diagnosis, Labels, SkillName, Solution, Solutions, TeacherUnavailable, Written
 
-Method = Literal["label", "diagnose", "write", "solve"]
+Method = Literal["label", "diagnose", "write", "solve", "name_skill", "cluster", "rewrite"]
 ONE_CALL = Usage(calls=1)
 
 
@@ -34,9 +35,19 @@ def agreeing_solutions(question: str, count: int, seed: int) -> tuple[Solution, 
     return tuple(Solution(text=f"way {way}: {question}", answer=str(len(question))) for way in range(count))
 
 
+def first_word(question: str) -> str:
+    """The fine skill of a question is its first word."""
+    return question.split(maxsplit=1)[0].casefold() if question.split() else ""
+
+
+def first_names(names: Sequence[str], at_most: int) -> tuple[Skill, ...]:
+    """The first names stand for all."""
+    return tuple(Skill(name=name) for name in names[:at_most])
+
+
 @dataclass
 class ScriptedTeacher:
-    """The fake of the `Teacher` port.
+    """The fake of the `Teacher` and `CatalogTeacher` ports.
 
     A question that is not in `labels`, and a (question, answer) pair that is not in `diagnoses`, is an abstention.
     `unavailable[method]` calls raise `TeacherUnavailable` before the first one succeeds; `broken` texts (questions or answers)
@@ -55,6 +66,8 @@ class ScriptedTeacher:
     diagnoses: Mapping[tuple[str, str], Diagnosis] | Callable[[str, str, Sequence[str]], Diagnosis] = field(default_factory=dict)
     writes: Callable[[str, Sequence[PoolItem], int, int], Sequence[str]] = numbered_questions
     solves: Callable[[str, int, int], Sequence[Solution]] = agreeing_solutions
+    names: Callable[[str], str] = first_word
+    clusters: Callable[[Sequence[str], int], Sequence[Skill]] = first_names
     unavailable: Mapping[Method, int] = field(default_factory=dict)
     broken: frozenset[str] = frozenset()
     usage: Usage = ONE_CALL
@@ -86,6 +99,19 @@ class ScriptedTeacher:
     def solve(self, question: str, count: int, seed: int) -> Solutions:
         self._called("solve", question)
         return Solutions(solutions=tuple(self.solves(question, count, seed)), usage=self.usage)
+
+    def name_skill(self, question: str) -> SkillName:
+        self._called("name_skill", question)
+        return SkillName(name=self.names(question), usage=self.usage)
+
+    def cluster(self, names: Sequence[str], at_most: int) -> Clusters:
+        self._called("cluster", ", ".join(names))
+        return Clusters(skills=tuple(self.clusters(names, at_most)), usage=self.usage)
+
+    def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:
+        self._called("rewrite", item.question)
+        ways = tuple(Solution(text=f"way {way}: {item.solution}", answer=item.answer) for way in range(count))
+        return Solutions(solutions=ways, usage=self.usage)
 
     def count(self, method: Method) -> int:
         """How many calls of `method` reached the teacher, failed ones included."""

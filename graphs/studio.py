@@ -5,8 +5,14 @@ Runs need a context with a teacher, which JSON cannot carry; they are started by
 
 from __future__ import annotations
 
+from graphs.catalog_graph import CatalogGraph, build_catalog
 from graphs.curate import CurateGraph, build_curate
 from graphs.monitor import MonitorGraph, build_monitor
+
+
+def catalog() -> CatalogGraph:
+    """The catalog graph, compiled without a checkpointer."""
+    return build_catalog()
 
 
 def monitor() -> MonitorGraph:

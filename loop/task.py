@@ -12,11 +12,16 @@ from pathlib import Path
 from agent.catalog import SkillCatalog, SkillMap
 from agent.items import HeldOutItem, PoolItem
 from graphs.teacher import Teacher
+from training.errors import HeldOutOverlap
+from training.mix import normalised
 
 
 @dataclass(frozen=True)
 class Task:
-    """`grade(expected, answer)` says whether a final answer is right; `base_dir` holds the untrained student."""
+    """`grade(expected, answer)` says whether a final answer is right; `base_dir` holds the untrained student.
+
+    Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
+    """
 
     catalog: SkillCatalog
     pool: tuple[PoolItem, ...]
@@ -24,6 +29,16 @@ class Task:
     grade: Callable[[str, str], bool]
     teacher: Teacher
     base_dir: Path
+
+    def __post_init__(self) -> None:
+        trained_on = {normalised(item.question): item.item_id for item in self.pool}
+        both = [(item.item_id, trained_on[key]) for item in self.held_out if (key := normalised(item.question)) in trained_on]
+        if both:
+            held_out, pool = both[0]
+            raise HeldOutOverlap(
+                f"{len(both)} of {len(self.held_out)} held-out questions are in the pool (first: {held_out!r} is pool item {pool!r}); "
+                "remove them from the pool"
+            )
 
     @property
     def skill_map(self) -> SkillMap:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from streams.events import EVENT_TYPES, Event
 from streams.log import Outgoing, Record
@@ -21,7 +22,7 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def encode(event: Event) -> Outgoing:
-    """The record of an event, for its topic."""
+    """The record of an event, for its topic. Raises `ValueError` where a text is not Unicode (a lone surrogate)."""
     headers = {
         "ce_specversion": "1.0",
         "ce_id": event.event_id,
@@ -31,7 +32,10 @@ def encode(event: Event) -> Outgoing:
         "ce_dataschema": f"{event.TYPE}.v{event.VERSION}.json",
         "content-type": "application/json",
     }
-    value = event.model_dump_json().encode()
+    try:
+        value = event.model_dump_json().encode()
+    except PydanticSerializationError as exc:
+        raise ValueError(f"event {event.event_id!r} cannot be written as JSON: {exc}") from exc
     return Outgoing(event.TOPIC, event.key.encode(), value, tuple((name, text.encode()) for name, text in headers.items()))
 
 
@@ -50,32 +54,42 @@ class Codec:
     """
 
     def __init__(self, types: Sequence[type[Event]] = EVENT_TYPES, upcasts: Mapping[tuple[str, int], Upcast] | None = None) -> None:
-        self._types = {kind.TYPE.encode(): kind for kind in types}
+        self._types = {kind.TYPE.encode(): (kind, kind.__pydantic_validator__.validate_json) for kind in types}
         self._upcasts = upcasts or {}
 
     def decode(self, record: Record) -> Event:
         """The event of a record. Raises `DecodeError` for anything it cannot be read from, and nothing else."""
         if len(record.value) > MAX_BYTES:
             raise DecodeError("oversized", f"value has {len(record.value)} bytes, at most {MAX_BYTES} are accepted")
-        kind = self._kind(record)
-        body = _body(record.value)
+        kind, validate = self._kind(record)
+        try:
+            event: Event = validate(record.value)  # the common case in one pass: JSON and model together
+        except ValidationError:
+            return self._decode_in_steps(kind, record.value)
+        if kind.VERSION > 1 and "schema_version" not in event.model_fields_set:
+            return self._decode_in_steps(kind, record.value)
+        return event
+
+    def _decode_in_steps(self, kind: type[Event], value: bytes) -> Event:
+        """Find out what is wrong, or convert an older version. Ends in JSON again, which refuses text that is not Unicode."""
+        body = _body(value)
         version = body.get("schema_version", 1)
-        if version != kind.VERSION:
+        if type(version) is not int or version != kind.VERSION:
             body = self._convert(kind, version, body)
         try:
-            return kind.model_validate(body, strict=False)
-        except (ValidationError, RecursionError) as exc:
+            return kind.model_validate_json(json.dumps(body))
+        except (ValueError, TypeError, RecursionError) as exc:
             raise DecodeError("invalid", f"{kind.TYPE}: {_first_error(exc)}") from exc
 
-    def _kind(self, record: Record) -> type[Event]:
-        name = next((value for key, value in record.headers if key == "ce_type"), None)
-        if name is None:
-            raise DecodeError("no-type", "record has no ce_type header")
-        kind = self._types.get(name)
-        if kind is None:
-            known = ", ".join(sorted(key.decode() for key in self._types))
-            raise DecodeError("unknown-type", f"unknown event type {name.decode(errors='replace')!r}; known: {known}")
-        return kind
+    def _kind(self, record: Record) -> tuple[type[Event], Callable[[bytes], Any]]:
+        for name, value in record.headers:
+            if name == "ce_type":
+                found = self._types.get(value)
+                if found is None:
+                    known = ", ".join(sorted(key.decode() for key in self._types))
+                    raise DecodeError("unknown-type", f"unknown event type {value.decode(errors='replace')!r}; known: {known}")
+                return found
+        raise DecodeError("no-type", "record has no ce_type header")
 
     def _convert(self, kind: type[Event], version: Any, body: dict[str, Any]) -> dict[str, Any]:
         if type(version) is not int or not 1 <= version <= kind.VERSION:
@@ -91,10 +105,12 @@ class Codec:
         return body
 
 
-def _first_error(exc: ValidationError | RecursionError) -> str:
+def _first_error(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
         return "nested too deeply"
-    first = exc.errors()[0]
+    if not isinstance(exc, ValidationError):
+        return str(exc)
+    first = exc.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 

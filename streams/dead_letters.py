@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from streams.log import EventLog, Outgoing, Partition, Record
-from streams.topics import dead_letter_topic
+from streams.log import EventLog, Headers, Outgoing, Record
+from streams.topics import MAX_LETTER_BYTES, dead_letter_topic
 
 PREFIX = "dlq_"
+OUTBOX_ID = "outbox_id"
 _MESSAGE_CHARS = 2000
 
 
@@ -23,6 +24,7 @@ class DeadLetter:
     partition: int
     offset: int
     attempts: int
+    cut_from: int = 0
 
     @property
     def letter_id(self) -> str:
@@ -31,7 +33,10 @@ class DeadLetter:
 
 
 def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Outgoing:
-    """The dead letter of a record: raw bytes, key and headers, plus headers that say what went wrong."""
+    """The dead letter of a record: raw bytes, key and headers, plus headers that say what went wrong.
+
+    A value over `MAX_LETTER_BYTES` is cut to that, with its size in a header `dlq_cut_from`: the topic must be able to take it.
+    """
     extra = {
         "reason": reason,
         "message": message[:_MESSAGE_CHARS],
@@ -40,8 +45,15 @@ def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Out
         "offset": str(record.offset),
         "attempts": str(attempts),
     }
+    if len(record.value) > MAX_LETTER_BYTES:
+        extra["cut_from"] = str(len(record.value))
     headers = tuple((PREFIX + name, text.encode(errors="replace")) for name, text in extra.items())
-    return Outgoing(dead_letter_topic(record.partition.topic), record.key, record.value, record.headers + headers)
+    value = record.value[:MAX_LETTER_BYTES]
+    return Outgoing(dead_letter_topic(record.partition.topic), record.key, value, _original_headers(record) + headers)
+
+
+def _original_headers(record: Record) -> Headers:
+    return tuple((name, value) for name, value in record.headers if not name.startswith(PREFIX) and name != OUTBOX_ID)
 
 
 def parse(record: Record) -> DeadLetter:
@@ -52,38 +64,31 @@ def parse(record: Record) -> DeadLetter:
         reason=found.get("reason", "unknown"),
         message=found.get("message", ""),
         topic=found.get("topic", record.partition.topic.removesuffix(".dlq")),
-        partition=int(found.get("partition", -1)),
-        offset=int(found.get("offset", -1)),
-        attempts=int(found.get("attempts", 0)),
+        partition=_number(found.get("partition"), -1),
+        offset=_number(found.get("offset"), -1),
+        attempts=_number(found.get("attempts"), 0),
+        cut_from=_number(found.get("cut_from"), 0),
     )
 
 
 def redrive(letter: DeadLetter) -> Outgoing:
-    """The original record again, for its own topic. Its event id was never marked as known, so it is processed anew."""
-    record = letter.position
-    headers = tuple((name, value) for name, value in record.headers if not name.startswith(PREFIX))
-    return Outgoing(letter.topic, record.key, record.value, headers)
+    """The original record again, for its own topic. Its event id was never marked as known, so it is processed anew.
 
-
-def read_all(log: EventLog, topic: str, group: str, poll_s: float = 5.0) -> Iterator[Record]:
-    """Every record that is in `topic` now, from the beginning, in order within a partition.
-
-    `group` is only a reader's name: its offsets are not kept. Raises `TopicMissing`, `LogUnavailable`.
+    Raises `ValueError` for a letter that was cut: its end is gone.
     """
-    ends = {partition: end for partition, end in log.end_offsets(topic).items() if end}
-    consumer = log.consumer(group, [topic])
+    record = letter.position
+    if letter.cut_from:
+        raise ValueError(f"dead letter {letter.letter_id} keeps only {len(record.value)} of {letter.cut_from} bytes: it cannot be redriven")
+    return Outgoing(letter.topic, record.key, record.value, _original_headers(record))
+
+
+def _number(text: str | None, default: int) -> int:
     try:
-        done: dict[Partition, int] = {}
-        started = False
-        while any(done.get(partition, 0) < end for partition, end in ends.items()):
-            records = consumer.poll(1000, poll_s)
-            if not started and consumer.assignment():
-                consumer.seek({partition: 0 for partition in consumer.assignment()})
-                started = True
-                continue
-            for record in records:
-                done[record.partition] = record.offset + 1
-                if record.offset < ends.get(record.partition, 0):
-                    yield record
-    finally:
-        consumer.close()
+        return default if text is None else int(text)
+    except ValueError:
+        return default
+
+
+def read_all(log: EventLog, topic: str) -> Iterator[DeadLetter]:
+    """The dead letters of `topic` (the original's name), oldest first within a partition. Raises `TopicMissing`, `LogUnavailable`."""
+    return (parse(record) for record in log.read(dead_letter_topic(topic)))

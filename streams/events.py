@@ -16,6 +16,9 @@ _NAMESPACE = uuid.UUID("6f2f1f0e-5b0b-5d0a-9a53-0d9c5f0a7e11")
 Text = Annotated[str, Field(max_length=1_048_576)]
 # Names reach SQL, headers and file names: no control characters (PostgreSQL refuses NUL).
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# What fits the store's columns: a larger number is an invalid event, not a database error in the loop.
+Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Bucket = Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 
 def derived_id(cause: str, step: str) -> str:
@@ -30,7 +33,12 @@ def derived_id(cause: str, step: str) -> str:
 def _utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError(f"time {value.isoformat()} has no zone; write it as UTC, for example {value.isoformat()}Z")
-    return value.astimezone(UTC)
+    if not value.utcoffset():
+        return value  # the usual case, and cheaper than a conversion
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError(f"time {value.isoformat()} is outside the years 1 to 9999 in UTC") from exc
 
 
 class Event(BaseModel):
@@ -59,7 +67,7 @@ class StudentOutput(Event):
     TYPE: ClassVar[str] = "skillloop.student-output"
     TOPIC: ClassVar[str] = "student-outputs"
 
-    student_version: int = Field(ge=1)
+    student_version: Version
     session: str = Field(default="", max_length=200)
     question_id: str | None = None
     question: Text
@@ -82,7 +90,7 @@ class Diagnosed(Event):
     TYPE: ClassVar[str] = "skillloop.diagnosed"
     TOPIC: ClassVar[str] = "diagnoses"
 
-    student_version: int = Field(ge=1)
+    student_version: Version
     verdict: Literal["correct", "incorrect", "abstained"]
     needed: tuple[Name, ...] = ()
     missing: tuple[Name, ...] = ()
@@ -90,7 +98,7 @@ class Diagnosed(Event):
     discarded: int = Field(default=0, ge=0)
     decided_by: str
     teacher: str
-    bucket: int
+    bucket: Bucket
 
 
 class RoundChanged(Event):
@@ -110,8 +118,8 @@ class Deployed(Event):
     TYPE: ClassVar[str] = "skillloop.deployed"
     TOPIC: ClassVar[str] = "deployments"
 
-    version: int = Field(ge=1)
-    previous: int | None = None
+    version: Version
+    previous: Version | None = None
     round_id: str | None = None
     action: Literal["promote", "rollback"]
 
@@ -122,11 +130,11 @@ class Alert(Event):
     TYPE: ClassVar[str] = "skillloop.alert"
     TOPIC: ClassVar[str] = "alerts"
 
-    student_version: int = Field(ge=1)
+    student_version: Version
     skill: Name
-    bucket: int
-    statistic: float
-    threshold: float
+    bucket: Bucket
+    statistic: float = Field(allow_inf_nan=False)
+    threshold: float = Field(allow_inf_nan=False)
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (StudentOutput, Diagnosed, RoundChanged, Deployed, Alert)

@@ -11,13 +11,13 @@ import json
 import sqlite3
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from streams.clock import Clock, SystemClock
 from streams.log import Headers, LogError, LogUnavailable, Outgoing, Partition, Record, TopicMissing
-from streams.partitions import partition_of, share
+from streams.partitions import in_turn, partition_of, share
 from streams.topics import TOPICS, TopicSpec
 
 _SCHEMA = """
@@ -30,7 +30,10 @@ CREATE TABLE IF NOT EXISTS members (member_group TEXT, member TEXT, expires REAL
     PRIMARY KEY (member_group, member)) WITHOUT ROWID;
 """
 LEASE_S = 30.0
+RENEW_S = LEASE_S / 6
 POLL_S = 0.05
+READ_RECORDS = 1000
+T = TypeVar("T")
 
 
 class LocalLog:
@@ -59,7 +62,8 @@ class LocalLog:
                     self._write(records)
                     self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk ends the transaction by itself
+                        self._db.execute("ROLLBACK")
                     raise
             except sqlite3.Error as exc:
                 raise LogUnavailable(f"cannot append {len(records)} records to {self.path}: {exc}; nothing was written") from exc
@@ -78,17 +82,24 @@ class LocalLog:
             rows.append((partition.topic, partition.number, position, record.key, record.value, headers))
         self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
 
+    def _do(self, what: str, action: Callable[[], T]) -> T:
+        with self._lock:
+            try:
+                return action()
+            except sqlite3.Error as exc:
+                raise LogUnavailable(f"cannot {what} in the event log {self.path}: {exc}") from exc
+
     def _end(self, partition: Partition) -> int:
         query = "SELECT COALESCE(MAX(position) + 1, 0) FROM records WHERE topic = ? AND number = ?"
         return int(self._db.execute(query, (partition.topic, partition.number)).fetchone()[0])
 
     def partition_counts(self) -> dict[str, int]:
         """Topic -> number of partitions."""
-        with self._lock:
-            return dict(self._db.execute("SELECT name, partitions FROM topics").fetchall())
+        return dict(self._do("read the topics", lambda: self._db.execute("SELECT name, partitions FROM topics").fetchall()))
 
     def end_offsets(self, topic: str) -> dict[Partition, int]:
-        return {partition: self._end(partition) for partition in self.partitions([topic])}
+        partitions = self.partitions([topic])
+        return self._do("read offsets", lambda: {partition: self._end(partition) for partition in partitions})
 
     def partitions(self, topics: Sequence[str]) -> list[Partition]:
         """All partitions of these topics. Raises `TopicMissing`."""
@@ -98,17 +109,25 @@ class LocalLog:
             raise TopicMissing(f"topic {missing[0]!r} does not exist in {self.path}; known: {', '.join(sorted(counts))}")
         return [Partition(topic, number) for topic in topics for number in range(counts[topic])]
 
-    def read(self, partition: Partition, start: int, limit: int) -> list[Record]:
+    def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
+        for partition, end in self.end_offsets(topic).items():
+            position = (start or {}).get(partition, 0)
+            while position < end:
+                records = self.fetch(partition, position, min(READ_RECORDS, end - position))
+                if not records:
+                    break
+                yield from records
+                position = records[-1].offset + 1
+
+    def fetch(self, partition: Partition, start: int, limit: int) -> list[Record]:
         """Up to `limit` records of one partition from offset `start`."""
         query = (
             "SELECT position, key, value, headers FROM records WHERE topic = ? AND number = ? AND position >= ? ORDER BY position LIMIT ?"
         )
-        with self._lock:
-            rows = self._db.execute(query, (partition.topic, partition.number, start, limit)).fetchall()
+        rows = self._do("read", lambda: self._db.execute(query, (*partition, start, limit)).fetchall())
         return [Record(partition, position, key, value, _headers(headers)) for position, key, value, headers in rows]
 
     def consumer(self, group: str, topics: Sequence[str]) -> LocalConsumer:
-        self.partitions(topics)
         return LocalConsumer(self, group, topics)
 
     def close(self) -> None:
@@ -122,29 +141,35 @@ class LocalLog:
         self.close()
 
     def renew(self, group: str, member: str) -> list[str]:
-        """Renew a member's lease, drop dead members, and return the living ones."""
+        """Renew a member's lease where it is due, and return the living members. (A renewal is a write: not at every poll.)"""
         now = self.clock.now().timestamp()
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (group, member, now + LEASE_S))
-            self._db.execute("DELETE FROM members WHERE member_group = ? AND expires < ?", (group, now))
-            return [row[0] for row in self._db.execute("SELECT member FROM members WHERE member_group = ?", (group,))]
+        query = "SELECT member, expires FROM members WHERE member_group = ? AND expires >= ?"
+
+        def act() -> list[str]:
+            living = dict(self._db.execute(query, (group, now)).fetchall())
+            if living.get(member, 0.0) < now + LEASE_S - RENEW_S:
+                self._db.execute("DELETE FROM members WHERE member_group = ? AND expires < ?", (group, now))
+                self._db.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (group, member, now + LEASE_S))
+                living[member] = now + LEASE_S
+            return list(living)
+
+        return self._do("renew a membership", act)
 
     def leave(self, group: str, member: str) -> None:
         """Give up a member's partitions at once."""
-        with self._lock:
-            self._db.execute("DELETE FROM members WHERE member_group = ? AND member = ?", (group, member))
+        query = "DELETE FROM members WHERE member_group = ? AND member = ?"
+        self._do("leave a group", lambda: self._db.execute(query, (group, member)))
 
     def commits(self, group: str) -> dict[Partition, int]:
         """The group's committed next offsets."""
-        with self._lock:
-            rows = self._db.execute("SELECT topic, number, position FROM commits WHERE member_group = ?", (group,)).fetchall()
+        query = "SELECT topic, number, position FROM commits WHERE member_group = ?"
+        rows = self._do("read commits", lambda: self._db.execute(query, (group,)).fetchall())
         return {Partition(topic, number): position for topic, number, position in rows}
 
     def save_commits(self, group: str, offsets: Mapping[Partition, int]) -> None:
         """Store committed next offsets."""
         rows = [(group, partition.topic, partition.number, offset) for partition, offset in offsets.items()]
-        with self._lock:
-            self._db.executemany("INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?)", rows)
+        self._do("commit offsets", lambda: self._db.executemany("INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?)", rows))
 
 
 class LocalConsumer:
@@ -153,7 +178,8 @@ class LocalConsumer:
     def __init__(self, log: LocalLog, group: str, topics: Sequence[str]) -> None:
         self._log = log
         self._group = group
-        self._topics = tuple(topics)
+        self._partitions = log.partitions(topics)
+        self._turn = 0
         self._member = log.instance or str(uuid.uuid4())
         self._positions: dict[Partition, int] = {}
         self._assigned: frozenset[Partition] = frozenset()
@@ -161,13 +187,10 @@ class LocalConsumer:
         self._refresh()
 
     def _refresh(self) -> None:
-        try:
-            members = self._log.renew(self._group, self._member)
-            assigned = share(self._log.partitions(self._topics), members, self._member)
-            gained = assigned - self._assigned
-            commits = self._log.commits(self._group) if gained else {}
-        except sqlite3.Error as exc:
-            raise LogUnavailable(f"cannot read the event log {self._log.path}: {exc}") from exc
+        members = self._log.renew(self._group, self._member)
+        assigned = share(self._partitions, members, self._member)
+        gained = assigned - self._assigned
+        commits = self._log.commits(self._group) if gained else {}
         self._positions.update({partition: commits.get(partition, 0) for partition in gained})
         self._assigned = assigned
 
@@ -175,21 +198,23 @@ class LocalConsumer:
         waited = 0.0
         while True:
             self._refresh()
-            records: list[Record] = []
-            try:
-                for partition in () if self._paused else sorted(self._assigned):
-                    room = max_records - len(records)
-                    if room <= 0:
-                        break
-                    records += self._log.read(partition, self._positions[partition], room)
-            except sqlite3.Error as exc:
-                raise LogUnavailable(f"cannot read the event log {self._log.path}: {exc}") from exc
+            records = [] if self._paused else self._fetch(max_records)
             if records or waited >= timeout_s:
                 break
             self._log.clock.sleep(POLL_S)
             waited += POLL_S
         for record in records:
             self._positions[record.partition] = record.offset + 1
+        return records
+
+    def _fetch(self, max_records: int) -> list[Record]:
+        records: list[Record] = []
+        self._turn += 1
+        for partition in in_turn(self._assigned, self._turn):
+            room = max_records - len(records)
+            if room <= 0:
+                break
+            records += self._log.fetch(partition, self._positions[partition], room)
         return records
 
     def assignment(self) -> frozenset[Partition]:
@@ -208,10 +233,7 @@ class LocalConsumer:
         self._positions.update(offsets)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        try:
-            self._log.save_commits(self._group, offsets)
-        except sqlite3.Error as exc:
-            raise LogUnavailable(f"cannot commit offsets to {self._log.path}: {exc}") from exc
+        self._log.save_commits(self._group, offsets)
 
     def close(self) -> None:
         self._log.leave(self._group, self._member)

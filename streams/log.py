@@ -6,9 +6,9 @@ has stored; what it commits to the log is only for lag tools.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -25,17 +25,15 @@ class TopicMissing(LogError):
     """A topic does not exist. `skillloop topics create` makes them all."""
 
 
-@dataclass(frozen=True, order=True)
-class Partition:
+class Partition(NamedTuple):
     """One partition of one topic."""
 
     topic: str
     number: int
 
 
-@dataclass(frozen=True)
-class Record:
-    """A record as read: where it stands and its bytes."""
+class Record(NamedTuple):
+    """A record as read: where it stands and its bytes. (A named tuple: one is made per event, and this is the cheapest.)"""
 
     partition: Partition
     offset: int
@@ -89,7 +87,13 @@ class EventLog(Protocol):
         """A new member of `group` reading `topics` from the group's commits, else from the beginning."""
 
     def end_offsets(self, topic: str) -> dict[Partition, int]:
-        """Next offset to be written, per partition. Raises `TopicMissing`."""
+        """Next offset to be written, per partition. Raises `TopicMissing`, `LogUnavailable`."""
+
+    def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
+        """Every record that is in `topic` now, from the offsets in `start` (else the oldest kept), in order within a partition.
+
+        Belongs to no group and moves no offset. Raises `TopicMissing`, `LogUnavailable`.
+        """
 
     def close(self) -> None:
         """Release connections. The log can be used as a context manager."""

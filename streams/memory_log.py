@@ -1,14 +1,14 @@
-"""The in-memory event log: a fake for tests, with crash points and records that can be delivered again or out of order."""
+"""The in-memory event log: a fake for tests, with crash points and ordered outages. One process, one thread."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from streams.crash import CrashPoint, no_crash
 from streams.log import LogError, LogUnavailable, Outgoing, Partition, Record, TopicMissing
-from streams.partitions import partition_of, share
+from streams.partitions import in_turn, partition_of, share
 from streams.topics import TOPICS, TopicSpec
 
 
@@ -50,6 +50,11 @@ class MemoryLog:
     def end_offsets(self, topic: str) -> dict[Partition, int]:
         return {partition: len(self.records[partition]) for partition in self.partitions([topic])}
 
+    def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
+        self.check_available("read")
+        for partition in self.partitions([topic]):
+            yield from self.records[partition][(start or {}).get(partition, 0) :]
+
     def consumer(self, group: str, topics: Sequence[str]) -> MemoryConsumer:
         self.partitions(topics)
         self._names += 1
@@ -78,9 +83,11 @@ class MemoryConsumer:
         self._positions: dict[Partition, int] = {}
         self._assigned: frozenset[Partition] = frozenset()
         self._paused = False
+        self._turn = 0
         self._refresh()
 
     def _refresh(self) -> None:
+        """Positions start at the group's commits, as they do in the real logs; the loop seeks to the store's offsets."""
         assigned = share(self._log.partitions(self._topics), self._log.members[self._group], self._member)
         for partition in assigned - self._assigned:
             self._positions[partition] = self._log.commits[self._group].get(partition, 0)
@@ -90,7 +97,8 @@ class MemoryConsumer:
         self._log.check_available("poll")
         self._refresh()
         records: list[Record] = []
-        for partition in () if self._paused else sorted(self._assigned):
+        self._turn += 1
+        for partition in () if self._paused else in_turn(self._assigned, self._turn):
             start = self._positions[partition]
             records += self._log.records[partition][start : start + max_records - len(records)]
         for record in records:
@@ -116,4 +124,5 @@ class MemoryConsumer:
         self._log.commits[self._group].update(offsets)
 
     def close(self) -> None:
-        self._log.members[self._group].remove(self._member)
+        if self._member in self._log.members[self._group]:
+            self._log.members[self._group].remove(self._member)

@@ -24,3 +24,14 @@ def share(partitions: Iterable[Partition], members: Sequence[str], member: str) 
         return frozenset()
     place = ordered.index(member)
     return frozenset(partition for turn, partition in enumerate(sorted(partitions)) if turn % len(ordered) == place)
+
+
+def in_turn(partitions: Iterable[Partition], turn: int) -> list[Partition]:
+    """The partitions in the order in which poll number `turn` reads them: another one comes first each time, so none starves.
+
+    >>> [partition.number for partition in in_turn([Partition("t", n) for n in range(3)], 4)]
+    [1, 2, 0]
+    """
+    ordered = sorted(partitions)
+    first = turn % len(ordered) if ordered else 0
+    return ordered[first:] + ordered[:first]

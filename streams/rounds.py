@@ -19,7 +19,7 @@ from streams.codec import encode
 from streams.events import Event
 from streams.store import StateStore
 
-ACTIVE = ("planned", "curated", "trained", "judged")
+ACTIVE = tables.ACTIVE
 ENDED = ("promoted", "rejected", "failed")
 Record = Mapping[str, Any]
 

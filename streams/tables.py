@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
+ACTIVE = ("planned", "curated", "trained", "judged")  # states of a round that is under way
 metadata = MetaData()
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in INTEGER PRIMARY KEY columns
 
@@ -38,6 +39,11 @@ outbox = Table(
     Column("key", LargeBinary),
     Column("value", LargeBinary, nullable=False),
     Column("headers", Text, nullable=False),
+    Column("record_id", String(36), nullable=False),  # travels as a header: how the relay recognises what it has sent
+    Column("claimed_by", String(200)),
+    Column("claimed_until", Float),  # epoch seconds
+    Column("since", Text),  # the topic's end offsets before the first attempt, as JSON
+    Index("outbox_claims", "claimed_until"),
     sqlite_autoincrement=True,
 )
 
@@ -54,6 +60,8 @@ rounds = Table(
     Column("lease_until", Float),
     Index("one_number_per_student", "student", "number", unique=True),
 )
+_active = rounds.c.state.in_(ACTIVE)
+Index("one_active_round_per_student", rounds.c.student, unique=True, sqlite_where=_active, postgresql_where=_active)
 
 routes = Table(
     "routes",

@@ -26,7 +26,7 @@ def test_every_committed_file_is_valid(path: Path) -> None:
 def test_a_wrong_key_or_value_is_named_with_what_to_write(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match="wrong.toml") as caught:
+    with pytest.raises(ConfigError, match=r"wrong\.toml") as caught:
         load(path)
     assert told in str(caught.value)
 

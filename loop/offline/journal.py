@@ -1,0 +1,144 @@
+"""Work that costs something, done once: each finished job is one line of a file, and a restart does only what is missing.
+
+1. The key of a job is a hash of everything its result depends on, the teacher and its prompt version included.
+2. A line is written with one `write` after the job; a line that a kill cut short is dropped when the file is opened again.
+3. Results are looked up by key, so the order in which jobs end changes nothing.
+
+`TeacherUnavailable`, `TeacherMisconfigured`, `BudgetExceeded` and `UnpricedModel` stop all jobs: they say nothing about the job at
+hand, and running the command again goes on. Any other error belongs to its job; it is returned and not remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from agent.budget import BudgetExceeded, UnpricedModel
+from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
+from streams.crash import CrashPoint, no_crash
+
+Reply = TypeVar("Reply", bound=BaseModel)
+STOPS = (TeacherUnavailable, TeacherMisconfigured, BudgetExceeded, UnpricedModel)
+
+
+@dataclass(frozen=True)
+class Job(Generic[Reply]):
+    """One piece of work: `key` says what, `ask` does it."""
+
+    key: str
+    ask: Callable[[], Reply]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job that ended in an error of its own."""
+
+    error: str
+
+
+class Journal:
+    """The finished jobs of one kind. Safe for threads; close it, or use it as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._load(path)
+
+    def _load(self, path: Path) -> None:
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        os.ftruncate(self._file, whole)
+        for line in data[:whole].splitlines():
+            key, _, value = line.decode().partition(" ")
+            self._known[key] = value
+
+    def get(self, key: str) -> str | None:
+        """The result of a job as JSON, or None."""
+        return self._known.get(key)
+
+    def put(self, key: str, value: str) -> None:
+        """Remember a result; it survives the death of the process when this returns."""
+        with self._lock:
+            line = f"{key} {value}\n".encode()
+            while line:
+                line = line[os.write(self._file, line) :]
+            self._known[key] = value
+
+    def values(self) -> list[dict[str, Any]]:
+        """All results, in the order of the file."""
+        return [json.loads(value) for value in self._known.values()]
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        os.fsync(self._file)
+        os.close(self._file)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How jobs are run: where results lie, how many at once, who watches (`progress` is told of each end), where to crash in tests."""
+
+    folder: Path
+    concurrency: int = 8
+    progress: Callable[[str, int, int], None] = lambda kind, done, total: None
+    crash: CrashPoint = no_crash
+
+    def run(self, kind: str, jobs: Sequence[Job[Reply]], reply: type[Reply]) -> dict[str, Reply | Failed]:
+        """Do the jobs that are not done yet; every job's result by key. Raises what stops all jobs, when those under way ended."""
+        with Journal(self.folder / f"{kind}.jsonl") as journal:
+            missing = list({job.key: job for job in jobs if journal.get(job.key) is None}.values())
+            failed = self._run_missing(kind, missing, journal, len(jobs) - len(missing))
+            kept = {job.key: journal.get(job.key) for job in jobs}
+        return {key: failed[key] if value is None else reply.model_validate_json(value) for key, value in kept.items()}
+
+    def _run_missing(self, kind: str, jobs: Sequence[Job[Reply]], journal: Journal, done: int) -> dict[str, Failed]:
+        failed: dict[str, Failed] = {}
+        total = done + len(jobs)
+        self.progress(kind, done, total)
+        with ThreadPoolExecutor(self.concurrency, thread_name_prefix=kind) as pool:
+            futures = {pool.submit(self._one, kind, job, journal): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    _keep_error(future, futures[future].key, failed)
+                    done += 1
+                    self.progress(kind, done, total)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return failed
+
+    def _one(self, kind: str, job: Job[Reply], journal: Journal) -> None:
+        self.crash(f"stat.{kind}.ask")
+        value = job.ask().model_dump_json()
+        journal.put(job.key, value)
+        self.crash(f"stat.{kind}.kept")
+
+
+def _keep_error(future: Future[None], key: str, failed: dict[str, Failed]) -> None:
+    error = future.exception()
+    if error is None:
+        return
+    if isinstance(error, STOPS) or not isinstance(error, Exception):
+        raise error
+    failed[key] = Failed(f"{type(error).__name__}: {error}")
+
+
+def count_kept(path: Path) -> int:
+    """How many results a journal holds, without opening it for writing."""
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,0 +1,334 @@
+"""The production event log: Apache Kafka through kafka-python, of which this file is the only importer.
+
+Bytes in, bytes out: a deserializer that raises makes kafka-python's next poll spin for ever, so decoding is `streams.codec`'s.
+Nothing waits without a limit: every call has a timeout, and a watchdog ends the process when a poll does not return.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from operator import itemgetter
+from typing import Any, Self
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import OffsetAndMetadata
+
+from streams.kafka_settings import KafkaSettings
+from streams.log import Headers, LogError, LogUnavailable, Outgoing, Partition, Record, TopicMissing
+from streams.topics import MAX_LETTER_BYTES, TopicSpec
+from streams.watchdog import Watchdog
+
+logger = logging.getLogger(__name__)
+_CLIENT_LOGGER = logging.getLogger("kafka.net.manager")
+COMMIT_EVERY_S = 1.0
+READ_RECORDS = 2000
+_value = itemgetter(1)
+_TRANSIENT = (
+    kafka_errors.RetriableError,
+    kafka_errors.BrokerNotAvailableError,
+    kafka_errors.CommitFailedError,
+    kafka_errors.IllegalGenerationError,
+    kafka_errors.RebalanceInProgressError,
+    kafka_errors.UnknownMemberIdError,
+    OSError,
+)
+_AUTH = (kafka_errors.SaslAuthenticationFailedError, kafka_errors.AuthorizationError, kafka_errors.UnsupportedSaslMechanismError)
+
+
+class KafkaLog:
+    """One cluster. Raises `LogUnavailable` when no broker answers within `start_timeout_s`, `LogError` when it refuses the login."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.settings = settings
+        self._known_topics: set[str] = set()
+        self._producer: Any = None
+        self._reader = self._client(KafkaConsumer, **_READING)
+
+    def _common(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "bootstrap_servers": settings.addresses,
+            "client_id": f"skillloop-{settings.instance or 'worker'}",
+            "request_timeout_ms": _ms(settings.request_timeout_s),
+            "reconnect_backoff_max_ms": 1000,
+            "bootstrap_timeout_ms": _ms(settings.start_timeout_s),
+            **settings.security(),
+        }
+
+    def _client(self, kind: Any, **options: Any) -> Any:
+        with self.errors("connect"), _Refusals() as refusals:
+            try:
+                return kind(**self._common(), **options)
+            except kafka_errors.KafkaTimeoutError as exc:  # the client tries again and again, whatever the reason was
+                raise refusals.last or exc from exc
+
+    @contextmanager
+    def errors(self, what: str) -> Iterator[None]:
+        """Turn the client's errors into the port's, with the address and the setting to look at."""
+        servers = self.settings.bootstrap_servers
+        try:
+            yield
+        except _AUTH as exc:
+            raise LogError(
+                f"Kafka at {servers} refused to {what}: {_text(exc)}; check log.sasl_username, log.sasl_password and ACLs"
+            ) from exc
+        except kafka_errors.FencedInstanceIdError as exc:
+            raise LogError(f"another consumer runs under the instance name {self.settings.instance!r}; give each worker its own") from exc
+        except kafka_errors.UnknownTopicOrPartitionError as exc:
+            raise TopicMissing(f"a topic is missing at {servers} ({_text(exc)}); `skillloop topics create` makes them all") from exc
+        except _TRANSIENT as exc:
+            raise LogUnavailable(f"cannot {what}: no answer from Kafka at {servers} ({_text(exc)}); check log.bootstrap_servers") from exc
+        except kafka_errors.KafkaError as exc:
+            raise LogError(f"Kafka at {servers} failed to {what}: {_text(exc)}") from exc
+
+    def append(self, records: Sequence[Outgoing]) -> None:
+        for topic in {record.topic for record in records} - self._known_topics:
+            self._partitions(topic)
+        with self.errors(f"append {len(records)} records"):
+            try:
+                self._send(records)
+            except BaseException:
+                self._drop_producer()  # with what it still holds: nobody will send it later
+                raise
+
+    def _send(self, records: Sequence[Outgoing]) -> None:
+        if self._producer is None:
+            self._producer = KafkaProducer(**self._common(), **self._writing())
+        send = self._producer.send
+        futures = [send(record.topic, record.value, key=record.key, headers=list(record.headers)) for record in records]
+        self._producer.flush(timeout=self.settings.delivery_timeout_s + 1)
+        for future in futures:
+            future.get(timeout=1)
+
+    def _writing(self) -> dict[str, Any]:
+        return {
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": 5,
+            "batch_size": 262_144,
+            "max_request_size": 4 * MAX_LETTER_BYTES,
+            "max_block_ms": _ms(self.settings.request_timeout_s),
+            "delivery_timeout_ms": _ms(self.settings.delivery_timeout_s),
+            "allow_auto_create_topics": False,
+            "metrics_enabled": False,
+        }
+
+    def _drop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with suppress(kafka_errors.KafkaError):
+                producer.close(timeout=0)
+
+    def _partitions(self, topic: str) -> list[TopicPartition]:
+        with self.errors(f"look up topic {topic!r}"):
+            numbers = self._reader.partitions_for_topic(topic)
+        if not numbers:
+            raise TopicMissing(f"topic {topic!r} does not exist at {self.settings.bootstrap_servers}; `skillloop topics create` makes it")
+        self._known_topics.add(topic)
+        return [TopicPartition(topic, number) for number in sorted(numbers)]
+
+    def end_offsets(self, topic: str) -> dict[Partition, int]:
+        with self.errors(f"read the end of topic {topic!r}"):
+            ends = self._reader.end_offsets(self._partitions(topic), timeout_ms=_ms(self.settings.request_timeout_s))
+        return {Partition(*partition): offset for partition, offset in sorted(ends.items())}
+
+    def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
+        ends = {TopicPartition(*partition): end for partition, end in self.end_offsets(topic).items()}
+        reader = self._client(KafkaConsumer, **_READING)
+        try:
+            with self.errors(f"read topic {topic!r}"):
+                yield from self._read_to(reader, ends, start or {})
+        finally:
+            reader.close()
+
+    def _read_to(self, reader: Any, ends: Mapping[Any, int], start: Mapping[Partition, int]) -> Iterator[Record]:
+        begin = reader.beginning_offsets(list(ends), timeout_ms=_ms(self.settings.request_timeout_s))
+        left = {tp: max(begin[tp], start.get(Partition(*tp), 0)) for tp in ends}
+        left = {tp: position for tp, position in left.items() if position < ends[tp]}
+        reader.assign(list(left))
+        for tp, position in left.items():
+            reader.seek(tp, position)
+        deadline = time.monotonic() + self.settings.request_timeout_s
+        while left:
+            for tp, found in reader.poll(500, max_records=READ_RECORDS).items():
+                deadline = time.monotonic() + self.settings.request_timeout_s
+                yield from _records(Partition(*tp), [one for one in found if one.offset < ends[tp]])
+            left = {tp: ends[tp] for tp in left if reader.position(tp) < ends[tp]}
+            if time.monotonic() > deadline:
+                raise LogUnavailable(f"Kafka at {self.settings.bootstrap_servers} sent nothing for {self.settings.request_timeout_s:.0f} s")
+
+    def consumer(self, group: str, topics: Sequence[str]) -> KafkaGroupMember:
+        for topic in topics:
+            self._partitions(topic)
+        settings = self.settings
+        options = _READING | {
+            "group_id": group,
+            "group_instance_id": settings.instance,
+            "partition_assignment_strategy": (CooperativeStickyAssignor,),
+            "session_timeout_ms": _ms(settings.session_timeout_s),
+            "heartbeat_interval_ms": max(100, _ms(min(3.0, settings.session_timeout_s / 4))),
+            "max_poll_interval_ms": _ms(settings.max_poll_interval_s),
+        }
+        client = self._client(KafkaConsumer, **options)
+        with self.errors("subscribe"):
+            client.subscribe(list(topics))
+            # A member that joins before it knows the topics' partitions can end up with none until the metadata's age is reached.
+            deadline = time.monotonic() + settings.start_timeout_s
+            while not all(client.partitions_for_topic(topic) for topic in topics):
+                if time.monotonic() > deadline:
+                    raise LogUnavailable(f"Kafka at {settings.bootstrap_servers} does not tell the partitions of {', '.join(topics)}")
+        return KafkaGroupMember(self, client, group)
+
+    def create_topics(self, specs: Sequence[TopicSpec], replication: int = 1) -> list[str]:
+        """Create the topics that do not exist yet; returns their names. Existing ones are left as they are."""
+        admin = self._client(KafkaAdminClient)
+        try:
+            with self.errors("create topics"):
+                existing = set(admin.list_topics())
+                new = [spec for spec in specs if spec.name not in existing]
+                wanted = {spec.name: _topic_options(spec, replication) for spec in new}
+                if wanted:
+                    admin.create_topics(wanted, timeout_ms=_ms(self.settings.request_timeout_s), wait_for_metadata=True)
+        finally:
+            admin.close()
+        return [spec.name for spec in new]
+
+    def close(self) -> None:
+        self._drop_producer()
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class _Refusals(logging.Handler):
+    """Keeps the last login failure that the client met while connecting: it only logs it, and then reports a timeout."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.last: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, _AUTH):
+                self.last = argument
+
+    def __enter__(self) -> Self:
+        _CLIENT_LOGGER.addHandler(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        _CLIENT_LOGGER.removeHandler(self)
+
+
+class KafkaGroupMember:
+    """One member of a consumer group: cooperative rebalance, static where the settings name an instance."""
+
+    def __init__(self, log: KafkaLog, client: Any, group: str) -> None:
+        self._log = log
+        self._client = client
+        self._watchdog = Watchdog(f"poll of group {group}", log.settings.watchdog_s)
+        self._partitions: dict[Any, Partition] = {}
+        self._paused = False
+        self._to_commit: dict[Any, Any] = {}
+        self._committed_at = 0.0
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        if self._paused:
+            self._client.pause(*self._client.assignment())
+        with self._watchdog.guard(), self._log.errors("poll"):
+            polled = self._client.poll(_ms(timeout_s), max_records=max_records)
+        self._send_commits(COMMIT_EVERY_S)
+        if self._paused:  # what came is of a partition that was assigned inside this poll
+            for tp, found in polled.items():
+                self._client.seek(tp, found[0].offset)
+            return []
+        return [record for tp, found in polled.items() for record in _records(self._partition(tp), found)]
+
+    def _partition(self, tp: Any) -> Partition:
+        return self._partitions.setdefault(tp, Partition(tp.topic, tp.partition))
+
+    def assignment(self) -> frozenset[Partition]:
+        return frozenset(self._partition(tp) for tp in self._client.assignment())
+
+    def seek(self, offsets: Mapping[Partition, int]) -> None:
+        assigned = self._client.assignment()
+        for partition, offset in offsets.items():
+            if partition not in assigned:
+                raise LogError(f"cannot seek in {partition}: it is not assigned to this member")
+            self._client.seek(TopicPartition(*partition), offset)
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        self._client.resume(*self._client.paused())
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        for partition, offset in offsets.items():
+            self._to_commit[TopicPartition(*partition)] = OffsetAndMetadata(offset, "", -1)
+        self._send_commits(COMMIT_EVERY_S)
+
+    def _send_commits(self, every_s: float) -> None:
+        """At most one commit each `every_s` seconds, unacknowledged: it is for lag tools only."""
+        if self._to_commit and time.monotonic() - self._committed_at >= every_s:
+            with suppress(kafka_errors.KafkaError):
+                self._client.commit_async(self._to_commit)
+            self._to_commit = {}
+            self._committed_at = time.monotonic()
+
+    def close(self) -> None:
+        with suppress(kafka_errors.KafkaError):
+            if self._to_commit:
+                self._client.commit(self._to_commit, timeout_ms=2000)
+        with suppress(kafka_errors.KafkaError):
+            self._client.close(autocommit=False, timeout_ms=3000)
+        self._watchdog.close()
+
+
+_READING = {
+    "metrics_enabled": False,
+    "enable_auto_commit": False,
+    "auto_offset_reset": "earliest",
+    "isolation_level": "read_committed",
+    "allow_auto_create_topics": False,
+    "metadata_max_age_ms": 60_000,
+    "max_partition_fetch_bytes": 4 * 1_048_576,
+}
+
+
+def _records(partition: Partition, found: Sequence[Any]) -> list[Record]:
+    return [Record(partition, one.offset, one.key, one.value or b"", _headers(one.headers)) for one in found]
+
+
+def _headers(found: Sequence[tuple[str, bytes | None]]) -> Headers:
+    if None in map(_value, found):
+        return tuple((name, value or b"") for name, value in found)
+    return tuple(found)  # type: ignore[arg-type]  # checked above
+
+
+def _topic_options(spec: TopicSpec, replication: int) -> dict[str, Any]:
+    configs = {
+        "cleanup.policy": "compact" if spec.compacted else "delete",
+        "retention.ms": str(spec.retention_ms),
+        "max.message.bytes": str(spec.max_bytes),
+        "min.insync.replicas": str(max(1, replication - 1)),
+    }
+    return {"num_partitions": spec.partitions, "replication_factor": replication, "configs": configs}
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _text(exc: BaseException) -> str:
+    return f"{type(exc).__name__}: {exc}".removesuffix(": ")

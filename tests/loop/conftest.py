@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from agent.profile import BucketKey, Counts, canonical_bytes
+from loop.backends import open_log, open_store
+from loop.config import load
+from loop.wiring import open_registry
+from streams.codec import Codec
+from streams.rounds import RoundStore
+from streams.topics import TOPICS
+
+SKILLLOOP = Path(sys.executable).parent / "skillloop"
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Demo:
+    """`skillloop demo` as a user runs it, in a directory of its own, on a small stream."""
+
+    root: Path
+    config: Path = HERE / "small.toml"
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def run(self, seed: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+        command = [SKILLLOOP, "demo", "--config", self.config, "--dir", self.root, "--json", self.figures_file, "--seed", str(seed)]
+        environment = {**os.environ, **self.extra, **environ}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Another command on the same run."""
+        command = [SKILLLOOP, *words, "--config", self.config, "--dir", self.root]
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **self.extra}, check=False)
+
+    @property
+    def figures_file(self) -> Path:
+        return self.root.with_suffix(".json")
+
+    def figures(self) -> dict[str, Any]:
+        return dict(json.loads(self.figures_file.read_text()))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that must not depend on crashes."""
+        config = load(self.config)
+        store, registry = open_store(config, self.root), open_registry(config, self.root)
+        rounds = RoundStore(store)
+        kept = ("adapter_sha256", "version", "gains", "trained_from", "probe", "ended_at_answers", "used")
+        table = {BucketKey(*key): Counts(*counts) for key, counts in store.buckets().items()}
+        with open_log(config, self.root, None) as log:
+            events = {spec.name: [Codec().decode(record) for record in log.read(spec.name)] for spec in TOPICS}
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.root / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
+        return {
+            "rounds": [(r.round_id, r.state, r.record["decision"], {key: r.record.get(key) for key in kept}) for r in rounds.list("demo")],
+            "profile": canonical_bytes(table),
+            "route": rounds.route("demo"),
+            "events": {name: sorted({event.model_dump_json() for event in found}) for name, found in events.items()},
+            "repeated": {name: len(found) - len({event.event_id for event in found}) for name, found in events.items()},
+            "outbox": len(store.pending(10)),
+            "versions": [(info.version, info.round_id, info.sha256, info.parent) for info in registry.versions()],
+            "runs": sorted(run.data.tags["round_id"] for run in runs),
+            "champion": registry.champion().version,
+        }
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """One undisturbed small run; tests only read it."""
+    demo = Demo(tmp_path_factory.mktemp("reference") / "run")
+    done = demo.run()
+    assert done.returncode == 0, done.stderr
+    return demo
+
+
+@pytest.fixture(scope="session")
+def small_demo() -> type[Demo]:
+    """Makes small runs: `small_demo(directory)`."""
+    return Demo

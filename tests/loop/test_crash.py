@@ -1,0 +1,46 @@
+"""SIGKILL at each named point of the loop: started again, it converges to the state of an undisturbed run."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+POINTS = (
+    "stream.before-append:3",
+    "consume.before-commit:3",
+    "consume.after-commit:4",
+    "outbox.after-append:4",
+    "curate.deduplicate.start",
+    "curate.plan.end",
+    "train.step:3",
+    "judge.before-run",
+    "judge.after-run",
+    "deploy.before-alias",
+    "deploy.after-alias",
+    "deploy.after-route",
+)
+
+
+@pytest.mark.slow
+def test_the_undisturbed_run_closes_the_loop(reference: Any) -> None:
+    state = reference.state()
+    assert [row[1] for row in state["rounds"]].count("promoted") >= 1
+    assert state["champion"] == state["route"][0] > 1
+    assert state["outbox"] == 0 and not any(state["repeated"].values())
+    assert sorted(set(state["runs"])) == state["runs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_changes_nothing(reference: Any, small_demo: Any, tmp_path: Path, point: str) -> None:
+    demo = small_demo(tmp_path / "run")
+    killed = demo.run(SKILLLOOP_CRASH_AT=point)
+    assert killed.returncode == -signal.SIGKILL, f"{point} was never reached: {killed.stderr[-2000:]}"
+    again = demo.run()
+    assert again.returncode == 0, again.stderr
+    state, expected = demo.state(), reference.state()
+    assert state["runs"] == expected["runs"], "one MLflow run per round"
+    assert state == expected

@@ -1,0 +1,146 @@
+"""The workers with fakes for everything outside: bad input and failing dependencies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.catalog import SkillCatalog
+from agent.decision import Decision, SkillTarget
+from agent.items import HeldOutItem, PoolItem
+from agent.profile import ALL
+from graphs.scripted import ScriptedTeacher
+from graphs.teacher import Diagnosis
+from loop.backends import prepare
+from loop.config import Config, ConfigError, load
+from loop.curate import CurateWorker
+from loop.decide import changed
+from loop.services import Services
+from loop.task import Task
+from loop.train import TrainWorker
+from loop.wiring import MonitorWorker
+from serving.scripted_engine import ScriptedEngine
+from streams.clock import HandClock
+from streams.codec import encode
+from streams.crash import no_crash
+from streams.events import StudentOutput
+from streams.memory_log import MemoryLog
+from streams.rounds import Round, RoundStore
+from streams.store import StateStore
+from training.errors import HeldOutOverlap, RegistryUnavailable
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CATALOG = SkillCatalog.of(("add", "adds"), ("sub", "subtracts"))
+
+
+def pool_item(number: int, skill: str = "add") -> PoolItem:
+    return PoolItem(item_id=f"p{number}", question=f"what is {number} and 1", solution="s", answer="a", skills=(skill,))
+
+
+def held_out_item(question: str) -> HeldOutItem:
+    return HeldOutItem(item_id="h1", question=question, answer="a", skills=("add",), stratum="skill:add")
+
+
+def make_task(teacher: Any, pool: Sequence[PoolItem] = ()) -> Task:
+    return Task(CATALOG, tuple(pool), (held_out_item("held out 99"),), lambda expected, answer: expected == answer, teacher, Path("base"))
+
+
+class AbsentRegistry:
+    """An MLflow that is away."""
+
+    def champion(self) -> Any:
+        raise RegistryUnavailable("MLflow is away")
+
+
+def make_services(tmp_path: Path, teacher: Any, pool: Sequence[PoolItem] = (), config: Config | None = None) -> Services:
+    store = StateStore(f"sqlite:///{tmp_path / 'state.db'}")
+    engine = ScriptedEngine(lambda prompt, version, sample: "answer")
+    parts: dict[str, Any] = {"engine": engine, "registry": AbsentRegistry(), "clock": HandClock(NOW), "crash": no_crash, "owner": "test"}
+    return Services(
+        config=config or load(None), root=tmp_path, store=store, rounds=RoundStore(store), task=make_task(teacher, pool), **parts
+    )
+
+
+def output(number: int, **changes: Any) -> StudentOutput:
+    values = {
+        "event_id": f"e{number}",
+        "occurred_at": NOW,
+        "student": "demo",
+        "student_version": 1,
+        "question": f"q{number}",
+        "answer": "x",
+    }
+    return StudentOutput(**{**values, **changes})
+
+
+def planned(services: Services, skill: str = "add", strategy: Any = "select") -> Round:
+    target = SkillTarget(skill=skill, weight=1.0, examples=2, strategy=strategy)
+    decision = Decision(kind=strategy, skills=(target,), examples=2, steps=1, reasons=("test",))
+    record = {"decision": decision.model_dump(mode="json"), "champion": 1, "decided_at": NOW.isoformat(), "decided_at_answers": 0}
+    round_ = Round("demo-r001", "demo", 1, "planned", None, record)
+    assert services.rounds.open(round_, changed(round_, "planned", {}))
+    return round_
+
+
+def teacher() -> ScriptedTeacher:
+    """Says that every answer lacks "add", and names skills that no catalog has."""
+    return ScriptedTeacher(
+        labels={f"q{number}": ("add", "no-such-skill") for number in range(5)},
+        diagnoses=lambda question, answer, needed: Diagnosis(verdict="incorrect", missing=("add", "made-up"), evidence=answer),
+    )
+
+
+def fold_outputs(services: Services, events: Sequence[StudentOutput]) -> MemoryLog:
+    log = MemoryLog()
+    log.append([encode(event) for event in events])
+    MonitorWorker(services, log).step()
+    return log
+
+
+def test_unknown_skills_of_a_teacher_are_discarded_and_counted(tmp_path: Path) -> None:
+    services = make_services(tmp_path, teacher())
+    fold_outputs(services, [output(1), output(2)])
+    counts = {key[2]: value for key, value in services.store.buckets("demo").items()}
+    assert counts == {"add": (2, 2), ALL: (2, 2)}
+
+
+def test_an_event_from_the_future_is_a_dead_letter_and_moves_no_clock(tmp_path: Path) -> None:
+    services = make_services(tmp_path, teacher())
+    log = fold_outputs(services, [output(1), output(2, occurred_at=NOW + timedelta(days=400))])
+    letters = list(log.read("student-outputs.dlq"))
+    assert len(letters) == 1 and b"future" in dict(letters[0].headers)["dlq_message"]
+    assert services.store.watermark("demo", 1) == (1, NOW.timestamp())
+
+
+def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_path: Path) -> None:
+    services = make_services(tmp_path, teacher(), [pool_item(1)])
+    planned(services, skill="sub")
+    assert CurateWorker(services).step()
+    ended = services.rounds.get("demo-r001")
+    assert ended is not None and ended.state == "failed" and "'sub'" in ended.record["error"]
+
+
+def test_an_absent_registry_leaves_the_round_where_it_is(tmp_path: Path) -> None:
+    services = make_services(tmp_path, teacher(), [pool_item(number) for number in range(4)])
+    planned(services)
+    assert CurateWorker(services).step()
+    trainer = TrainWorker(services)
+    assert not trainer.step() and trainer.failures == 1
+    kept = services.rounds.get("demo-r001")
+    assert kept is not None and kept.state == "curated"
+
+
+def test_a_pool_that_holds_evaluation_questions_is_refused() -> None:
+    leak = pool_item(1).model_copy(update={"question": " HELD out 99 "})
+    with pytest.raises(HeldOutOverlap, match="'h1' is pool item 'p1'"):
+        make_task(teacher(), [leak])
+
+
+def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="choose another folder"):
+        prepare(tmp_path / "file" / "run")

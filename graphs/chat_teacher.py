@@ -94,6 +94,16 @@ class ChatTeacher:
         """The same teacher, its calls booked on this round."""
         return ChatTeacher(self.client, self.student, round_id, self.tally)
 
+    def close(self) -> None:
+        """Close the client's connections."""
+        self.client.close()
+
+    def __enter__(self) -> ChatTeacher:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def name_skill(self, question: str) -> SkillName:
         name, usage = self._ask(prompts.name_skill(question, self._chars), replies.skill_name, self._judging())
         return SkillName(name=name or "", usage=usage)

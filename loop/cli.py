@@ -41,6 +41,7 @@ def main() -> None:
     # LangGraph must not import arbitrary types from checkpoints (facts.md); read once at its import.
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     level = os.environ.get("SKILLLOOP_LOG_LEVEL", "WARNING").upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:

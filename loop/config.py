@@ -23,7 +23,7 @@ from agent.reading import ReadSettings
 from agent.replay import ReplaySettings
 from agent.synthesis import SynthesisSettings
 from training.gate import GateSettings
-from training.sft import SftSettings
+from training.settings import SftSettings
 
 PREFIX = "SKILLLOOP_"
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -105,12 +105,13 @@ class CurateSection(Section):
 class DemoSection(Section):
     """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at the question numbers `shifts`."""
 
-    questions: int = Field(default=4000, gt=0)
+    questions: int = Field(default=3200, gt=0)
     tick: int = Field(default=100, gt=0)
     first_shift: int = Field(default=600, gt=0)
     second_shift: int = Field(default=2000, gt=0)
     seconds_between: float = Field(default=1.0, gt=0)
     gate_per_skill: int = Field(default=150, gt=0)
+    stubborn_items: int = Field(default=600, gt=0)
     gate_mix: int = Field(default=200, gt=0)
     gate_ood: int = Field(default=100, gt=0)
     exam_per_skill: int = Field(default=100, gt=0)

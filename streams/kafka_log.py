@@ -45,8 +45,11 @@ class KafkaLog:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
-        self._known_topics: set[str] = set()
+        self._topics: dict[str, list[TopicPartition]] = {}
         self._producer: Any = None
+        self._spare: list[Any] = []  # clients for `read`, which takes one for as long as it is iterated
+        self._watchdog = Watchdog("a look-up in Kafka", settings.watchdog_s)
+        self._admin = self._client(KafkaAdminClient)
         self._reader = self._client(KafkaConsumer, **_READING)
 
     def _common(self) -> dict[str, Any]:
@@ -87,7 +90,7 @@ class KafkaLog:
             raise LogError(f"Kafka at {servers} failed to {what}: {_text(exc)}") from exc
 
     def append(self, records: Sequence[Outgoing]) -> None:
-        for topic in {record.topic for record in records} - self._known_topics:
+        for topic in {record.topic for record in records}:
             self._partitions(topic)
         with self.errors(f"append {len(records)} records"):
             try:
@@ -103,7 +106,7 @@ class KafkaLog:
         futures = [send(record.topic, record.value, key=record.key, headers=list(record.headers)) for record in records]
         self._producer.flush(timeout=self.settings.delivery_timeout_s + 1)
         for future in futures:
-            future.get(timeout=1)
+            future.get(timeout=0)  # all are done, or the flush would have raised
 
     def _writing(self) -> dict[str, Any]:
         return {
@@ -120,33 +123,46 @@ class KafkaLog:
 
     def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            with suppress(kafka_errors.KafkaError):
-                producer.close(timeout=0)
+        if producer is None:
+            return
+        try:
+            producer.close(timeout=0)
+        except kafka_errors.KafkaError:  # close() flushes first, and leaves the sender running when that fails
+            producer._sender.force_close()  # noqa: SLF001
+            producer._closed = True  # noqa: SLF001  or its finalizer would flush once more
 
     def _partitions(self, topic: str) -> list[TopicPartition]:
-        with self.errors(f"look up topic {topic!r}"):
-            numbers = self._reader.partitions_for_topic(topic)
-        if not numbers:
-            raise TopicMissing(f"topic {topic!r} does not exist at {self.settings.bootstrap_servers}; `skillloop topics create` makes it")
-        self._known_topics.add(topic)
-        return [TopicPartition(topic, number) for number in sorted(numbers)]
+        """Asked of the admin client: a consumer's `partitions_for_topic` waits without a limit when its answer gets lost."""
+        if topic not in self._topics:
+            with self._watchdog.guard(), self.errors(f"look up topic {topic!r}"):
+                (found,) = self._admin.describe_topics([topic])
+                problem = kafka_errors.for_code(found["error_code"])
+                if problem is kafka_errors.UnknownTopicOrPartitionError:
+                    where = self.settings.bootstrap_servers
+                    raise TopicMissing(f"topic {topic!r} does not exist at {where}; `skillloop topics create` makes it")
+                if found["error_code"]:
+                    raise problem(topic)
+            self._topics[topic] = sorted(TopicPartition(topic, one["partition_index"]) for one in found["partitions"])
+        return self._topics[topic]
 
     def end_offsets(self, topic: str) -> dict[Partition, int]:
-        with self.errors(f"read the end of topic {topic!r}"):
-            ends = self._reader.end_offsets(self._partitions(topic), timeout_ms=_ms(self.settings.request_timeout_s))
+        partitions = self._partitions(topic)
+        with self._watchdog.guard(), self.errors(f"read the end of topic {topic!r}"):
+            self._reader.assign(partitions)  # what it is assigned, it keeps the metadata of
+            ends = self._reader.end_offsets(partitions, timeout_ms=_ms(self.settings.request_timeout_s))
         return {Partition(*partition): offset for partition, offset in sorted(ends.items())}
 
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
         ends = {TopicPartition(*partition): end for partition, end in self.end_offsets(topic).items()}
-        reader = self._client(KafkaConsumer, **_READING)
+        reader = self._spare.pop() if self._spare else self._client(KafkaConsumer, **_READING)
         try:
             with self.errors(f"read topic {topic!r}"):
                 yield from self._read_to(reader, ends, start or {})
         finally:
-            reader.close()
+            self._spare.append(reader)
 
     def _read_to(self, reader: Any, ends: Mapping[Any, int], start: Mapping[Partition, int]) -> Iterator[Record]:
+        reader.assign(list(ends))
         begin = reader.beginning_offsets(list(ends), timeout_ms=_ms(self.settings.request_timeout_s))
         left = {tp: max(begin[tp], start.get(Partition(*tp), 0)) for tp in ends}
         left = {tp: position for tp, position in left.items() if position < ends[tp]}
@@ -163,8 +179,17 @@ class KafkaLog:
                 raise LogUnavailable(f"Kafka at {self.settings.bootstrap_servers} sent nothing for {self.settings.request_timeout_s:.0f} s")
 
     def consumer(self, group: str, topics: Sequence[str]) -> KafkaGroupMember:
-        for topic in topics:
-            self._partitions(topic)
+        partitions = [partition for topic in topics for partition in self._partitions(topic)]
+        client = self.group_client(group)
+        with self._watchdog.guard(), self.errors("subscribe"):
+            client.subscribe(list(topics))
+            # A member that joins before it knows the topics' partitions can end up with none until the metadata's age is reached:
+            # asking for offsets makes it learn them, within a limit.
+            client.end_offsets(partitions, timeout_ms=_ms(self.settings.start_timeout_s))
+        return KafkaGroupMember(self, client, group)
+
+    def group_client(self, group: str) -> Any:
+        """The client library's consumer with this log's options, not subscribed yet (benchmarks compare with it)."""
         settings = self.settings
         options = _READING | {
             "group_id": group,
@@ -174,33 +199,23 @@ class KafkaLog:
             "heartbeat_interval_ms": max(100, _ms(min(3.0, settings.session_timeout_s / 4))),
             "max_poll_interval_ms": _ms(settings.max_poll_interval_s),
         }
-        client = self._client(KafkaConsumer, **options)
-        with self.errors("subscribe"):
-            client.subscribe(list(topics))
-            # A member that joins before it knows the topics' partitions can end up with none until the metadata's age is reached.
-            deadline = time.monotonic() + settings.start_timeout_s
-            while not all(client.partitions_for_topic(topic) for topic in topics):
-                if time.monotonic() > deadline:
-                    raise LogUnavailable(f"Kafka at {settings.bootstrap_servers} does not tell the partitions of {', '.join(topics)}")
-        return KafkaGroupMember(self, client, group)
+        return self._client(KafkaConsumer, **options)
 
     def create_topics(self, specs: Sequence[TopicSpec], replication: int = 1) -> list[str]:
         """Create the topics that do not exist yet; returns their names. Existing ones are left as they are."""
-        admin = self._client(KafkaAdminClient)
-        try:
-            with self.errors("create topics"):
-                existing = set(admin.list_topics())
-                new = [spec for spec in specs if spec.name not in existing]
-                wanted = {spec.name: _topic_options(spec, replication) for spec in new}
-                if wanted:
-                    admin.create_topics(wanted, timeout_ms=_ms(self.settings.request_timeout_s), wait_for_metadata=True)
-        finally:
-            admin.close()
+        with self._watchdog.guard(), self.errors("create topics"):
+            existing = set(self._admin.list_topics())
+            new = [spec for spec in specs if spec.name not in existing]
+            wanted = {spec.name: _topic_options(spec, replication) for spec in new}
+            if wanted:
+                self._admin.create_topics(wanted, timeout_ms=_ms(self.settings.request_timeout_s), wait_for_metadata=True)
         return [spec.name for spec in new]
 
     def close(self) -> None:
         self._drop_producer()
-        self._reader.close()
+        for client in (self._admin, self._reader, *self._spare):
+            client.close()
+        self._watchdog.close()
 
     def __enter__(self) -> Self:
         return self

@@ -27,6 +27,19 @@ HOW_TO_GET_ONE = (
 )
 
 
+SHARED_PROPERTIES = {  # compose.yaml has the same, and a test that says so
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "auto.create.topics.enable": "false",
+    "group.initial.rebalance.delay.ms": "0",
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+}
+
+
 class KafkaServerError(Exception):
     """The broker cannot be started; the message says what is missing or shows the end of its output."""
 
@@ -108,24 +121,15 @@ class KafkaServer:
     def _properties(self) -> str:
         listeners = f"PLAINTEXT://localhost:{self._port},CONTROLLER://localhost:{self._controller_port}"
         lines = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
             "controller.quorum.bootstrap.servers": f"localhost:{self._controller_port}",
             "listeners": listeners + (f",SASL_PLAINTEXT://localhost:{self._sasl_port}" if self._user else ""),
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
             "log.dirs": str(self.folder / "data"),
-            "auto.create.topics.enable": "false",
-            "group.initial.rebalance.delay.ms": "0",
             "group.min.session.timeout.ms": "1000",
-            "offsets.topic.replication.factor": "1",
             "offsets.topic.num.partitions": "4",
-            "transaction.state.log.replication.factor": "1",
-            "transaction.state.log.min.isr": "1",
-            "share.coordinator.state.topic.replication.factor": "1",
-            "share.coordinator.state.topic.min.isr": "1",
         }
-        return "".join(f"{name}={value}\n" for name, value in (lines | self._sasl_properties()).items())
+        return "".join(f"{name}={value}\n" for name, value in (lines | SHARED_PROPERTIES | self._sasl_properties()).items())
 
     def _sasl_properties(self) -> dict[str, str]:
         if self._user is None:
@@ -139,7 +143,7 @@ class KafkaServer:
             "listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config": f"{scram};",
         }
 
-    def start(self, start_timeout_s: float = 90.0) -> Self:
+    def start(self, start_timeout_s: float = 300.0) -> Self:
         """Start the broker and wait until it takes connections."""
         output = (self.folder / "broker.log").open("ab")
         with output:

@@ -68,16 +68,17 @@ class OutboxRelay:
         Raises `LogUnavailable`, `StoreUnavailable`: call again later.
         """
         total = 0
-        while self._store.has_expired_claims(self._now()):
-            claim = self._claim()
-            total += self._settle(self._store.reclaim(claim, self._settings.batch), claim)
+        if self._store.has_expired_claims(self._now()):
+            total += self._settle(self._store.reclaim(self._claim(), self._settings.batch))
         while topics := self._store.unclaimed_topics(self._settings.batch):
             since = {topic: _dump(self._log.end_offsets(topic)) for topic in topics}
             claim = self._claim()
             rows = self._store.claim(claim, since, self._settings.batch)
             if not rows:
                 break
-            total += self._send(rows, claim)
+            if self._now() > claim.now + self._settings.send_within_s:
+                break  # too late to be sure that nobody else will take them: they wait for their lease
+            total += self._send(rows)
         return total
 
     def _now(self) -> float:
@@ -87,14 +88,15 @@ class OutboxRelay:
         now = self._now()
         return Claim(self._owner, now, now + self._settings.lease_s)
 
-    def _settle(self, rows: Sequence[OutboxRow], claim: Claim) -> int:
+    def _settle(self, rows: Sequence[OutboxRow]) -> int:
         """Send those of the doubtful rows that the log does not have."""
         found = self._in_log(rows)
         done = [row for row in rows if row.record_id in found]
         if done:
             logger.info("%d outbox rows of a relay that died had been sent", len(done))
         self._store.sent([row.row_id for row in done])
-        return len(done) + self._send([row for row in rows if row.record_id not in found], claim)
+        mine = self._store.renew([row.row_id for row in rows], self._claim())  # looking may have taken longer than the lease
+        return len(done) + self._send([row for row in rows if row.row_id in mine])
 
     def _in_log(self, rows: Sequence[OutboxRow]) -> set[str]:
         """Which of these rows' ids stand in their topics, looked for from where the topics ended before the first attempt."""
@@ -109,9 +111,9 @@ class OutboxRelay:
                 found.update(value.decode() for name, value in record.headers if name == OUTBOX_ID)
         return found
 
-    def _send(self, rows: Sequence[OutboxRow], claim: Claim) -> int:
+    def _send(self, rows: Sequence[OutboxRow]) -> int:
         self._crash("outbox.before-append")
-        if not rows or self._now() > claim.now + self._settings.send_within_s:  # too late to be sure that nobody else will have them
+        if not rows:
             return 0
         self._log.append([_with_id(row) for row in rows])
         self._crash("outbox.after-append")

@@ -275,6 +275,14 @@ class StateStore:
                 connection.execute(update.values(claimed_by=claim.owner, claimed_until=claim.until))
         return [OutboxRow(row.row_id, row.record_id, _outgoing(row), row.since) for row in rows]
 
+    def renew(self, row_ids: Sequence[int], claim: Claim) -> set[int]:
+        """Hold claimed rows longer; returns those that are still there and still the owner's."""
+        column = tables.outbox.c
+        mine = sa.and_(column.row_id.in_(row_ids), column.claimed_by == claim.owner)
+        with self.transaction() as connection:
+            connection.execute(tables.outbox.update().where(mine).values(claimed_until=claim.until))
+            return set(connection.execute(sa.select(column.row_id).where(mine)).scalars())
+
     def has_expired_claims(self, now: float) -> bool:
         """Whether `reclaim` would find something: a cheap question, asked without a write lock."""
         query = sa.select(tables.outbox.c.row_id).where(tables.outbox.c.claimed_until < now).limit(1)

@@ -69,7 +69,9 @@ class Display:
                 self._said.add(key)
                 self._say(f"drift alarm: version {standing.version} misses {skill!r} more often than a mastered skill", "yellow")
         if standing.decision.kind != "wait":
-            for reason in standing.decision.reasons:
+            decision = standing.decision
+            self._say(f"question {self._answered}: the policy opens a round: {decision.reasons[0]}", "cyan")
+            for reason in decision.reasons[1 : len(decision.skills) + 2]:
                 self._say(f"  {reason}", "cyan")
 
     def _on_curated(self, detail: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from agent.decision import Decision
 from agent.items import HeldOutItem
 from loop.config import Config
 from loop.demo.stream import schedule, served
-from loop.demo.world import held_out, mixture_items
+from loop.demo.task import items_of
+from loop.demo.world import mixture_items
 from loop.ledger import entries
 from loop.services import Services
 from serving.engine import Sampling
@@ -34,7 +35,7 @@ def exam_items(config: Config) -> tuple[HeldOutItem, ...]:
     """Held-out items that neither training nor the gate has seen: skills, original and drifted mixtures, out of distribution."""
     demo = config.demo
     drifted = [item for phase in schedule(demo)[1:] for item in mixture_items("exam", phase.name, phase.mixture, demo.exam_mix // 2)]
-    return (*held_out("exam", demo.exam_per_skill, demo.exam_mix, demo.exam_ood), *drifted)
+    return (*items_of("exam", demo), *drifted)
 
 
 def examine(services: Services, version: int, items: Sequence[HeldOutItem]) -> Evaluation:

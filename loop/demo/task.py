@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from agent.catalog import SkillCatalog
 from agent.items import HeldOutItem, PoolItem
 from graphs.labels import Labeller, MemoryLabels
-from loop.config import Config, ConfigError
+from loop.config import Config, ConfigError, DemoSection
 from loop.demo.checker import grade
 from loop.demo.student import ARCHITECTURES, student_dir
 from loop.demo.teacher import SymbolicTeacher
 from loop.demo.traffic import FIRST_SHIFT_SKILLS, SECOND_SHIFT_SKILLS
-from loop.demo.world import DESCRIPTIONS, SKILLS, held_out, pool
+from loop.demo.world import DESCRIPTIONS, SKILLS, STUBBORN, held_out, pool
 from loop.task import Task
 
 BUILTIN = "builtin:"
@@ -38,9 +39,18 @@ def pool_sizes(config: Config) -> dict[str, int]:
     return sizes | dict.fromkeys(FIRST_SHIFT_SKILLS, demo.rich_pool) | dict.fromkeys(SECOND_SHIFT_SKILLS, demo.poor_pool)
 
 
-def gate_items(config: Config) -> tuple[HeldOutItem, ...]:
-    """The gate's fixed held-out items."""
-    return held_out("gate", config.demo.gate_per_skill, config.demo.gate_mix, config.demo.gate_ood)
+def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutItem, ...]:
+    """The fixed held-out items of one kind, with more of the stubborn skill.
+
+    Its answers flip both ways from round to round, so a loss is ruled out only on many items (docs/decisions/0007).
+    """
+    sizes = (demo.gate_per_skill, demo.gate_mix, demo.gate_ood) if kind == "gate" else (demo.exam_per_skill, demo.exam_mix, demo.exam_ood)
+    stubborn = f"skill:{STUBBORN}"
+    many = held_out(kind, demo.stubborn_items, *sizes[1:])
+    return (
+        *(item for item in held_out(kind, *sizes) if item.stratum != stubborn),
+        *(item for item in many if item.stratum == stubborn),
+    )
 
 
 def demo_task(config: Config) -> Task:
@@ -51,4 +61,4 @@ def demo_task(config: Config) -> Task:
     labeller = Labeller(teacher, catalog, MemoryLabels())
     items = [item.model_copy(update={"skills": labeller.needed(item.question).skills}) for item in pool(config.seed, pool_sizes(config))]
     labelled: tuple[PoolItem, ...] = tuple(item for item in items if item.skills)
-    return Task(catalog, labelled, gate_items(config), grade, teacher, base_dir(config.student.base))
+    return Task(catalog, labelled, items_of("gate", config.demo), grade, teacher, base_dir(config.student.base))

@@ -53,8 +53,8 @@ class Mixture:
 
 
 _COMMON_WEIGHTS = {"add": 0.16, "sub": 0.21, "mul": 0.17, "div": 0.16, "max": 0.12, "unit": 0.11, STUBBORN: 0.03}
-_OTHER_WEIGHTS = {"bill": 0.005, "total": 0.004} | {
-    "average": 0.0008, "perimeter": 0.0008, "left": 0.003, "equation": 0.0025, "profit": 0.0012, "fraction": 0.006,
+_OTHER_WEIGHTS = {"bill": 0.0025, "total": 0.002} | {
+    "average": 0.0005, "perimeter": 0.0003, "left": 0.003, "equation": 0.002, "profit": 0.0012, "fraction": 0.0045,
 }  # fmt: skip
 ORIGINAL = Mixture(_COMMON_WEIGHTS | _OTHER_WEIGHTS)
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from agent.catalog import SkillCatalog
 from agent.items import PoolItem
+from graphs.filters import StepRewards
 from graphs.teacher import CatalogTeacher
 from loop.offline.config import StatConfig
 from loop.offline.data import Data, load_data, pool_items, subject_key
@@ -34,10 +35,6 @@ class Student(Protocol):
 
     def prompt(self, question: str) -> str:
         """The text that the engine gets for a question."""
-
-
-StepRewards = Callable[[str, str], Sequence[float]]
-"""Rewards of the steps of an answer, given question and answer: a process reward model."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ from pydantic import Field, ValidationError
 from agent.dataplan import StrategyName, StrategySettings
 from graphs.chat_settings import ChatSettings
 from loop.config import ConfigError, Section, _check_keys, _merge, from_environment
-from training.sft import SftSettings
-
-Filter = Literal["gold", "consistency", "prm", "teacher"]
+from training.settings import SftSettings
 
 
 class DataSection(Section):
@@ -47,7 +45,8 @@ class StudentSection(Section):
 
 
 class FilterSection(Section):
-    """Which answers are difficult: the first filter in `order` with an opinion decides (paper section 3.2).
+    """Which answers are difficult: the first filter in `order` with an opinion decides (paper section 3.2). Filters are
+    `gold`, `consistency`, `prm`, `teacher`, and `a&b` for two that must agree (graphs/filters.py).
 
     `tau1`, `tau2`: thresholds of the process reward model in the folder `prm`. `consistency`: wrong when the commonest answer
     occurs fewer than `min_votes` times. `grade`: how final answers are compared. `diagnosed_samples`: answers per question that
@@ -55,7 +54,7 @@ class FilterSection(Section):
     false is the paper's way: any skill of the subject, which suits questions with a single label.
     """
 
-    order: tuple[Filter, ...] = ("gold", "teacher")
+    order: tuple[str, ...] = ("gold", "teacher")
     grade: Literal["math", "text"] = "math"
     min_votes: int = Field(default=2, gt=0)
     prm: Path | None = None
@@ -169,7 +168,7 @@ def load_stat(path: Path, environ: Mapping[str, str] | None = None, overrides: M
 def _check_needs(config: StatConfig, path: Path) -> None:
     needs = {
         "catalog.file": config.catalog.source == "file" and config.catalog.file is None,
-        "filters.prm": "prm" in config.filters.order and config.filters.prm is None,
+        "filters.prm": any("prm" in name for name in config.filters.order) and config.filters.prm is None,
         "teacher.chat": config.teacher.kind == "chat" and config.teacher.chat is None,
         "filters.order": not config.filters.order,
         "embed.model": config.embed.kind == "sentence-transformers" and not config.embed.model,

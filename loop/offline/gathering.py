@@ -17,10 +17,10 @@ from agent.dataplan import DataPlan, Draw, Pair, Request, choose_pairs
 from agent.drawing import rank
 from agent.items import PoolItem
 from graphs.duplicates import QuestionIndex, SameQuestion
+from graphs.final_answers import canonical
 from graphs.synthesize import Answer, agreeing
 from graphs.teacher import Solutions, Written
 from loop.offline.bench import Bench
-from loop.offline.grading import canonical_answer
 from loop.offline.journal import Failed, Job
 from loop.offline.jsonl import text_sha256
 
@@ -120,7 +120,7 @@ def _same_answer(bench: Bench, item: PoolItem, reply: Solutions, dropped: Counte
     """The distinct rewritten solutions that end in the right answer."""
     kept: dict[str, None] = {}
     for one in reply.solutions:
-        stated = canonical_answer(one.answer) == canonical_answer(item.answer)
+        stated = canonical(one.answer) == canonical(item.answer)
         if item.answer and not stated and not bench.grade(item.question, item.answer, one.text):
             dropped["rewritten-answer-changed"] += 1
         elif one.text.strip() in kept or one.text.strip() == item.solution.strip():
@@ -139,7 +139,7 @@ def gather_requests(bench: Bench, plan: DataPlan, items: Mapping[str, PoolItem],
     for (text, request, usage), job in zip(fresh, jobs, strict=True):
         reply = solved[job.key]
         answers = [] if isinstance(reply, Failed) else [Answer(text=one.text, answer=one.answer) for one in reply.solutions]
-        kept = agreeing(answers, settings.min_agreement, canonical_answer)
+        kept = agreeing(answers, settings.min_agreement, canonical)
         gathered.dropped["inconsistent" if answers else "unsolved"] += not kept
         cost = usage + (Usage() if isinstance(reply, Failed) else reply.usage)
         draw = Draw("", request.write.skill, request.cause, request.part)

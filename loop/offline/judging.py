@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 from agent.dataplan import Failure
-from agent.profile import ALL, Observation, constrain, fold
+from agent.profile import constrain
+from graphs.assess import Assessor, first_opinion
+from graphs.filters import FilterParts, filters
 from graphs.teacher import Diagnosis
+from loop.config import ConfigError
 from loop.offline.bench import Bench, OfferedSkills
 from loop.offline.data import Question
-from loop.offline.filters import Case, DifficultyFilter, consistency_filter, gold_filter, prm_filter
 from loop.offline.folder import settings_sha256
-from loop.offline.grading import canonical_answer
 from loop.offline.journal import Failed, Job
-from loop.offline.jsonl import DataError, text_sha256
-from loop.offline.records import AnswerRow, AssessedRow, DiagnosisRow, ProfileRow
+from loop.offline.jsonl import text_sha256
+from loop.offline.records import AnswerRow, AssessedRow, DiagnosisRow
 from loop.offline.stage import Result, Stage
+from streams.events import StudentOutput
 
 
 def _assessed_inputs(bench: Bench) -> dict[str, str]:
     inputs = {**bench.data_sha256, "answers": bench.folder.result_sha256("answers"), "settings": settings_sha256(bench.config.filters)}
-    if "teacher" in bench.config.filters.order:
+    if any("teacher" in name for name in bench.config.filters.order):
         inputs |= {"teacher": bench.teacher_id, **{stage: bench.folder.result_sha256(stage) for stage in ("catalog", "labels")}}
     return inputs
 
@@ -34,49 +37,85 @@ def _judged(bench: Bench) -> list[tuple[Question, AnswerRow]]:
     return [(bench.data.by_id[row.question_id], row) for row in rows if row.sample < at_most]
 
 
+class _NeedsTeacher(Exception):
+    """A filter wants the teacher's reply, which is not there yet."""
+
+
 def _assessed(bench: Bench) -> Result:
-    order = bench.config.filters.order
+    """Two passes over the filters: what they can decide alone, then, after one round of questions to the teacher, the rest."""
     samples: dict[str, list[str]] = {}
     for row in bench.folder.rows("answers", AnswerRow):
-        samples.setdefault(row.question_id, []).append(row.response)
-    free = [(name, _filter(bench, name)) for name in order if name != "teacher"]
-    rows: dict[tuple[str, int], AssessedRow] = {}
-    for question, answer in _judged(bench):
-        case = Case(question.question, question.answer, answer.response, samples[question.item_id])
-        rows[question.item_id, answer.sample] = _first_opinion(free, case, answer)
-    if "teacher" in order:
-        _ask_teacher(bench, rows)
-    return _assessed_result(list(rows.values()))
+        samples.setdefault(bench.data.by_id[row.question_id].question, []).append(row.response)
+    judged = _judged(bench)
+    first = [_assess(bench, question, answer, samples, None) for question, answer in judged]
+    undecided = [pair for pair, row in zip(judged, first, strict=True) if row is None]
+    replies = _replies(bench, undecided)
+    rows: list[AssessedRow] = []
+    for (question, answer), decided in zip(judged, first, strict=True):
+        known = decided or _assess(bench, question, answer, samples, replies[question.item_id, answer.sample])
+        rows += [known] if known else []
+    return _assessed_result(rows)
 
 
-def _filter(bench: Bench, name: str) -> DifficultyFilter:
+def _assess(
+    bench: Bench, question: Question, answer: AnswerRow, samples: Mapping[str, Sequence[str]], reply: Diagnosis | Failed | None
+) -> AssessedRow | None:
+    """The first opinion on one answer; None when a filter needs the teacher's reply and there is none yet."""
+
+    def diagnose() -> Diagnosis:
+        if reply is None:
+            raise _NeedsTeacher
+        return Diagnosis(verdict="abstained") if isinstance(reply, Failed) else reply
+
+    chain = _filters(bench, samples, len(samples[question.question]))
+    try:
+        opinion, name = first_opinion(chain, _output(question, answer), diagnose)
+    except _NeedsTeacher:
+        return None
+    error = reply.error if isinstance(reply, Failed) else ""
+    return AssessedRow(question_id=question.item_id, sample=answer.sample, verdict=opinion or "abstained", decided_by=name, error=error)
+
+
+def _filters(bench: Bench, samples: Mapping[str, Sequence[str]], votes: int) -> tuple[Assessor, ...]:
+    """The configured filters; a single answer cannot be consistent with anything, so that filter is left out for it."""
     section = bench.config.filters
-    if name == "gold":
-        return gold_filter(bench.grade)
-    if name == "consistency":
-        return consistency_filter(section.min_votes, canonical_answer)
-    if bench.step_rewards is None:
-        raise DataError("the filter prm needs a process reward model in filters.prm")
-    return prm_filter(bench.step_rewards, section.tau1, section.tau2)
+    parts = FilterParts(
+        grade=bench.grade,
+        sample=lambda question, count: samples[question][:count],
+        rewards=bench.step_rewards,
+        tau1=section.tau1,
+        tau2=section.tau2,
+        samples=votes,
+        at_least=section.min_votes,
+    )
+    names = [name for name in section.order if votes > 1 or "consistency" not in name]
+    try:
+        return filters(names, parts) if names else ()
+    except ValueError as exc:
+        raise ConfigError(f"filters.order: {exc}") from exc
 
 
-def _first_opinion(filters: Sequence[tuple[str, DifficultyFilter]], case: Case, answer: AnswerRow) -> AssessedRow:
-    for name, assess in filters:
-        opinion = assess(case)
-        if opinion is not None:
-            return AssessedRow(question_id=answer.question_id, sample=answer.sample, verdict=opinion, decided_by=name)
-    return AssessedRow(question_id=answer.question_id, sample=answer.sample, verdict="abstained", decided_by="none")
+def _output(question: Question, answer: AnswerRow) -> StudentOutput:
+    return StudentOutput(
+        event_id=f"{question.item_id}/{answer.sample}",
+        occurred_at=datetime.fromtimestamp(0, UTC),
+        student="offline",
+        student_version=1,
+        question_id=question.item_id,
+        question=question.question,
+        answer=answer.response,
+        gold=question.answer or None,
+    )
 
 
-def _ask_teacher(bench: Bench, rows: dict[tuple[str, int], AssessedRow]) -> None:
-    """The teacher's verdict where the filters before it have no opinion; its reply is the diagnosis too."""
-    undecided = [(q, a) for q, a in _judged(bench) if rows[q.item_id, a.sample].verdict == "abstained"]
-    jobs = _diagnose_jobs(bench, undecided)
-    found = bench.runner.run("diagnoses", list(jobs.values()), Diagnosis)
-    for at, job in jobs.items():
-        reply = found[job.key]
-        known = {"error": reply.error} if isinstance(reply, Failed) else {"verdict": reply.verdict, "decided_by": "teacher"}
-        rows[at] = rows[at].model_copy(update=known)
+def _replies(bench: Bench, undecided: Sequence[tuple[Question, AnswerRow]]) -> dict[tuple[str, int], Diagnosis | Failed]:
+    """The teacher's replies, by answer; where no skill may be named it is not asked and counts as abstained."""
+    jobs = _diagnose_jobs(bench, undecided) if undecided else {}
+    found = bench.runner.run("diagnoses", list(jobs.values()), Diagnosis) if jobs else {}
+    replies: dict[tuple[str, int], Diagnosis | Failed] = {
+        (question.item_id, answer.sample): Diagnosis(verdict="abstained") for question, answer in undecided
+    }
+    return replies | {at: found[job.key] for at, job in jobs.items()}
 
 
 def _assessed_result(rows: Sequence[AssessedRow]) -> Result:
@@ -161,45 +200,5 @@ def failures_of(rows: Sequence[DiagnosisRow]) -> list[Failure]:
     return [Failure(question_id=one, needed=needed[one], missing=tuple(missing[one])) for one in missing]
 
 
-def _profile_inputs(bench: Bench) -> dict[str, str]:
-    return {stage: bench.folder.result_sha256(stage) for stage in ("labels", "assessed", "diagnoses")}
-
-
-def _profile(bench: Bench) -> Result:
-    diagnosed = {(row.question_id, row.sample): row for row in bench.folder.rows("diagnoses", DiagnosisRow)}
-    labels = bench.labels()
-    seen = [
-        _observation(row, diagnosed.get((row.question_id, row.sample)), labels.get(row.question_id, ()))
-        for row in bench.folder.rows("assessed", AssessedRow)
-        if row.verdict != "abstained"
-    ]
-    table = {key.skill: counts for key, counts in fold(seen).items()}
-    answers = table.pop(ALL).needed if ALL in table else 0
-    pool = Counter(skill for item in bench.items().values() for skill in item.skills)
-    rows = [
-        ProfileRow(skill=skill, needed=needed, missing=missing, miss_rate=missing / needed, share=needed / answers, pool=pool[skill])
-        for skill, (needed, missing) in sorted(table.items(), key=lambda pair: (-pair[1].missing, pair[0]))
-    ]
-    figures = {"answers": answers, "skills seen": len(rows), "skills missing": sum(row.missing > 0 for row in rows)}
-    return Result(rows, figures, _without_pool(rows))
-
-
-def _observation(row: AssessedRow, diagnosis: DiagnosisRow | None, labels: tuple[str, ...]) -> Observation:
-    needed = diagnosis.needed if diagnosis else labels
-    missing = diagnosis.missing if diagnosis else ()
-    return Observation("offline", 1, 0, needed, missing, incorrect=row.difficult)
-
-
-def _without_pool(rows: Sequence[ProfileRow]) -> list[str]:
-    empty = [row.skill for row in rows if row.missing and not row.pool]
-    return [f"{len(empty)} missing skills have no training question: {', '.join(empty[:5])}"] if empty else []
-
-
-def profile_counts(rows: Sequence[ProfileRow]) -> Mapping[str, int]:
-    """The paper's profile: misses by skill."""
-    return {row.skill: row.missing for row in rows if row.missing}
-
-
 ASSESSED = Stage("assessed", _assessed_inputs, _assessed)
 DIAGNOSES = Stage("diagnoses", _diagnoses_inputs, _diagnoses)
-PROFILE = Stage("profile", _profile_inputs, _profile)

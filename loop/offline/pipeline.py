@@ -14,8 +14,9 @@ from loop.offline.bench import Bench
 from loop.offline.building import dataset
 from loop.offline.card import write_card
 from loop.offline.folder import Manifest
-from loop.offline.judging import ASSESSED, DIAGNOSES, PROFILE
+from loop.offline.judging import ASSESSED, DIAGNOSES
 from loop.offline.labelling import CATALOG, LABELS
+from loop.offline.profiling import PROFILE
 from loop.offline.stage import Stage
 from loop.offline.training import evaluation, train
 

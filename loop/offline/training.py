@@ -18,7 +18,8 @@ from loop.offline.stage import Result, Stage
 from serving.engine import Sampling
 from training.evaluate import Evaluation, evaluate
 from training.paired import mcnemar_p
-from training.sft import SftSettings, train_round
+from training.settings import SftSettings
+from training.sft import train_round
 
 
 class TrainRow(Frozen):

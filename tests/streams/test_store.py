@@ -91,7 +91,7 @@ def test_postgres_refuses_nul_in_text_for_good(new_postgres: Callable[[], str]) 
 
 
 def test_a_store_that_cannot_be_reached_names_itself_without_its_password() -> None:
-    with pytest.raises(StoreUnavailable, match="store.url") as caught:
+    with pytest.raises(StoreUnavailable, match=r"store\.url") as caught:
         StateStore("postgresql+psycopg://user:secret@localhost:1/nothing?connect_timeout=2")
     assert "secret" not in str(caught.value)
     assert "localhost:1" in str(caught.value)

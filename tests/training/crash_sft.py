@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from training.mix import read_dataset
-from training.sft import SftSettings, train_round
+from training.settings import SftSettings, train_round
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

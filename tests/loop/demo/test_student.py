@@ -51,12 +51,12 @@ def test_the_shipped_files_are_small_and_safe(shipped: tuple[Any, Any, Path]) ->
 def test_the_base_is_as_good_and_as_lacking_as_documented(shipped: tuple[Any, Any, Path]) -> None:
     model, tokenizer, _ = shipped
     assert accuracy(model, tokenizer, MASTERED, 12) >= 0.94
-    assert 0.1 <= accuracy(model, tokenizer, {f"skill:{name}" for name in RARE}, 12) <= 0.65
+    assert 0.05 <= accuracy(model, tokenizer, {f"skill:{name}" for name in RARE}, 12) <= 0.5
 
 
 def test_left_padding_changes_no_answer(shipped: tuple[Any, Any, Path]) -> None:
     model, tokenizer, _ = shipped
-    questions = [item.question for item in held_out("exam")[::60]]
+    questions = [item.question for item in held_out("exam")[::150]]
     assert answers(model, tokenizer, questions) == [answers(model, tokenizer, [question])[0] for question in questions]
 
 

@@ -1,0 +1,170 @@
+"""What the language-model teacher costs in calls and tokens, cold and from the cache, and how its throughput grows with concurrency.
+
+    python benchmarks/teacher.py --json out.json
+
+Against the scripted server (`graphs.teacher_server`) in a process of its own with 50 ms latency, so the counts are those of the
+pipeline, not of a model: real completions are longer. Tokens are the server's count (characters / 4). Diagnosis: distinct questions
+through the monitor graph with the teacher's verdict as the only filter. Synthesis: a curation round with the paper's numbers (3
+references, 2 questions per prompt, 3 solutions, 2 must agree). An accepted item is a question-solution pair of the data set; a round plans
+for one pair per question and 60 % acceptance. Ideal throughput: workers / latency.
+
+The paper's count (arXiv 2510.10023, section 3; counted from its procedure, it reports none): one call per diagnosis, the labels of
+the questions coming with the catalog; 1 + 2 x 3 = 7 calls per prompt for at most 6 pairs, so 7/6 per pair when everything agrees.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agent.budget import Price, Usage
+from agent.catalog import SkillCatalog
+from agent.decision import SkillTarget
+from agent.items import PoolItem
+from agent.replay import ReplaySettings
+from graphs.assess import TeacherVerdict
+from graphs.chat_settings import ChatSettings
+from graphs.chat_teacher import ChatTeacher
+from graphs.curate import build_curate, run_curation
+from graphs.curation import CurateContext, CurationPlan
+from graphs.meter import MeterReading
+from graphs.monitor import MonitorContext, build_monitor, diagnose_outputs
+from graphs.reply_cache import SqliteReplies
+from graphs.teacher_server import teacher_process
+from streams.events import StudentOutput
+
+LATENCY_S, CONCURRENCY = 0.05, 4
+PAPER_CALLS_PER_DIAGNOSIS, PAPER_CALLS_PER_PAIR = 1.0, 7 / 6
+SKILLS = ("addition", "counting", "division", "geometry", "maximum", "ordering", "percentages", "ratios")
+CATALOG = SkillCatalog.of(*((name, "") for name in SKILLS))
+ANSWER = "First I look at the numbers.\n\nThen I add them up, carrying over the tens.\n\nSo the answer is $\\boxed{12}$."
+
+
+def connect(base_url: str, folder: Path, concurrency: int = CONCURRENCY) -> ChatTeacher:
+    """A teacher with the cache of `folder`."""
+    price = Price(prompt_usd_per_mtok=2.0, completion_usd_per_mtok=8.0)
+    settings = ChatSettings(base_url=base_url, model="scripted", price=price, max_concurrency=concurrency)
+    return ChatTeacher.connect(settings, SqliteReplies(folder / "replies.sqlite"))
+
+
+def diagnoses(teacher: ChatTeacher, count: int) -> int:
+    """Diagnose `count` outputs of distinct questions; how many were decided."""
+    when = datetime(2026, 11, 1, tzinfo=UTC)
+    fixed = {"occurred_at": when, "student": "s", "student_version": 1}
+    outputs = [
+        StudentOutput.model_validate({"event_id": f"e{at}", "question": f"What is {at} + 7?", "answer": f"{ANSWER} ({at})", **fixed})
+        for at in range(count)
+    ]
+    found = diagnose_outputs(build_monitor(), outputs, MonitorContext(teacher, CATALOG, (TeacherVerdict(),)), CONCURRENCY)
+    return sum(one.verdict in ("correct", "incorrect") for one in found)
+
+
+def synthesis(teacher: ChatTeacher, pairs: int) -> int:
+    """Curate a round of synthesized pairs; how many were accepted."""
+    pool = [
+        PoolItem(item_id=f"p{at}", question=f"Pool question {at}: {at} + 1?", solution="s", answer="1", skills=("addition",))
+        for at in range(50)
+    ]
+    target = SkillTarget(skill="addition", weight=1.0, examples=pairs, strategy="synthesize")
+    plan = CurationPlan(seed=1, targets=(target,), replay=ReplaySettings(share=0.0), per_task=1)
+    made = run_curation(build_curate(), "r", plan, CurateContext(teacher.for_round("r"), pool, []), max_concurrency=CONCURRENCY)
+    return sum(made.report.accepted.values())
+
+
+def throughput(base_url: str, folder: Path, workers: int, seconds: float) -> float:
+    """Calls per second of `workers` threads, all cold, over about `seconds` (connections already open)."""
+    with connect(base_url, folder, workers) as teacher, ThreadPoolExecutor(workers) as threads:
+        for wave, count in (("warm-up", workers * 3), ("run", max(workers, int(workers * seconds / LATENCY_S)))):
+            begin = time.perf_counter()
+            list(threads.map(lambda at, wave=wave: teacher.label(f"{wave} {workers} {at}", SKILLS), range(count)))
+            rate = count / (time.perf_counter() - begin)
+    return rate
+
+
+def server_calls(base_url: str) -> int:
+    """Requests the server has had."""
+    return sum(httpx.get(f"{base_url.removesuffix('/v1')}/calls").json().values())
+
+
+def measure(base_url: str, folder: Path, work: Callable[[ChatTeacher], int]) -> tuple[int, MeterReading]:
+    """What a piece of work accomplished, and what it cost by the meter, which must agree with the server."""
+    before = server_calls(base_url)
+    with connect(base_url, folder) as teacher:
+        done = work(teacher)
+        reading = teacher.client.meter.reading()
+    if server_calls(base_url) - before != reading.usage.calls:
+        raise RuntimeError(f"the meter says {reading.usage.calls} calls, the server {server_calls(base_url) - before}")
+    return done, reading
+
+
+def tokens(usage: Usage) -> int:
+    """All tokens of a usage."""
+    return usage.prompt_tokens + usage.completion_tokens
+
+
+def run(base_url: str, folder: Path, size: int, seconds: float, workers: list[int], console: Console) -> dict[str, float]:
+    """All measurements as one flat record."""
+    works: dict[str, Callable[[ChatTeacher], int]] = {
+        "diagnosis": lambda teacher: diagnoses(teacher, size),
+        "accepted item": lambda teacher: synthesis(teacher, size),
+    }
+    paper = {"diagnosis": PAPER_CALLS_PER_DIAGNOSIS, "accepted item": PAPER_CALLS_PER_PAIR}
+    record: dict[str, float] = {"cached_calls": 0}
+    table = Table("per", "calls", "paper's calls", "tokens", "US$ (2/8 per M)", "replay: calls", "replay: cached")
+    for name, work in works.items():
+        done, cold = measure(base_url, folder, work)
+        again, warm = measure(base_url, folder, work)
+        if again != done:
+            raise RuntimeError(f"{name}: {done} at first, {again} in the replay")
+        key = name.replace(" ", "_")
+        record |= {f"calls_per_{key}": cold.usage.calls / done, f"tokens_per_{key}": tokens(cold.usage) / done}
+        record["cached_calls"] += warm.cached_calls
+        cells = (cold.usage.calls / done, paper[name], tokens(cold.usage) / done, cold.usage.usd / done)
+        table.add_row(name, *(f"{cell:.4g}" for cell in cells), str(warm.usage.calls), str(warm.cached_calls))
+    console.print(table)
+    return record | {"throughput_ratio": scaling(base_url, folder, seconds, workers, console)}
+
+
+def scaling(base_url: str, folder: Path, seconds: float, workers: list[int], console: Console) -> float:
+    """Throughput over the ideal at `CONCURRENCY`; prints the others too."""
+    table = Table("workers", "calls/s", "ideal calls/s", "ratio", title=f"throughput at {LATENCY_S * 1000:g} ms latency")
+    ratios: dict[int, float] = {}
+    for count in workers:
+        rate, ideal = throughput(base_url, folder, count, seconds), count / LATENCY_S
+        ratios[count] = rate / ideal
+        table.add_row(str(count), f"{rate:.1f}", f"{ideal:.0f}", f"{rate / ideal:.3f}")
+    console.print(table)
+    return ratios[CONCURRENCY]
+
+
+def main(
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures here")] = None,
+    size: Annotated[int, typer.Option(help="diagnoses, and pairs asked for")] = 60,
+    seconds: Annotated[float, typer.Option(help="how long each concurrency is measured")] = 3.0,
+) -> None:
+    """Measure and print."""
+    console = Console()
+    temporary: AbstractContextManager[str] = TemporaryDirectory()
+    with temporary as folder, teacher_process("--port", "0", "--latency-ms", f"{LATENCY_S * 1000:g}") as base_url:
+        record = run(base_url, Path(folder), size, seconds, sorted({1, CONCURRENCY, 8, 16}), console)
+    keys = ("calls_per_diagnosis", "tokens_per_diagnosis", "calls_per_accepted_item", "tokens_per_accepted_item")
+    figures = {key: round(record[key], 4) for key in (*keys, "cached_calls", "throughput_ratio")}
+    console.print(figures, f"throughput_ratio at {CONCURRENCY} workers")
+    if json_file:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

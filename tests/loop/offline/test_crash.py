@@ -1,0 +1,52 @@
+"""`skillloop stat` killed (SIGKILL) between and inside stages: same bytes, no finished stage repeated, nothing asked twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+STAGES = ("catalog", "labels", "answers", "assessed", "diagnoses", "profile", "dataset", "dataset-stat-syn")
+BETWEEN = tuple(f"stat.{stage}.{when}" for stage in STAGES for when in ("begin", "made", "finished"))
+INSIDE = tuple(
+    f"stat.{kind}.{when}:{count}"
+    for kind in ("labels", "diagnoses", "rewrite", "write", "solve")
+    for when, count in (("ask", 3), ("kept", 4))
+)
+CONCURRENCY = 8
+
+
+@pytest.fixture
+def runs(make_files: Callable[..., Path]) -> Mapping[str, Mapping[str, Any]]:
+    config = make_files(train=40, validation=8)
+    script = Path(__file__).with_name("crash_stat.py")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script, config.parent, *BETWEEN, *INSIDE]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(runs: Mapping[str, Mapping[str, Any]]) -> None:
+    whole = runs["none"]
+    assert {"dataset.jsonl", "dataset.card.md", "dataset-stat-syn.jsonl"} <= set(whole["results"])
+    for point in (*BETWEEN, *INSIDE):
+        report = runs[point]
+        assert report["killed"], f"{point} was never reached"
+        assert report["resumed"] == 0 and report["results"] == whole["results"], point
+        stage = point.split(".")[1]
+        done_again = Counter(report["stages"]) - Counter(whole["stages"])
+        assert not done_again, f"{point}: {done_again} done twice"
+        # killed after the manifest but before the line that this test counts: one line less
+        assert Counter(whole["stages"]) - Counter(report["stages"]) == (Counter([stage]) if point.endswith(".finished") else Counter())
+        asked = Counter(report["calls"]) - Counter(whole["calls"])
+        assert asked.total() <= (CONCURRENCY if point in INSIDE else 0), f"{point}: asked again {asked}"
+        assert set(report["calls"]) == set(whole["calls"])

@@ -1,0 +1,76 @@
+"""`skillloop topics`, `ingest` and `dlq` on the local log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from loop.cli_log import dlq_app, ingest, topics_app
+from streams.codec import encode
+from streams.consume import ConsumeLoop, ConsumeSettings, Effects
+from streams.local_log import LocalLog
+from streams.outbox import OutboxRelay
+from streams.store import StateStore
+from streams.synthetic import output, poison
+
+ingest_app = typer.Typer()
+ingest_app.command()(ingest)
+
+
+def run(app: typer.Typer, *arguments: object, expect: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == expect, result.output
+    return result
+
+
+@pytest.fixture
+def with_letters(tmp_path: Path) -> Path:
+    """A run whose handler refused two events; a third record is not JSON."""
+    store = StateStore(f"sqlite:///{tmp_path}/state.db")
+    with LocalLog(tmp_path / "log.db") as log:
+        log.append([encode(output(1)), encode(output(2)), poison("not-json", 3)])
+        settings = ConsumeSettings("monitor", ("student-outputs",))
+        loop = ConsumeLoop(log, store, lambda events: Effects(failed={e.event_id: "no\x1b[31m way" for e in events}), settings)
+        while loop.step():
+            pass
+        OutboxRelay(store, log).step()
+        loop.close()
+    store.close()
+    return tmp_path
+
+
+def test_topics_are_listed_with_their_ends(tmp_path: Path) -> None:
+    assert "7 topics" in run(topics_app, "create", "--dir", tmp_path).output
+    with LocalLog(tmp_path / "log.db") as log:
+        log.append([encode(output(1))])
+    listed = run(topics_app, "list", "--dir", tmp_path).output
+    assert "student-outputs          8 partitions, 1 records so far, kept 30 days" in listed
+    assert "student-outputs.dlq" in listed
+
+
+def test_a_file_is_ingested_and_bad_lines_set_the_exit_status(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(output(1).model_dump_json() + "\n" + output(2).model_dump_json() + "\noops\n")
+    result = run(ingest_app, file, "--dir", tmp_path, expect=2)
+    assert "3 lines: 2 answers into the log, 1 bad lines" in result.output
+    assert "line 3: not JSON" in result.output
+    assert "0 lines after line 3" in run(ingest_app, file, "--dir", tmp_path).output
+
+
+def test_dead_letters_are_listed_shown_and_sent_again(with_letters: Path) -> None:
+    listed = run(dlq_app, "list", "--dir", with_letters).output
+    assert "3 dead letters of student-outputs" in listed
+    assert "not-json" in listed
+    assert "\x1b" not in listed  # what a stranger sent must not reach the terminal's controls
+    letter_id = next(line.split()[0] for line in listed.splitlines() if "failed" in line)
+    shown = run(dlq_app, "show", letter_id, "--dir", with_letters).output
+    assert "failed after" in shown
+    assert "ce_type: skillloop.student-output" in shown
+    assert "2 dead letters sent again" in run(dlq_app, "redrive", "--dir", with_letters, "--reason", "failed").output
+    assert "1 dead letters sent again" in run(dlq_app, "redrive", "--dir", with_letters, "--id", letter_id).output
+    with LocalLog(with_letters / "log.db") as log:
+        assert sum(log.end_offsets("student-outputs").values()) == 6
+    run(dlq_app, "show", "student-outputs/0/999", "--dir", with_letters, expect=2)

@@ -1,0 +1,141 @@
+"""What only a real broker can show: errors at the start, logins, a broker that dies, and the whole way from record to profile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from streams import dead_letters
+from streams.consume import ConsumeLoop, ConsumeSettings, Effects
+from streams.kafka_server import KafkaServer, KafkaServerError
+from streams.kafka_settings import KafkaSettings
+from streams.log import LogError, LogUnavailable, Outgoing, TopicMissing
+from streams.outbox import OutboxRelay
+from streams.store import StateStore
+from streams.synthetic import diagnose, expected_buckets, traffic
+from streams.topics import TOPICS, TopicSpec
+
+OpenKafka = Callable[..., Any]
+USER = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "loop", "start_timeout_s": 8}
+
+
+@pytest.mark.kafka
+def test_a_broker_that_is_away_at_the_start_is_named_within_the_bound(open_kafka: OpenKafka) -> None:
+    began = time.monotonic()
+    with pytest.raises(LogUnavailable, match=r"localhost:1 .*log\.bootstrap_servers"):
+        open_kafka(bootstrap_servers="localhost:1", start_timeout_s=2)
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+def test_the_right_password_is_let_in(kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str) -> None:
+    log = open_kafka(bootstrap_servers=kafka_server.sasl_bootstrap, sasl_mechanism=mechanism, sasl_password=SecretStr("s3cret"), **USER)
+    with pytest.raises(TopicMissing):
+        log.end_offsets("nowhere")
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+def test_a_wrong_password_is_told_and_not_shown(kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str) -> None:
+    with pytest.raises(LogError, match=r"refused.*log\.sasl_password") as caught:
+        open_kafka(bootstrap_servers=kafka_server.sasl_bootstrap, sasl_mechanism=mechanism, sasl_password=SecretStr("wr0ng"), **USER)
+    assert "wr0ng" not in str(caught.value)
+
+
+@pytest.mark.kafka
+def test_topics_are_created_once_with_their_settings(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
+    log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
+    specs = [replace(spec, name=f"made.{spec.name}") for spec in TOPICS]
+    assert sorted(log.create_topics(specs)) == sorted(spec.name for spec in specs)
+    assert log.create_topics(specs) == []
+    assert {spec.name: len(log.end_offsets(spec.name)) for spec in specs} == {spec.name: spec.partitions for spec in specs}
+
+
+@pytest.mark.kafka
+def test_a_record_larger_than_the_topic_takes_is_refused_and_the_next_one_passes(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
+    log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
+    log.create_topics([TopicSpec("small", 1, -1, max_bytes=1000)])
+    with pytest.raises(LogError, match=r"too large|TooLarge"):
+        log.append([Outgoing("small", b"k", b"x" * 5000)])
+    log.append([Outgoing("small", b"k", b"x")])
+    assert [r.value for r in log.read("small")] == [b"x"]
+
+
+@pytest.mark.kafka
+def test_two_workers_under_one_name_are_told_apart(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
+    first, second = (open_kafka(bootstrap_servers=kafka_server.bootstrap, instance="same", session_timeout_s=6) for _ in range(2))
+    first.create_topics([TopicSpec("named", 2, -1)])
+    one, two = first.consumer("named-group", ["named"]), second.consumer("named-group", ["named"])
+    with pytest.raises(LogError, match="instance name 'same'"):
+        for _ in range(100):
+            one.poll(1, 0.1)
+            two.poll(1, 0.1)
+    one.close()
+    two.close()
+
+
+@pytest.mark.kafka
+def test_from_record_to_profile_with_a_broker_that_dies(tmp_path: Path, open_kafka: OpenKafka, kafka_free: KafkaServer) -> None:
+    """The broker is killed in the middle and comes back: nothing is lost, nothing counted twice."""
+    sent = traffic(seed=11, events=400)
+    times = {"request_timeout_s": 3, "delivery_timeout_s": 4, "session_timeout_s": 6}
+    log = open_kafka(bootstrap_servers=kafka_free.bootstrap, **times)
+    log.create_topics([TopicSpec("student-outputs", 4, -1), TopicSpec("student-outputs.dlq", 1, -1)])
+    log.append(sent.records)
+    store = StateStore(f"sqlite:///{tmp_path}/state.db")
+
+    def counts(events: Any) -> Effects:
+        return replace(diagnose(events), outbox=())
+
+    loop = ConsumeLoop(log, store, counts, ConsumeSettings("group", ("student-outputs",), max_records=50, backoff_s=0.1))
+    done = 0
+    while done < 150:
+        done += loop.step()
+    kafka_free.kill()
+    for _ in range(3):
+        loop.step()
+    with pytest.raises(LogUnavailable):
+        log.append(sent.records[:1])
+    kafka_free.start()
+    deadline = time.monotonic() + 90
+    while sum(store.offsets("group").values()) < len(sent.records) and time.monotonic() < deadline:
+        loop.step()
+    OutboxRelay(store, log).step()
+    letters = [letter.letter_id for letter in dead_letters.read_all(log, "student-outputs")]
+    assert store.buckets() == expected_buckets(sent.events)
+    assert len(letters) == len(set(letters)) == sent.poisoned
+    loop.close()
+    store.close()
+
+
+def test_settings_mask_secrets_and_must_be_complete() -> None:
+    settings = KafkaSettings(
+        security_protocol="SASL_SSL", sasl_username="u", sasl_password=SecretStr("hidden"), ssl_password=SecretStr("hidden")
+    )
+    assert "hidden" not in repr(settings) + str(settings.model_dump())
+    assert settings.security()["sasl_plain_password"] == "hidden"
+    with pytest.raises(ValidationError, match="needs sasl_username"):
+        KafkaSettings(security_protocol="SASL_SSL")
+    with pytest.raises(ValidationError, match="must be above"):
+        KafkaSettings(delivery_timeout_s=1, request_timeout_s=2)
+
+
+def test_no_kafka_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(KafkaServerError, match=r"formatting|Java"):
+        KafkaServer(home=tmp_path)
+
+
+@pytest.mark.kafka
+def test_a_broker_that_does_not_start_shows_its_output(kafka_server: KafkaServer, tmp_path: Path) -> None:
+    assert kafka_server
+    broken = KafkaServer(folder=tmp_path)
+    (tmp_path / "server.properties").write_text("process.roles=nothing\n")
+    with pytest.raises(KafkaServerError, match=r"did not start"):
+        broken.start(30)

@@ -3,7 +3,8 @@
 Rules, in order:
 
 1. one round at a time; nothing while the day's budget is spent; a pause after each round, longer after rejected ones;
-2. enough answers of this version, and for each skill enough answers that needed it;
+2. enough answers of this version, and for each skill enough answers that needed it; a skill that has half of them and looks
+   missing is waited for, so that skills which went missing together are taught together;
 3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs it;
 4. a ceiling: a synthesis round without gain for a skill puts it aside, for a while (a selection round never does: the pool
    may have been the limit);
@@ -28,12 +29,16 @@ _MAX_COOLDOWN_FACTOR = 8.0
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A skill that looks missing: why it cannot be taught yet (empty: it can), and how it would be taught."""
+    """A skill that looks missing: why it cannot be taught yet (empty: it can), and how it would be taught.
+
+    `nearly`: all it lacks is evidence, and half of that is there.
+    """
 
     estimate: SkillEstimate
     why_not: str
     strategy: Teaching
     why_strategy: str
+    nearly: bool = False
 
 
 def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Decision:
@@ -65,6 +70,8 @@ def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Dec
     passes_of = max(1, min(cap, sum(e.low > settings.miss_threshold for e in suspects)))
     candidates = [_candidate(e, given, settings, passes_of) for e in suspects]
     ready = [c for c in candidates if not c.why_not]
+    if ready and len(ready) < cap:
+        blocks += [f"{c.estimate.skill} will soon have enough evidence to be taught with {_names(ready)}" for c in candidates if c.nearly]
     if blocks or not ready:
         return _wait(given, settings, blocks, candidates)
     kind, chosen, why = _choose(ready, cap, settings)
@@ -146,7 +153,8 @@ def _candidate(estimate: SkillEstimate, given: PolicyInput, settings: PolicySett
     if estimate.share < settings.min_share:
         obstacles.append(f"share {estimate.share:.1%} of traffic below {settings.min_share:.1%}")
     obstacles += _set_aside(estimate.skill, strategy, given, settings)
-    return _Candidate(estimate, ", ".join(obstacles), strategy, why)
+    nearly = len(obstacles) == 1 and settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
+    return _Candidate(estimate, ", ".join(obstacles), strategy, why, nearly)
 
 
 def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:

@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +17,11 @@ from streams.crash import crash_point
 from streams.events import Event
 from streams.kafka_log import KafkaLog
 from streams.kafka_settings import KafkaSettings
-from streams.log import LogUnavailable, Outgoing
+from streams.log import LogUnavailable, MemberFenced, Outgoing
 from streams.outbox import OutboxRelay, RelaySettings
 from streams.store import StateStore, StoreUnavailable
 from streams.synthetic import diagnose
+from streams.watchdog import EXIT_STUCK
 
 CONSUME_POINTS = ("consume.after-poll", "consume.before-commit", "consume.after-commit")
 RELAY_POINTS = ("outbox.before-append", "outbox.after-append")
@@ -73,6 +75,10 @@ def work(job: Job, instance: str, crash_at: str | None) -> None:
     loop = ConsumeLoop(log, store, handle, settings, crash=crash)
     relay = OutboxRelay(store, log, crash, RELAY)
     while True:
-        loop.step()
+        try:
+            loop.step()
+        except MemberFenced:
+            logging.exception("this worker's name went to another connection")
+            sys.exit(EXIT_STUCK)
         with contextlib.suppress(LogUnavailable, StoreUnavailable):
             relay.step()

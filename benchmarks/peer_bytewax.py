@@ -15,13 +15,15 @@ from bytewax.run import cli_main
 
 def main(bootstrap: str, topic: str, count: int) -> None:
     """Count until `count` events have come, then print events per second and end the process."""
-    seen = {"count": 0, "began": 0.0}
+    seen = {"count": 0, "began": 0.0, "cpu": 0.0}
 
     def parse(message: object) -> tuple[str, dict]:
-        seen["began"] = seen["began"] or time.perf_counter()
+        if not seen["began"]:
+            seen["began"], seen["cpu"] = time.perf_counter(), time.process_time()
         seen["count"] += 1
         if seen["count"] == count:
-            print(json.dumps({"events_per_s": (count - 1) / (time.perf_counter() - seen["began"])}), flush=True)
+            seconds, cpu_s = time.perf_counter() - seen["began"], time.process_time() - seen["cpu"]
+            print(json.dumps({"events_per_s": round((count - 1) / seconds), "events_per_cpu_s": round((count - 1) / cpu_s)}), flush=True)
             os._exit(0)
         return message.key.decode(), json.loads(message.value)
 

@@ -20,13 +20,15 @@ def main(bootstrap: str, topic: str, count: int) -> None:
         loglevel="WARNING",
     )
     frame = app.dataframe(app.topic(topic, value_deserializer="json"))
-    seen = {"count": 0, "began": 0.0}
+    seen = {"count": 0, "began": 0.0, "cpu": 0.0}
 
     def note(_: object) -> None:
-        seen["began"] = seen["began"] or time.perf_counter()
+        if not seen["began"]:
+            seen["began"], seen["cpu"] = time.perf_counter(), time.process_time()
         seen["count"] += 1
         if seen["count"] == count:
-            print(json.dumps({"events_per_s": (count - 1) / (time.perf_counter() - seen["began"])}), flush=True)
+            seconds, cpu_s = time.perf_counter() - seen["began"], time.process_time() - seen["cpu"]
+            print(json.dumps({"events_per_s": round((count - 1) / seconds), "events_per_cpu_s": round((count - 1) / cpu_s)}), flush=True)
             app.stop()
 
     frame = frame.tumbling_window(duration_ms=60_000, grace_ms=3_600_000).count().current()

@@ -33,4 +33,10 @@ def open_store(config: Config, root: Path) -> StateStore:
 
 def open_log(config: Config, root: Path, instance: str | None = "embedded") -> EventLog:
     """The event log: the configured cluster, or a SQLite file in the run's directory. `instance` names the group member."""
-    return LocalLog(root / "log.db", instance=instance)
+    if config.log.kind == "local":
+        return LocalLog(root / "log.db", instance=instance)
+    try:
+        from streams.kafka_log import KafkaLog
+    except ImportError as exc:
+        raise ConfigError("log.kind is 'kafka', but kafka-python is not installed; pip install 'skillloop[kafka]'") from exc
+    return KafkaLog(config.log.kafka if instance is None else config.log.kafka.model_copy(update={"instance": instance}))

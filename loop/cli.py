@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loop.cli_log import dlq_app, ingest, topics_app
+from loop.cli_stat import stat
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,6 +30,10 @@ rounds_app = typer.Typer(no_args_is_help=True, help="The training rounds and why
 app.add_typer(worker_app, name="worker")
 app.add_typer(profile_app, name="profile")
 app.add_typer(rounds_app, name="rounds")
+app.add_typer(topics_app, name="topics")
+app.add_typer(dlq_app, name="dlq")
+app.command()(ingest)
+app.command()(stat)
 
 DirOption = Annotated[Path, typer.Option("--dir", help="Folder of the run: state, log, MLflow database, rounds, adapters.")]
 ConfigOption = Annotated[

@@ -22,6 +22,7 @@ from agent.drift import DriftSettings
 from agent.reading import ReadSettings
 from agent.replay import ReplaySettings
 from agent.synthesis import SynthesisSettings
+from streams.kafka_settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import SftSettings
 
@@ -52,12 +53,7 @@ class LogSection(Section):
     """The event log: `local` is a SQLite file in the run's directory, `kafka` a cluster."""
 
     kind: Literal["local", "kafka"] = "local"
-    bootstrap_servers: str = "localhost:9092"
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    sasl_username: str | None = None
-    sasl_password: SecretStr | None = None
-    ssl_cafile: Path | None = None
+    kafka: KafkaSettings = KafkaSettings()
 
 
 class StoreSection(Section):
@@ -94,12 +90,16 @@ class MonitorSection(Section):
 
 
 class CurateSection(Section):
-    """How a round's data is made. A new question is kept when `min_agreement` of its solutions agree (paper section 3.3)."""
+    """How a round's data is made. A new question is kept when `min_agreement` of its solutions agree (paper section 3.3).
+
+    Old data is replayed where the champion answers it right; `replay_candidates` pool items are tried for that.
+    """
 
     synthesis: SynthesisSettings = SynthesisSettings()
     replay: ReplaySettings = ReplaySettings()
     min_agreement: int = Field(default=2, gt=0)
     max_concurrency: int = Field(default=8, gt=0)
+    replay_candidates: int = Field(default=2000, ge=0)
 
 
 class DemoSection(Section):
@@ -117,9 +117,9 @@ class DemoSection(Section):
     exam_per_skill: int = Field(default=100, gt=0)
     exam_mix: int = Field(default=300, gt=0)
     exam_ood: int = Field(default=200, gt=0)
-    rich_pool: int = Field(default=600, gt=0)
-    poor_pool: int = Field(default=60, gt=0)
-    common_pool: int = Field(default=300, gt=0)
+    rich_pool: int = Field(default=300, gt=0)
+    poor_pool: int = Field(default=80, gt=0)
+    common_pool: int = Field(default=100, gt=0)
 
 
 class Config(Section):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from agent.catalog import SkillMap
 from agent.decision import Decision
-from agent.items import Example
+from agent.drawing import ordered
+from agent.items import Example, PoolItem
 from agent.replay import keep
 from graphs.checkpoints import sqlite_checkpoints
 from graphs.curate import build_curate, run_curation
 from graphs.curation import CurateContext, Curation, CurationPlan, ReplaySource
 from loop.ledger import entry_row
 from loop.round_worker import RoundWorker
+from serving.engine import Sampling
 from streams.rounds import Round
 from training.mix import assert_disjoint, read_dataset, write_dataset
 
@@ -57,7 +60,7 @@ class CurateWorker(RoundWorker):
             replay=ReplaySource(
                 reservoir=self._reservoir(taught, targets),
                 earlier={example.example_id: example for example in taught},
-                original=[item for item in task.pool if not targets & set(item.skills)],
+                original=self._known([item for item in task.pool if not targets & set(item.skills)], round_),
             ),
             crash=self.services.crash,
         )
@@ -68,6 +71,20 @@ class CurateWorker(RoundWorker):
         promoted = [other.round_id for other in before if other.state == "promoted"]
         examples = [e for round_id in promoted for e in read_dataset(self.services.round_dir(round_id) / DATASET)]
         return [example for example in examples if example.provenance.strategy != "replay"]
+
+    def _known(self, items: Sequence[PoolItem], round_: Round) -> list[PoolItem]:
+        """Those of some pool items that the champion answers right.
+
+        They keep what it has. Items it answers wrong would teach skills that no round has asked for (docs/student.md).
+        """
+        services, champion = self.services, int(round_.record["champion"])
+        services.load(champion)
+        sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
+        ids = ordered([item.item_id for item in items], round_seed(services.config.seed, round_), "known")
+        tried = set(ids[: services.config.curate.replay_candidates])
+        asked = [item for item in items if item.item_id in tried]
+        answers = services.engine.generate([item.question for item in asked], champion, sampling)
+        return [item for item, answer in zip(asked, answers, strict=True) if services.task.grade(item.answer, answer[0])]
 
     def _reservoir(self, taught: list[Example], targets: set[str]) -> dict[str, tuple[str, ...]]:
         """Examples of earlier targets that this round does not teach, by skill."""

@@ -19,13 +19,14 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import OffsetAndMetadata
 
 from streams.kafka_settings import KafkaSettings
-from streams.log import Headers, LogError, LogUnavailable, Outgoing, Partition, Record, TopicMissing
+from streams.log import Headers, LogError, LogUnavailable, MemberFenced, Outgoing, Partition, Record, TopicMissing
 from streams.topics import MAX_LETTER_BYTES, TopicSpec
 from streams.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 _CLIENT_LOGGER = logging.getLogger("kafka.net.manager")
 COMMIT_EVERY_S = 1.0
+PROBE_EVERY_S = 5.0
 READ_RECORDS = 2000
 _value = itemgetter(1)
 _TRANSIENT = (
@@ -64,7 +65,8 @@ class KafkaLog:
         }
 
     def _client(self, kind: Any, **options: Any) -> Any:
-        with self.errors("connect"), _Refusals() as refusals:
+        sasl = self.settings.security_protocol.startswith("SASL")
+        with self.errors("connect"), _Refusals(sasl) as refusals:
             try:
                 return kind(**self._common(), **options)
             except kafka_errors.KafkaTimeoutError as exc:  # the client tries again and again, whatever the reason was
@@ -78,14 +80,19 @@ class KafkaLog:
             yield
         except _AUTH as exc:
             raise LogError(
-                f"Kafka at {servers} refused to {what}: {_text(exc)}; check log.sasl_username, log.sasl_password and ACLs"
+                f"Kafka at {servers} refused to {what}: {_text(exc)}; check log.kafka.sasl_username, log.kafka.sasl_password and ACLs"
             ) from exc
         except kafka_errors.FencedInstanceIdError as exc:
-            raise LogError(f"another consumer runs under the instance name {self.settings.instance!r}; give each worker its own") from exc
+            name = self.settings.instance
+            raise MemberFenced(
+                f"another connection has the instance name {name!r}: give each worker its own, and start this one again"
+            ) from exc
         except kafka_errors.UnknownTopicOrPartitionError as exc:
             raise TopicMissing(f"a topic is missing at {servers} ({_text(exc)}); `skillloop topics create` makes them all") from exc
         except _TRANSIENT as exc:
-            raise LogUnavailable(f"cannot {what}: no answer from Kafka at {servers} ({_text(exc)}); check log.bootstrap_servers") from exc
+            raise LogUnavailable(
+                f"cannot {what}: no answer from Kafka at {servers} ({_text(exc)}); check log.kafka.bootstrap_servers"
+            ) from exc
         except kafka_errors.KafkaError as exc:
             raise LogError(f"Kafka at {servers} failed to {what}: {_text(exc)}") from exc
 
@@ -135,7 +142,7 @@ class KafkaLog:
         """Asked of the admin client: a consumer's `partitions_for_topic` waits without a limit when its answer gets lost."""
         if topic not in self._topics:
             with self._watchdog.guard(), self.errors(f"look up topic {topic!r}"):
-                (found,) = self._admin.describe_topics([topic])
+                found = self._describe(topic)
                 problem = kafka_errors.for_code(found["error_code"])
                 if problem is kafka_errors.UnknownTopicOrPartitionError:
                     where = self.settings.bootstrap_servers
@@ -144,6 +151,17 @@ class KafkaLog:
                     raise problem(topic)
             self._topics[topic] = sorted(TopicPartition(topic, one["partition_index"]) for one in found["partitions"])
         return self._topics[topic]
+
+    def _describe(self, topic: str) -> Any:
+        """A topic's metadata; waits for a connection, which the client's admin calls do not."""
+        deadline = time.monotonic() + self.settings.request_timeout_s
+        while True:
+            try:
+                return self._admin.describe_topics([topic])[0]
+            except kafka_errors.NodeNotReadyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def end_offsets(self, topic: str) -> dict[Partition, int]:
         partitions = self._partitions(topic)
@@ -225,16 +243,22 @@ class KafkaLog:
 
 
 class _Refusals(logging.Handler):
-    """Keeps the last login failure that the client met while connecting: it only logs it, and then reports a timeout."""
+    """Keeps the last login failure that the client met while connecting: it only logs it, and then reports a timeout.
 
-    def __init__(self) -> None:
+    After a wrong password the broker closes the connection, and the client mostly sees that instead of the broker's answer.
+    """
+
+    def __init__(self, sasl: bool) -> None:
         super().__init__(logging.WARNING)
+        self._sasl = sasl
         self.last: BaseException | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         for argument in record.args if isinstance(record.args, tuple) else ():
             if isinstance(argument, _AUTH):
                 self.last = argument
+            elif self._sasl and isinstance(argument, kafka_errors.KafkaConnectionError) and "socket disconnected" in str(argument):
+                self.last = kafka_errors.SaslAuthenticationFailedError("the broker closed the connection during the login")
 
     def __enter__(self) -> Self:
         _CLIENT_LOGGER.addHandler(self)
@@ -254,6 +278,7 @@ class KafkaGroupMember:
         self._partitions: dict[Any, Partition] = {}
         self._paused = False
         self._to_commit: dict[Any, Any] = {}
+        self._last: dict[Any, Any] = {}
         self._committed_at = 0.0
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -261,7 +286,7 @@ class KafkaGroupMember:
             self._client.pause(*self._client.assignment())
         with self._watchdog.guard(), self._log.errors("poll"):
             polled = self._client.poll(_ms(timeout_s), max_records=max_records)
-        self._send_commits(COMMIT_EVERY_S)
+            self._send_commits()
         if self._paused:  # what came is of a partition that was assigned inside this poll
             for tp, found in polled.items():
                 self._client.seek(tp, found[0].offset)
@@ -280,6 +305,7 @@ class KafkaGroupMember:
             if partition not in assigned:
                 raise LogError(f"cannot seek in {partition}: it is not assigned to this member")
             self._client.seek(TopicPartition(*partition), offset)
+            self._last[TopicPartition(*partition)] = OffsetAndMetadata(offset, "", -1)
 
     def pause(self) -> None:
         self._paused = True
@@ -291,13 +317,25 @@ class KafkaGroupMember:
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         for partition, offset in offsets.items():
             self._to_commit[TopicPartition(*partition)] = OffsetAndMetadata(offset, "", -1)
-        self._send_commits(COMMIT_EVERY_S)
+        self._last |= self._to_commit
 
-    def _send_commits(self, every_s: float) -> None:
-        """At most one commit each `every_s` seconds, unacknowledged: it is for lag tools only."""
-        if self._to_commit and time.monotonic() - self._committed_at >= every_s:
-            with suppress(kafka_errors.KafkaError):
+    def _send_commits(self) -> None:
+        """Commit what is new at most once a second, unacknowledged: it is for lag tools only.
+
+        A static member repeats its last commit now and then. A member whose name went to another connection is told so by its
+        heartbeat, which kafka-python only logs: it would poll nothing for ever. The answer to a commit comes out of the next poll.
+        """
+        waited = time.monotonic() - self._committed_at
+        if waited >= PROBE_EVERY_S and self._log.settings.instance:
+            assigned = self._client.assignment()
+            self._to_commit = {tp: offset for tp, offset in self._last.items() if tp in assigned}
+        if self._to_commit and waited >= COMMIT_EVERY_S:
+            try:
                 self._client.commit_async(self._to_commit)
+            except kafka_errors.FencedInstanceIdError:
+                raise
+            except kafka_errors.KafkaError as exc:
+                logger.info("offsets not committed: %s", exc)
             self._to_commit = {}
             self._committed_at = time.monotonic()
 

@@ -90,7 +90,7 @@ class KafkaServer:
 
     @property
     def bootstrap(self) -> str:
-        """Address for `log.bootstrap_servers`."""
+        """Address for `log.kafka.bootstrap_servers`."""
         return f"localhost:{self._port}"
 
     @property
@@ -209,7 +209,7 @@ def main() -> int:
     try:
         with KafkaServer() as server:
             sys.stdout.write(f"Kafka is up at {server.bootstrap} (data in {server.folder}). Ctrl-C stops it and deletes the data.\n")
-            sys.stdout.write(f"  export SKILLLOOP_LOG__KIND=kafka SKILLLOOP_LOG__BOOTSTRAP_SERVERS={server.bootstrap}\n")
+            sys.stdout.write(f"  export SKILLLOOP_LOG__KIND=kafka SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS={server.bootstrap}\n")
             sys.stdout.flush()
             signal.pause()
     except KafkaServerError as exc:

@@ -21,6 +21,10 @@ class LogUnavailable(LogError):
     """The log cannot be reached now: retry with back-off, nothing is lost."""
 
 
+class MemberFenced(LogError):
+    """The log has given this group member's name to another connection: end this process; a supervisor may start it again."""
+
+
 class TopicMissing(LogError):
     """A topic does not exist. `skillloop topics create` makes them all."""
 

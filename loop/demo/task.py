@@ -12,8 +12,8 @@ from loop.config import Config, ConfigError, DemoSection
 from loop.demo.checker import grade
 from loop.demo.student import ARCHITECTURES, student_dir
 from loop.demo.teacher import SymbolicTeacher
-from loop.demo.traffic import FIRST_SHIFT_SKILLS, SECOND_SHIFT_SKILLS
-from loop.demo.world import DESCRIPTIONS, SKILLS, STUBBORN, held_out, pool
+from loop.demo.traffic import FIRST_SHIFT_SKILLS
+from loop.demo.world import COMMON, DESCRIPTIONS, SKILLS, STUBBORN, held_out, pool
 from loop.task import Task
 
 BUILTIN = "builtin:"
@@ -33,10 +33,10 @@ def base_dir(base: str) -> Path:
 
 
 def pool_sizes(config: Config) -> dict[str, int]:
-    """How many pool items are drawn for each skill: many for the first shift's, few for the second's."""
+    """How many pool items are drawn for each skill: enough of the first shift's to select from, few of the other rare ones."""
     demo = config.demo
-    sizes = dict.fromkeys(SKILLS, demo.common_pool)
-    return sizes | dict.fromkeys(FIRST_SHIFT_SKILLS, demo.rich_pool) | dict.fromkeys(SECOND_SHIFT_SKILLS, demo.poor_pool)
+    sizes = dict.fromkeys(SKILLS, demo.poor_pool) | {skill: demo.common_pool for skill in COMMON if skill != STUBBORN}
+    return sizes | dict.fromkeys(FIRST_SHIFT_SKILLS, demo.rich_pool)
 
 
 def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutItem, ...]:

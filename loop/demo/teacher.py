@@ -57,8 +57,7 @@ class SymbolicTeacher:
         if skills and self._happens(self.error_rate, "error", question, answer):
             others = [name for name in skills if name != missing]
             missing = self._rng("other", question, answer).choice(others or [missing])
-        evidence = f"line {(found.wrong_line or 0) + 1}: {found.wrong_text or '(missing)'}"
-        return Diagnosis(verdict="incorrect", evidence=evidence, missing=(missing,), usage=usage)
+        return Diagnosis(verdict="incorrect", evidence=found.wrong_text or "", missing=(missing,), usage=usage)
 
     def write(self, skill: str, references: Sequence[PoolItem], count: int, seed: int) -> Written:
         """Write up to `count` distinct questions for a skill from the pool split, none of them a reference's.

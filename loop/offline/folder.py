@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from agent.items import Frozen
 from loop.offline.jsonl import DataError, file_sha256, read_rows, text_sha256, write_rows, write_text
@@ -38,7 +38,7 @@ class Manifest(Frozen):
     inputs: Mapping[str, str]
     sha256: str
     rows: int
-    figures: Mapping[str, float] = Field(default_factory=dict)
+    figures: Mapping[str, FiniteFloat] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

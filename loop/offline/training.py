@@ -32,7 +32,7 @@ class TrainRow(Frozen):
     too_long: int
     tokens: int
     seconds: float
-    final_loss: float
+    final_loss: float | None
 
 
 class EvaluatedRow(Frozen):
@@ -117,10 +117,11 @@ def _train(bench: Bench) -> Result:
         too_long=len(everything) - len(examples),
         tokens=done.tokens,
         seconds=round(done.seconds, 1),
-        final_loss=done.final_loss,
+        final_loss=done.final_loss if math.isfinite(done.final_loss) else None,  # too few steps for a report
     )
     notes = [f"{row.too_long} pairs are longer than {settings.max_length} tokens and were not trained on"] if row.too_long else []
-    return Result([row], {"examples": row.examples, "steps": row.steps, "tokens": row.tokens, "final loss": row.final_loss}, notes)
+    figures: dict[str, float] = {"examples": row.examples, "steps": row.steps, "tokens": row.tokens}
+    return Result([row], figures if row.final_loss is None else {**figures, "final loss": row.final_loss}, notes)
 
 
 def _evaluate_inputs(bench: Bench) -> dict[str, str]:

@@ -53,6 +53,13 @@ def test_missing_skills_are_taught_most_harmful_first() -> None:
     assert any("lower bound" in reason and "gcd" in reason for reason in decision.reasons)
 
 
+def test_a_skill_that_nearly_has_enough_evidence_is_waited_for() -> None:
+    decision = decide(given_input(of=profile(add=(700, 10), gcd=(60, 50), left=(15, 14))))
+    assert decision.kind == "wait" and decision.reasons[0] == "wait: left will soon have enough evidence to be taught with gcd"
+    early = decide(given_input(of=profile(add=(700, 10), gcd=(60, 50), left=(9, 9))))
+    assert names(early) == ("gcd",)
+
+
 def test_an_active_round_blocks() -> None:
     decision = decide(given_input(history=(round_of("select", "gcd", outcome="active", at=0),)))
     assert decision.kind == "wait" and "still active" in decision.reasons[0]

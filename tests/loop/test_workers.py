@@ -59,6 +59,7 @@ class AbsentRegistry:
 def make_services(tmp_path: Path, teacher: Any, pool: Sequence[PoolItem] = (), config: Config | None = None) -> Services:
     store = StateStore(f"sqlite:///{tmp_path / 'state.db'}")
     engine = ScriptedEngine(lambda prompt, version, sample: "answer")
+    engine.load(1, None)
     parts: dict[str, Any] = {"engine": engine, "registry": AbsentRegistry(), "clock": HandClock(NOW), "crash": no_crash, "owner": "test"}
     return Services(
         config=config or load(None), root=tmp_path, store=store, rounds=RoundStore(store), task=make_task(teacher, pool), **parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import shutil
@@ -44,6 +45,13 @@ def kafka_server() -> Iterator[KafkaServer]:
         yield server
 
 
+def collect() -> None:
+    """kafka-python leaves the sockets of failed connection attempts to the garbage collector: let it find them here, quietly."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 class Logs:
     """Opens clients of one and the same event log, with the topics `one` (1 partition) and `four` (4), named for this test."""
 
@@ -72,6 +80,8 @@ class Logs:
     def close(self) -> None:
         for log in self._opened:
             log.close()
+        self._opened.clear()
+        collect()
 
 
 @pytest.fixture(params=LOGS)
@@ -134,6 +144,8 @@ def open_kafka() -> Iterator[Callable[..., KafkaLog]]:
     yield make
     for log in opened:
         log.close()
+    opened.clear()
+    collect()
 
 
 @pytest.fixture

@@ -15,12 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 STAGES = ("catalog", "labels", "answers", "assessed", "diagnoses", "profile", "dataset", "dataset-stat-syn")
-BETWEEN = tuple(f"stat.{stage}.{when}" for stage in STAGES for when in ("begin", "made", "finished"))
-INSIDE = tuple(
-    f"stat.{kind}.{when}:{count}"
-    for kind in ("labels", "diagnoses", "rewrite", "write", "solve")
-    for when, count in (("ask", 3), ("kept", 4))
-)
+BETWEEN = (*(f"stat.{stage}.made" for stage in STAGES), "stat.labels.begin", "stat.diagnoses.finished", "stat.dataset.finished")
+INSIDE = tuple(f"stat.{kind}.ask:3" for kind in ("labels", "diagnoses", "rewrite", "write", "solve")) + ("stat.rewrite.kept:4",)
 CONCURRENCY = 8
 
 

@@ -64,7 +64,7 @@ def test_the_data_set_trains_in_trl_without_conversion(make_files: Callable[...,
     assert trainer.train().global_step == 2
     row = trainer.train_dataset[0]
     answer = next(iter(read_objects(tmp_path / "run" / "dataset.jsonl")))["messages"][1]["content"]
-    assert sum(row["assistant_masks"]) == len(answer) + 2  # its blank and its end of sequence
+    assert sum(label != -100 for label in row["labels"]) == len(answer) + 2  # its blank and its end of sequence
 
 
 def test_the_command_trains_and_measures(make_files: Callable[..., Path], student: Path, tmp_path: Path) -> None:

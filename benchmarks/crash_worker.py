@@ -25,7 +25,7 @@ from streams.watchdog import EXIT_STUCK
 
 CONSUME_POINTS = ("consume.after-poll", "consume.before-commit", "consume.after-commit")
 RELAY_POINTS = ("outbox.before-append", "outbox.after-append")
-RELAY = RelaySettings(batch=100, lease_s=9.0, send_within_s=2.0)
+RELAY = RelaySettings(batch=100, lease_s=15.0, send_within_s=2.0)
 
 
 @dataclass(frozen=True)

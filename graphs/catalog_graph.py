@@ -128,13 +128,6 @@ def _even(names: Sequence[str], size: int) -> list[list[str]]:
     return [list(names[at::parts]) for at in range(parts)]
 
 
-def _cluster(batch: Batch, context: CatalogContext, at_most: int) -> CatalogState:
-    reply = context.teacher.cluster(batch["names"], at_most)
-    skills = reply.skills[:at_most] or tuple(Skill(name=name) for name in batch["names"][:at_most])
-    plain = [{"name": skill.name, "description": skill.description} for skill in skills]
-    return {"clustered": [Clustered(batch=batch, skills=plain, grouped=bool(reply.skills))], "usage": [reply.usage.model_dump()]}
-
-
 class ClusterTask(TypedDict):
     """One batch and how many skills may come of it."""
 
@@ -142,8 +135,12 @@ class ClusterTask(TypedDict):
     at_most: int
 
 
-def _cluster_task(task: ClusterTask, context: CatalogContext) -> CatalogState:
-    return _cluster(task["batch"], context, task["at_most"])
+def _cluster(task: ClusterTask, context: CatalogContext) -> CatalogState:
+    batch, at_most = task["batch"], task["at_most"]
+    reply = context.teacher.cluster(batch["names"], at_most)
+    skills = reply.skills[:at_most] or tuple(Skill(name=name) for name in batch["names"][:at_most])
+    plain = [{"name": skill.name, "description": skill.description} for skill in skills]
+    return {"clustered": [Clustered(batch=batch, skills=plain, grouped=bool(reply.skills))], "usage": [reply.usage.model_dump()]}
 
 
 def _relabel(task: ItemsTask, context: CatalogContext) -> CatalogState:
@@ -205,7 +202,7 @@ def build_catalog(checkpointer: BaseCheckpointSaver[Any] | None = None, retry: R
     graph = StateGraph[CatalogState, CatalogContext, CatalogState, CatalogState](CatalogState)
     graph.add_node("name", durable.node("catalog", "name", _name), input_schema=ItemsTask, retry_policy=retry)
     graph.add_node("gather", durable.node("catalog", "gather", _gather), input_schema=CatalogState)
-    graph.add_node("cluster", durable.node("catalog", "cluster", _cluster_task), input_schema=ClusterTask, retry_policy=retry)
+    graph.add_node("cluster", durable.node("catalog", "cluster", _cluster), input_schema=ClusterTask, retry_policy=retry)
     graph.add_node("relabel", durable.node("catalog", "relabel", _relabel), input_schema=ItemsTask, retry_policy=retry)
     graph.add_node("assemble", durable.node("catalog", "assemble", _assemble), input_schema=CatalogState)
     graph.add_conditional_edges(START, _fan_out_names, ["name", "gather"])

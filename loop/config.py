@@ -110,7 +110,8 @@ class DemoSection(Section):
     first_shift: int = Field(default=600, gt=0)
     second_shift: int = Field(default=2000, gt=0)
     seconds_between: float = Field(default=1.0, gt=0)
-    gate_per_skill: int = Field(default=150, gt=0)
+    gate_mastered: int = Field(default=120, gt=0)
+    gate_wavering: int = Field(default=250, gt=0)
     stubborn_items: int = Field(default=600, gt=0)
     gate_mix: int = Field(default=200, gt=0)
     gate_ood: int = Field(default=100, gt=0)
@@ -119,7 +120,7 @@ class DemoSection(Section):
     exam_ood: int = Field(default=200, gt=0)
     rich_pool: int = Field(default=300, gt=0)
     poor_pool: int = Field(default=80, gt=0)
-    common_pool: int = Field(default=100, gt=0)
+    common_pool: int = Field(default=160, gt=0)
 
 
 class Config(Section):

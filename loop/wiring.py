@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
 from graphs.assess import Assessor, Feedback, GoldAnswer, TeacherVerdict
 from graphs.monitor import MonitorContext
 from loop.backends import open_store
@@ -47,6 +49,7 @@ def open_task(config: Config) -> Task:
 
 def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = None) -> Services:
     """Everything the workers need; `ports` replaces single parts (clock, crash, engine, registry, task, listen, owner)."""
+    disable_progress_bar()  # the loop shows its own
     given = dict(ports or {})
     store = given.get("store") or open_store(config, root)
     task = given.get("task") or open_task(config)

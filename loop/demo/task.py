@@ -13,7 +13,7 @@ from loop.demo.checker import grade
 from loop.demo.student import ARCHITECTURES, student_dir
 from loop.demo.teacher import SymbolicTeacher
 from loop.demo.traffic import FIRST_SHIFT_SKILLS
-from loop.demo.world import COMMON, DESCRIPTIONS, SKILLS, STUBBORN, held_out, pool
+from loop.demo.world import COMMON, DESCRIPTIONS, SKILLS, STUBBORN, HeldOutSizes, held_out, pool
 from loop.task import Task
 
 BUILTIN = "builtin:"
@@ -40,17 +40,13 @@ def pool_sizes(config: Config) -> dict[str, int]:
 
 
 def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutItem, ...]:
-    """The fixed held-out items of one kind, with more of the stubborn skill.
-
-    Its answers flip both ways from round to round, so a loss is ruled out only on many items (docs/decisions/0007).
-    """
-    sizes = (demo.gate_per_skill, demo.gate_mix, demo.gate_ood) if kind == "gate" else (demo.exam_per_skill, demo.exam_mix, demo.exam_ood)
-    stubborn = f"skill:{STUBBORN}"
-    many = held_out(kind, demo.stubborn_items, *sizes[1:])
-    return (
-        *(item for item in held_out(kind, *sizes) if item.stratum != stubborn),
-        *(item for item in many if item.stratum == stubborn),
+    """The fixed held-out items of one kind. Skills that waver need more items to rule a loss out (docs/decisions/0007)."""
+    sizes = (
+        HeldOutSizes(demo.gate_mastered, demo.gate_wavering, demo.stubborn_items, demo.gate_mix, demo.gate_ood)
+        if kind == "gate"
+        else HeldOutSizes(demo.exam_per_skill, demo.exam_per_skill, demo.stubborn_items, demo.exam_mix, demo.exam_ood)
     )
+    return held_out(kind, sizes)
 
 
 def demo_task(config: Config) -> Task:

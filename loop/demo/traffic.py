@@ -9,7 +9,7 @@ from random import Random
 from loop.demo.world import ORIGINAL, Mixture, Problem, draw
 
 FIRST_SHIFT_SKILLS: tuple[str, ...] = ("left", "equation")
-SECOND_SHIFT_SKILLS: tuple[str, ...] = ("average", "profit")
+SECOND_SHIFT_SKILLS: tuple[str, ...] = ("average", "fraction")
 FIRST_SHIFT = ORIGINAL.shifted(dict.fromkeys(FIRST_SHIFT_SKILLS, 0.2))
 SECOND_SHIFT = ORIGINAL.shifted(dict.fromkeys(SECOND_SHIFT_SKILLS, 0.2))
 

@@ -149,16 +149,37 @@ def pool(seed: int, per_skill: Mapping[str, int], chain_share: float = 0.2) -> l
     return items
 
 
+@dataclass(frozen=True)
+class HeldOutSizes:
+    """Items per evaluation set: of each mastered skill, of each other skill (its answers waver from round to round), of the
+    stubborn one, of the original mixture, and out of distribution.
+    """
+
+    mastered: int = 50
+    wavering: int = 50
+    stubborn: int = 50
+    mix: int = 200
+    ood: int = 120
+
+    def of(self, skill: str) -> int:
+        """How many items of one skill."""
+        return self.stubborn if skill == STUBBORN else self.mastered if skill in COMMON else self.wavering
+
+
 @cache
-def held_out(kind: Literal["gate", "exam"], per_skill: int = 50, mix: int = 200, ood: int = 120) -> tuple[HeldOutItem, ...]:
-    """A fixed held-out set: strata `skill:<name>` (`per_skill` items each), `mix:original` (`mix`) and `ood` (`ood`).
+def held_out(kind: Literal["gate", "exam"], sizes: HeldOutSizes = HeldOutSizes()) -> tuple[HeldOutItem, ...]:
+    """A fixed held-out set: strata `skill:<name>`, `mix:original` and `ood`; smaller sizes give prefixes of the larger ones' items.
 
     Half of `ood` chains pairs that no training data chains, half asks in a word order that none shows.
     """
-    rng = Random(f"held-out:{kind}")
-    strata = {f"skill:{name}": _distinct(per_skill, partial(single, rng, name, kind)) for name in SKILLS}
-    strata["mix:original"] = _distinct(mix, lambda: draw(rng, ORIGINAL, kind))
-    strata["ood"] = _distinct(ood // 2, lambda: _unseen_pair(rng, kind)) + _distinct(ood - ood // 2, lambda: _unseen_order(rng, kind))
+
+    def rng(stratum: str) -> Random:
+        return Random(f"held-out:{kind}:{stratum}")
+
+    strata = {f"skill:{name}": _distinct(sizes.of(name), partial(single, rng(name), name, kind)) for name in SKILLS}
+    strata["mix:original"] = _distinct(sizes.mix, partial(draw, rng("mix"), ORIGINAL, kind))
+    pairs = _distinct(sizes.ood // 2, partial(_unseen_pair, rng("pair"), kind))
+    strata["ood"] = pairs + _distinct(sizes.ood - sizes.ood // 2, partial(_unseen_order, rng("order"), kind))
     return tuple(held_out_item(problem, kind, stratum) for stratum, problems in strata.items() for problem in problems)
 
 

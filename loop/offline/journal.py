@@ -10,7 +10,6 @@ hand, and running the command again goes on. Any other error belongs to its job;
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -52,6 +51,7 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._known: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._written = False
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._load(path)
 
@@ -74,10 +74,7 @@ class Journal:
             while line:
                 line = line[os.write(self._file, line) :]
             self._known[key] = value
-
-    def values(self) -> list[dict[str, Any]]:
-        """All results, in the order of the file."""
-        return [json.loads(value) for value in self._known.values()]
+            self._written = True
 
     def __len__(self) -> int:
         return len(self._known)
@@ -86,7 +83,8 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.fsync(self._file)
+        if self._written:
+            os.fsync(self._file)
         os.close(self._file)
 
 

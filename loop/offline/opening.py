@@ -77,7 +77,8 @@ def open_teacher(config: StatConfig, folder: RunFolder) -> Iterator[CatalogTeach
         yield scripted_teacher(config.teacher.script)
         return
     with SqliteReplies(folder.work / "replies.sqlite") as replies, closing(LedgerFile(folder.root / "ledger.jsonl")) as ledger:
-        yield chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)
+        with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
+            yield teacher
 
 
 def chat_teacher(settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: LedgerFile) -> ChatTeacher:

@@ -16,7 +16,7 @@ from agent.items import PoolItem
 from graphs.chat_client import ChatClient
 from graphs.chat_settings import ChatSettings
 from graphs.chat_teacher import ChatTeacher
-from graphs.meter import Meter
+from graphs.meter import Meter, Work
 from graphs.reply_cache import SqliteReplies
 from graphs.teacher import CatalogTeacher, TeacherExhausted, TeacherMisconfigured, TeacherUnavailable
 from graphs.teacher_faults import Order
@@ -27,7 +27,6 @@ SKILLS = ("addition", "greatest common divisor", "maximum")
 ITEM = PoolItem(item_id="p1", question="What is 2 + 3?", solution="$2+3=5$", answer="5", skills=("addition",))
 ANSWER = "First I add.\n2 + 3 = 6\nSo the answer is 6."
 FREE = Price(free=True)
-ALL_WRONG = 0.0
 
 
 def settings(server: TeacherServer, **more: Any) -> ChatSettings:
@@ -266,13 +265,13 @@ def test_every_paid_call_is_a_ledger_entry_of_its_round() -> None:
 
 def test_a_cap_stops_before_the_call_that_would_exceed() -> None:
     with TeacherServer() as server:
-        meter = Meter("scripted", PRICE, Caps(usd_per_round=0.1))
+        meter = Meter("scripted", PRICE, Caps(usd_per_round=0.02))
         teacher = ChatTeacher.connect(settings(server, max_tokens=1000), meter=meter).for_round("r1")
         with pytest.raises(BudgetExceeded, match="usd_per_round"):
             for at in range(10_000):
                 teacher.label(f"question {at}", SKILLS)
         spent = meter.reading().usage
-        assert 0.08 < spent.usd <= 0.1 and spent.calls == server.calls.total()
+        assert 0.005 < spent.usd <= 0.02 and spent.calls == server.calls.total()
         assert teacher.label("question 0", SKILLS).skills, "what is known stays free"
         teacher.client.close()
 
@@ -280,8 +279,6 @@ def test_a_cap_stops_before_the_call_that_would_exceed() -> None:
 def test_money_under_way_counts_and_earlier_spending_too() -> None:
     entry = LedgerEntry(entry_id="a", student="s", round_id="r", day="2026-11-01", activity="label", usage=Usage(usd=0.9))
     meter = Meter("m", PRICE, Caps(usd_per_day=1.0), before=[entry, entry], clock=HandClock(datetime(2026, 11, 1, tzinfo=UTC)))
-    from graphs.meter import Work  # noqa: PLC0415
-
     work = Work("s", None, "diagnose")
     first = meter.reserve(work, 0, 6000)
     with pytest.raises(BudgetExceeded):

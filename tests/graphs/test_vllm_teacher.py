@@ -25,7 +25,7 @@ from graphs.teacher import TeacherMisconfigured
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
-START_S = 500.0
+START_S = 900.0
 SKILLS = ("addition", "greatest common divisor", "maximum")
 QUESTIONS = [f"What is {at} + 7?" for at in range(6)]
 ITEM = PoolItem(item_id="p", question=QUESTIONS[0], solution="7", answer="7", skills=("addition",))

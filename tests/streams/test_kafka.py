@@ -93,8 +93,9 @@ def test_from_record_to_profile_with_a_broker_that_dies(tmp_path: Path, open_kaf
     sent = traffic(seed=11, events=400)
     times = {"request_timeout_s": 3, "delivery_timeout_s": 4, "session_timeout_s": 6}
     log = open_kafka(bootstrap_servers=kafka_free.bootstrap, **times)
-    log.create_topics([TopicSpec("student-outputs", 4, -1), TopicSpec("student-outputs.dlq", 1, -1)])
-    log.append(sent.records)
+    feeder = open_kafka(bootstrap_servers=kafka_free.bootstrap)
+    feeder.create_topics([TopicSpec("student-outputs", 4, -1), TopicSpec("student-outputs.dlq", 1, -1)])
+    feeder.append(sent.records)
     store = StateStore(f"sqlite:///{tmp_path}/state.db")
 
     def counts(events: Any) -> Effects:

@@ -20,6 +20,7 @@ from loop.demo.world import (
     SKILLS,
     STUBBORN,
     UNSEEN_PAIRS,
+    HeldOutSizes,
     Mixture,
     Split,
     check,
@@ -59,6 +60,9 @@ def test_every_form_of_every_skill_is_asked_and_understood(skill: str) -> None:
     assert all(needed_skills(problem.question) == (skill,) for problem in problems)
 
 
+SIZES = HeldOutSizes(mastered=20, wavering=20, stubborn=20, mix=60, ood=40)
+
+
 def test_splits_have_the_sizes_promised() -> None:
     counts = Counter(split_of("add", (a, b)) for a in range(100, 200) for b in range(a, 200))
     shares = {name: counts[name] / counts.total() for name in SPLITS}
@@ -70,9 +74,9 @@ def test_commuted_operands_share_a_split() -> None:
 
 
 def test_held_out_sets_are_fixed_disjoint_and_stratified() -> None:
-    gate, exam = held_out("gate", 20, 60, 40), held_out("exam", 20, 60, 40)
+    gate, exam = held_out("gate", SIZES), held_out("exam", SIZES)
     held_out.cache_clear()
-    assert held_out("gate", 20, 60, 40) == gate
+    assert held_out("gate", SIZES) == gate
     assert not {item.question for item in gate} & {item.question for item in exam}
     assert len({item.item_id for item in (*gate, *exam)}) == len(gate) + len(exam)
     assert Counter(item.stratum for item in exam) == {**{f"skill:{name}": 20 for name in SKILLS}, "mix:original": 60, "ood": 40}

@@ -64,7 +64,7 @@ def test_the_whole_command_over_http(make_files: Files, command: typer.Typer) ->
 def test_money_is_agreed_to_and_capped_before_the_call_that_would_pass_the_cap(make_files: Files, command: typer.Typer) -> None:
     config = make_files()
     with TeacherServer() as server:
-        chat(config, server, PRICED, "[budget]\ncap_usd = 0.02\n")
+        chat(config, server, PRICED, "[budget]\ncap_usd = 0.002\n")
         with pytest.raises(NotConfirmed, match="--yes"):
             run(command, config)
         assert not server.calls
@@ -72,10 +72,10 @@ def test_money_is_agreed_to_and_capped_before_the_call_that_would_pass_the_cap(m
             run(command, config, "--yes")
         ledger = config.parent / "run" / "ledger.jsonl"
         spent, asked = paid(ledger), sum(server.calls.values())
-        assert 0 < spent.usd <= 0.02 and spent.calls == asked
+        assert 0 < spent.usd <= 0.002 and spent.calls == asked
         with pytest.raises(BudgetExceeded):
             run(command, config, "--yes")
-        assert paid(ledger).usd <= 0.02
+        assert paid(ledger).usd <= 0.002
 
 
 @pytest.mark.parametrize(("option", "value", "told"), [("--until", "datset", "unknown stage"), ("--strategy", "stat", "unknown strategy")])

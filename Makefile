@@ -3,9 +3,11 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.setup-stamp
 SEED ?= 0
+SEEDS ?= 20
+FIRST_SEED ?= 1
 DIR ?= runs/demo
 
-.PHONY: help setup demo test check lint format student schemas bench clean
+.PHONY: help setup demo test check lint format student schemas bench kafka crash bench-env bench-ingest clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +49,19 @@ schemas: setup  ## write the JSON Schemas of the events to docs/schemas
 
 bench: setup  ## run the profile benchmark
 	$(BIN)/python benchmarks/profile.py
+
+kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with the command
+	$(BIN)/python -m streams.kafka_server
+
+crash: setup  ## crash test against real Kafka: SEEDS=20 FIRST_SEED=1, writes crash.json
+	$(BIN)/python -m benchmarks.crash --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json crash.json
+
+bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet quixstreams bytewax
+
+bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
+	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json
 
 clean:  ## remove the demo's run, keep .venv
 	rm -rf runs

@@ -48,34 +48,35 @@ class ReplayPlan:
 
 
 def plan_replay(
-    new_examples: Collection[str], reservoir: Reservoir, original: Collection[str], seed: int, settings: ReplaySettings = DEFAULT_REPLAY
+    new_examples: Collection[str], reservoir: Reservoir, original: Reservoir, seed: int, settings: ReplaySettings = DEFAULT_REPLAY
 ) -> ReplayPlan:
     """Choose what to replay beside `new_examples` (ids): distinct ids, none of them in the new part.
 
-    Earlier targets get equal parts, whatever their number of examples. What one source lacks the other gives.
+    Skills get equal parts, whatever their number of examples, both among the earlier targets and in the `original` data (ids by
+    skill): what is rare is forgotten first. What one source lacks the other gives.
 
     Examples
     --------
-    >>> plan = plan_replay(["n1", "n2", "n3", "n4"], {"gcd": ("e1", "e2", "e3")}, [f"o{i}" for i in range(9)], seed=0)
+    >>> plan = plan_replay(["n1", "n2", "n3", "n4"], {"gcd": ("e1", "e2", "e3")}, {"add": ("o1", "o2", "o3")}, seed=0)
     >>> len(plan.earlier), len(plan.original), plan.short
     (2, 2, 0)
     """
     new = set(new_examples)
     total = round(len(new) * settings.share / (1.0 - settings.share))
-    earlier = _earlier(reservoir, new, seed, total)
-    plain = [item for item in ordered(original, seed, "original") if item not in new and item not in earlier]
+    earlier = _evenly(reservoir, new, seed, total)
+    plain = list(_evenly(original, new | set(earlier), seed, sum(map(len, original.values()))))
     from_earlier = min(round(total * settings.earlier_share), len(earlier))
     from_original = min(total - from_earlier, len(plain))
     from_earlier = min(total - from_original, len(earlier))
-    return ReplayPlan(tuple(list(earlier)[:from_earlier]), tuple(plain[:from_original]), total - from_earlier - from_original)
+    return ReplayPlan(tuple(earlier[:from_earlier]), tuple(plain[:from_original]), total - from_earlier - from_original)
 
 
-def _earlier(reservoir: Reservoir, new: set[str], seed: int, most: int) -> dict[str, None]:
-    """Up to `most` reservoir ids (as an ordered set), one skill after another in turn, so that any prefix is even."""
-    queues = [[i for i in ordered(reservoir[skill], seed, "earlier", skill) if i not in new] for skill in sorted(reservoir)]
+def _evenly(source: Reservoir, new: set[str], seed: int, most: int) -> list[str]:
+    """Up to `most` distinct ids, one skill after another in turn, so that any prefix is even."""
+    queues = [[i for i in ordered(source[skill], seed, "replay", skill) if i not in new] for skill in sorted(source)]
     parts = allot(most, {str(n): 1.0 for n in range(len(queues))}, {str(n): len(queue) for n, queue in enumerate(queues)})
     turns = [(turn, n) for n in range(len(queues)) for turn in range(parts[str(n)])]
-    return dict.fromkeys(queues[n][turn] for turn, n in sorted(turns))
+    return list(dict.fromkeys(queues[n][turn] for turn, n in sorted(turns)))
 
 
 def keep(reservoir: Reservoir, new: Reservoir, seed: int, settings: ReplaySettings = DEFAULT_REPLAY) -> dict[str, tuple[str, ...]]:

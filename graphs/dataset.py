@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from agent.budget import Usage
+from agent.catalog import SkillMap
 from agent.items import Example, PoolItem, Provenance
 from agent.replay import plan_replay
 from agent.selection import plan_selection
@@ -117,7 +118,9 @@ def _within_request(examples: Sequence[Example], plan: CurationPlan, dropped: Co
 def _replayed(taught: Sequence[Example], plan: CurationPlan, context: CurateContext) -> list[Example]:
     source = context.replay
     original = {one.example_id: one for one in map(_original, source.original)}
-    drawn = plan_replay([one.example_id for one in taught], source.reservoir, original, plan.seed, plan.replay)
+    by_skill = SkillMap((known, one.skills) for known, one in original.items())
+    original_ids = {skill: by_skill.items(skill) for skill in by_skill.sizes}
+    drawn = plan_replay([one.example_id for one in taught], source.reservoir, original_ids, plan.seed, plan.replay)
     return [*(_again(source.earlier[known]) for known in drawn.earlier), *(original[known] for known in drawn.original)]
 
 

@@ -22,7 +22,7 @@ class Embedded:
         busy = self.monitor.step()
         for worker in self.rounds:
             busy = worker.step() or busy
-        self.monitor.relay.step()
+        self.monitor.send()
         return busy
 
     def active(self) -> bool:

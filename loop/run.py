@@ -17,13 +17,14 @@ from loop.deploy import set_route
 from loop.embedded import Embedded
 from loop.round_worker import RoundWorker
 from loop.services import Services
-from loop.wiring import MonitorWorker, open_services, round_workers, worker_name
+from loop.wiring import MonitorWorker, open_services, round_workers, set_up_student, worker_name
 from streams.log import LogUnavailable
 from streams.store import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
+SETUP_S = 120
 WORKERS = {"curate": ("planned",), "train": ("curated", "trained"), "deploy": ("judged",)}
 
 
@@ -31,6 +32,7 @@ def run_up(config: Config, root: Path, once: bool, console: Console) -> None:
     """All workers, until interrupted (or idle, with `once`)."""
     root = prepare(root)
     services = open_services(config, root)
+    set_up_student(services)
     with open_log(config, root) as log:
         embedded = Embedded(services, log)
         console.print(f"serving the loop of student {config.student.name!r} from {root}; stop with Ctrl-C", highlight=False)
@@ -45,6 +47,10 @@ def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
     root = prepare(root)
     name = worker_name()
     services = open_services(config, root, {"owner": name})
+    if kind == "deploy":
+        set_up_student(services)
+    else:
+        _wait_for_student(services)
     if kind != "monitor":
         workers = [worker for worker in round_workers(services) if worker.STATE in WORKERS[kind]]
         _run(lambda: _turn(workers), once)
@@ -55,6 +61,15 @@ def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
             _run(monitor.step, once)
         finally:
             monitor.loop.close()
+
+
+def _wait_for_student(services: Services) -> None:
+    """The deploy worker sets the student up. Raises `ConfigError` when none does within `SETUP_S` seconds."""
+    for _ in range(SETUP_S):
+        if services.rounds.route(services.student) is not None:
+            return
+        services.clock.sleep(1.0)
+    raise ConfigError(f"student {services.student!r} was not set up within {SETUP_S} s; start `skillloop worker deploy`, which does it")
 
 
 def _turn(workers: list[RoundWorker]) -> bool:
@@ -91,12 +106,14 @@ def _until_stopped(step: Callable[[], bool]) -> None:
 def promote_version(config: Config, root: Path, version: int, console: Console) -> None:
     """Make a version the champion, without the gate."""
     services = open_services(config, prepare(root))
+    set_up_student(services)
     _switch(services, version, "promote", console)
 
 
 def roll_back(config: Config, root: Path, console: Console) -> None:
     """Make the previous champion the champion again. Raises `ConfigError` when there is none."""
     services = open_services(config, prepare(root))
+    set_up_student(services)
     previous = services.registry.alias("previous")
     if previous is None:
         raise ConfigError(f"student {services.student!r} has no previous champion; `skillloop rounds list` shows what there is")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -26,10 +27,13 @@ from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings
 from streams.crash import ENVIRONMENT, crash_point
-from streams.log import EventLog
+from streams.log import EventLog, LogUnavailable
 from streams.outbox import OutboxRelay
 from streams.rounds import RoundStore
+from streams.store import StoreUnavailable
 from training.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 
 def open_registry(config: Config, root: Path) -> Registry:
@@ -66,7 +70,6 @@ def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = 
         owner=given.get("owner") or "embedded",
         listen=given.get("listen") or nobody,
     )
-    set_up_student(services)
     return services
 
 
@@ -76,7 +79,10 @@ def worker_name() -> str:
 
 
 def set_up_student(services: Services) -> None:
-    """Register the base as the first champion and route to it; a student that exists is left alone."""
+    """Register the base as the first champion and route to it; a student that exists is left alone.
+
+    One process does this: `up`, `demo` or the deploy worker, which is the one writer of aliases.
+    """
     base = services.registry.register_base(services.task.base_dir)
     if services.rounds.route(services.student) is None:
         set_route(services, base.version, None, "promote", services.clock.now())
@@ -111,11 +117,18 @@ class MonitorWorker:
     def step(self) -> bool:
         """One batch, then the outbox, then the policy. True when something was consumed."""
         done = self.loop.step()
-        self.relay.step()
+        self.send()
         standing = self.decider.step()
         if standing is not None:
             self._listen("standing", {"standing": standing})
         return done > 0
+
+    def send(self) -> None:
+        """Empty the outbox; what cannot be sent now stays there for the next time."""
+        try:
+            self.relay.step()
+        except (LogUnavailable, StoreUnavailable) as exc:
+            logger.warning("the outbox waits: %s", exc)
 
     def pause(self, seconds: float) -> None:
         """Wait for a dependency that is away (real time, whatever clock the loop has)."""

@@ -31,7 +31,7 @@ _MAX_COOLDOWN_FACTOR = 8.0
 class _Candidate:
     """A skill that looks missing: why it cannot be taught yet (empty: it can), and how it would be taught.
 
-    `nearly`: all it lacks is evidence, and half of that is there.
+    `nearly`: all it lacks is evidence (and with it perhaps its share of the traffic), and half of that is there.
     """
 
     estimate: SkillEstimate
@@ -152,9 +152,10 @@ def _candidate(estimate: SkillEstimate, given: PolicyInput, settings: PolicySett
         obstacles.append(f"lower bound {estimate.low:.2f} not above {settings.miss_threshold:g}")
     if estimate.share < settings.min_share:
         obstacles.append(f"share {estimate.share:.1%} of traffic below {settings.min_share:.1%}")
-    obstacles += _set_aside(estimate.skill, strategy, given, settings)
-    nearly = len(obstacles) == 1 and settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
-    return _Candidate(estimate, ", ".join(obstacles), strategy, why, nearly)
+    aside = _set_aside(estimate.skill, strategy, given, settings)
+    half_seen = settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
+    nearly = half_seen and estimate.low > settings.miss_threshold and not aside
+    return _Candidate(estimate, ", ".join([*obstacles, *aside]), strategy, why, nearly)
 
 
 def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:

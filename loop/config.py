@@ -46,7 +46,7 @@ class StudentSection(Section):
     name: str = Field(default="demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     base: str = "builtin:llama"
     max_new_tokens: int = Field(default=112, gt=0)
-    batch_size: int = Field(default=128, gt=0)
+    batch_size: int = Field(default=256, gt=0)
 
 
 class LogSection(Section):
@@ -103,24 +103,24 @@ class CurateSection(Section):
 
 
 class DemoSection(Section):
-    """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at the question numbers `shifts`."""
+    """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at questions `first_shift` and `second_shift`."""
 
-    questions: int = Field(default=3200, gt=0)
+    questions: int = Field(default=2800, gt=0)
     tick: int = Field(default=100, gt=0)
-    first_shift: int = Field(default=600, gt=0)
-    second_shift: int = Field(default=2000, gt=0)
+    first_shift: int = Field(default=500, gt=0)
+    second_shift: int = Field(default=1700, gt=0)
     seconds_between: float = Field(default=1.0, gt=0)
-    gate_mastered: int = Field(default=120, gt=0)
-    gate_wavering: int = Field(default=250, gt=0)
-    stubborn_items: int = Field(default=600, gt=0)
-    gate_mix: int = Field(default=200, gt=0)
-    gate_ood: int = Field(default=100, gt=0)
+    gate_mastered: int = Field(default=100, gt=0)
+    gate_wavering: int = Field(default=200, gt=0)
+    stubborn_items: int = Field(default=400, gt=0)
+    gate_mix: int = Field(default=150, gt=0)
+    gate_ood: int = Field(default=60, gt=0)
     exam_per_skill: int = Field(default=100, gt=0)
-    exam_mix: int = Field(default=300, gt=0)
-    exam_ood: int = Field(default=200, gt=0)
+    exam_mix: int = Field(default=200, gt=0)
+    exam_ood: int = Field(default=120, gt=0)
     rich_pool: int = Field(default=300, gt=0)
     poor_pool: int = Field(default=80, gt=0)
-    common_pool: int = Field(default=160, gt=0)
+    common_pool: int = Field(default=110, gt=0)
 
 
 class Config(Section):

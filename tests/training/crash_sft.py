@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from training.mix import read_dataset
-from training.settings import SftSettings, train_round
+from training.settings import SftSettings
+from training.sft import train_round
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

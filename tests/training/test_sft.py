@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from training.adapters import adapter_sha256, load_check
 from training.errors import AdapterError, CorruptAdapter, DatasetError, ExampleTooLong, NothingLearned, TrainingDiverged, TrainingError
 from training.mix import write_dataset
-from training.settings import SftSettings, finished_result, train_round
+from training.settings import SftSettings
+from training.sft import finished_result, train_round
 
 SETTINGS = SftSettings(steps=12, lora_r=4, lora_alpha=8, lora_dropout=0.1, lr=5e-3, batch_size=8, save_every=5, report_every=1, seed=3)
 

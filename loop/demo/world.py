@@ -30,6 +30,7 @@ Split = Literal["gate", "exam", "traffic", "pool"]
 SKILLS: tuple[str, ...] = tuple(skill.name for skill in TABLE)
 STUBBORN = "mod"
 COMMON: tuple[str, ...] = ("add", "sub", "mul", "div", "max", "unit", STUBBORN)
+STEADY: tuple[str, ...] = ("add", "mul", "div", "max", "unit")
 MIDDLING: tuple[str, ...] = ("bill", "total")
 RARE: tuple[str, ...] = ("average", "perimeter", "left", "equation", "profit", "fraction")
 DESCRIPTIONS: dict[str, str] = {skill.name: skill.description for skill in TABLE}
@@ -151,11 +152,11 @@ def pool(seed: int, per_skill: Mapping[str, int], chain_share: float = 0.2) -> l
 
 @dataclass(frozen=True)
 class HeldOutSizes:
-    """Items per evaluation set: of each mastered skill, of each other skill (its answers waver from round to round), of the
-    stubborn one, of the original mixture, and out of distribution.
+    """Items per evaluation set: of each steady skill, of each other one (its answers waver from round to round), of the stubborn
+    one, of the original mixture, and out of distribution.
     """
 
-    mastered: int = 50
+    steady: int = 50
     wavering: int = 50
     stubborn: int = 50
     mix: int = 200
@@ -163,7 +164,7 @@ class HeldOutSizes:
 
     def of(self, skill: str) -> int:
         """How many items of one skill."""
-        return self.stubborn if skill == STUBBORN else self.mastered if skill in COMMON else self.wavering
+        return self.stubborn if skill == STUBBORN else self.steady if skill in STEADY else self.wavering
 
 
 @cache

@@ -57,7 +57,7 @@ def estimate(bench: Bench, until: str, standing: frozenset[str]) -> list[Line]:
         lines.append(_diagnosing(bench, standing))
     if until in {"dataset", "train", "evaluate"} and bench.named("dataset") not in standing:
         lines += _dataset(bench, standing)
-    return [line for line in lines if line.calls > 0]
+    return [line for line in lines if line.calls > 0 and not (until == "catalog" and line.kind == "labels")]
 
 
 def total(lines: Sequence[Line], price: Price) -> Usage:

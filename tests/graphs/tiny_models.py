@@ -21,12 +21,12 @@ TEMPLATE = (
 )
 SIZES = {
     "vocab_size": 1024,
-    "hidden_size": 64,
+    "hidden_size": 128,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 64,  # vLLM on CPU has no kernel for 16
     "max_position_embeddings": CONTEXT_TOKENS,
     "bos_token_id": 0,
     "eos_token_id": 1,

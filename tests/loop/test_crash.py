@@ -13,14 +13,12 @@ POINTS = (
     "consume.before-commit:3",
     "consume.after-commit:4",
     "outbox.after-append:4",
-    "curate.deduplicate.start",
     "curate.plan.end",
     "train.step:3",
     "judge.before-run",
     "judge.after-run",
     "deploy.before-alias",
     "deploy.after-alias",
-    "deploy.after-route",
 )
 
 

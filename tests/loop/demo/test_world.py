@@ -60,7 +60,7 @@ def test_every_form_of_every_skill_is_asked_and_understood(skill: str) -> None:
     assert all(needed_skills(problem.question) == (skill,) for problem in problems)
 
 
-SIZES = HeldOutSizes(mastered=20, wavering=20, stubborn=20, mix=60, ood=40)
+SIZES = HeldOutSizes(steady=20, wavering=20, stubborn=20, mix=60, ood=40)
 
 
 def test_splits_have_the_sizes_promised() -> None:

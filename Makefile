@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=/path/to/python3.11"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,kafka,postgres]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,kafka,llm,postgres]'
 	@touch $(STAMP)
 
 demo: setup  ## run the whole loop on this machine (SEED=n, DIR=folder)
@@ -47,8 +47,9 @@ student: setup  ## pretrain the shipped students again (about 10 minutes each on
 schemas: setup  ## write the JSON Schemas of the events to docs/schemas
 	$(BIN)/python -m streams.schemas
 
-bench: setup  ## run the profile benchmark
-	$(BIN)/python benchmarks/profile.py
+bench: setup  ## run the benchmarks of profile and detection
+	$(BIN)/python -m benchmarks.profile
+	$(BIN)/python -m benchmarks.robustness
 
 kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with the command
 	$(BIN)/python -m streams.kafka_server

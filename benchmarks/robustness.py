@@ -4,7 +4,7 @@ The shipped student answers drifted traffic; its answers are diagnosed by symbol
 constrained to the needed skills (as the loop does) and, as the alternative in the same run, taken as they come. Found = lower
 5 % bound of the miss rate above the policy's threshold, share above its minimum.
 
-    python benchmarks/robustness.py [--seeds 5] [--json FILE]
+    python -m benchmarks.robustness [--seeds 5] [--json FILE]
 """
 
 from __future__ import annotations

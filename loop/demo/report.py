@@ -49,7 +49,7 @@ def examine(services: Services, version: int, items: Sequence[HeldOutItem]) -> E
     )
 
 
-def make_report(services: Services, log: EventLog, seconds: float) -> Report:
+def make_report(services: Services, log: EventLog) -> Report:
     """Examine the shipped and the final student, and put the figures together."""
     config, items = services.config, exam_items(services.config)
     first, champion = services.registry.versions()[0].version, services.registry.champion().version
@@ -81,7 +81,7 @@ def make_report(services: Services, log: EventLog, seconds: float) -> Report:
     figures["worst_skill_loss"] = max(0.0, *(was[skill] - now[skill] for skill in was))
     figures.update(_served_figures(services, log))
     figures.update(_costs(services))
-    figures.update(seconds=seconds, champion_version=champion, seed=config.seed)
+    figures.update(champion_version=champion, seed=config.seed)
     rows = tuple(
         (skill, "missing" if skill in missing else "mastered" if skill in mastered else "", was[skill], now[skill]) for skill in was
     )

@@ -46,7 +46,8 @@ def run_demo(config: Config, root: Path, json_file: Path | None, console: Consol
             display.answered(stream.position, stream.phase())
             _note_seconds(root, config, spent + time.monotonic() - started)
     console.print("the stream has ended; examining the first and the last student", style="dim")
-    report = make_report(services, log, round(spent + time.monotonic() - started, 1))
+    report = make_report(services, log)
+    report.figures["seconds"] = round(spent + time.monotonic() - started, 1)
     picture = root / "timeline.png"
     draw_timeline(services, log, report.figures["skills_truly_missing"], picture)
     if json_file is not None:

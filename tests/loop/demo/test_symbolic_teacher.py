@@ -32,7 +32,7 @@ def test_an_exact_teacher_labels_and_diagnoses_exactly() -> None:
         assert teacher.diagnose(problem.question, problem.solution, needed, SKILLS).verdict == "correct"
         wrong = teacher.diagnose(problem.question, broken(problem), needed, SKILLS)
         assert (wrong.verdict, wrong.missing) == ("incorrect", problem.skills[:1])
-        assert wrong.usage.calls == 1 and wrong.usage.prompt_tokens > 0 and "line 1" in wrong.evidence
+        assert wrong.usage.calls == 1 and wrong.usage.prompt_tokens > 0 and wrong.evidence
 
 
 def test_labels_stay_within_the_catalog() -> None:

@@ -156,10 +156,10 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None, overrides:
             raise ConfigError(f"no configuration file {path}; the shipped ones are in {CONFIGS}") from exc
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
             raise ConfigError(f"cannot read {path}: {exc}") from exc
-    _merge(tree, from_environment(environ or {}))
-    _merge(tree, overrides or {})
+    merge(tree, from_environment(environ or {}))
+    merge(tree, overrides or {})
     source = str(path) if path else "the defaults"
-    _check_keys(tree, Config, (), source)
+    check_keys(tree, Config, (), source)
     try:
         return TypeAdapter(Config).validate_python(tree)
     except ValidationError as exc:
@@ -189,10 +189,10 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _merge(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
+def merge(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
     for key, value in more.items():
         if isinstance(value, Mapping):
-            _merge(tree.setdefault(key, {}), value)
+            merge(tree.setdefault(key, {}), value)
         else:
             tree[key] = value
 
@@ -205,7 +205,7 @@ def _fields(kind: Any) -> dict[str, Any] | None:
     return None
 
 
-def _check_keys(tree: Mapping[str, Any], kind: Any, path: tuple[str, ...], source: str) -> None:
+def check_keys(tree: Mapping[str, Any], kind: Any, path: tuple[str, ...], source: str) -> None:
     fields = _fields(kind)
     if fields is None:
         return
@@ -213,7 +213,7 @@ def _check_keys(tree: Mapping[str, Any], kind: Any, path: tuple[str, ...], sourc
         if key not in fields:
             raise ConfigError(f"{source}: unknown key {'.'.join((*path, key))!r}; {_suggest(key, fields)}")
         if isinstance(value, Mapping):
-            _check_keys(value, fields[key], (*path, key), source)
+            check_keys(value, fields[key], (*path, key), source)
 
 
 def _suggest(key: str, fields: Mapping[str, Any]) -> str:

@@ -42,8 +42,8 @@ def run_demo(config: Config, root: Path, json_file: Path | None, console: Consol
         display.answered(stream.position, stream.phase())
         embedded.settle()
         while stream.step():
-            embedded.settle()
             display.answered(stream.position, stream.phase())
+            embedded.settle()
             _note_seconds(root, config, spent + time.monotonic() - started)
     console.print("the stream has ended; examining the first and the last student", style="dim")
     report = make_report(services, log)

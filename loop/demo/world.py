@@ -21,8 +21,9 @@ from loop.demo.questions import ORDERS, Link, render, solve, work
 from loop.demo.skills import BY_NAME, TABLE, Args
 
 __all__ = [
-    "COMMON", "DESCRIPTIONS", "MIDDLING", "ORIGINAL", "RARE", "SKILLS", "STUBBORN", "UNSEEN_PAIRS", "Check", "Mixture", "Problem", "Split",
-    "chain", "check", "draw", "final_answer", "grade", "held_out", "needed_skills", "pool", "single", "split_of",
+    "COMMON", "DESCRIPTIONS", "MIDDLING", "ORIGINAL", "RARE", "SKILLS", "STEADY", "STUBBORN", "UNSEEN_PAIRS", "Check", "HeldOutSizes",
+    "Mixture", "Problem", "Split", "chain", "check", "draw", "final_answer", "grade",
+    "held_out", "mixture_items", "needed_skills", "pool", "single", "split_of",
 ]  # fmt: skip
 
 Split = Literal["gate", "exam", "traffic", "pool"]

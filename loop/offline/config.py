@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from agent.dataplan import StrategyName, StrategySettings
 from graphs.chat_settings import ChatSettings
-from loop.config import ConfigError, Section, _check_keys, _merge, from_environment
+from loop.config import ConfigError, Section, check_keys, from_environment, merge
 from training.settings import SftSettings
 
 
@@ -151,9 +151,9 @@ def load_stat(path: Path, environ: Mapping[str, str] | None = None, overrides: M
         tree = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ConfigError(f"cannot read {path}: {exc}; examples are in configs/stat/") from exc
-    _merge(tree, from_environment(environ or {}))
-    _merge(tree, overrides or {})
-    _check_keys(tree, StatConfig, (), str(path))
+    merge(tree, from_environment(environ or {}))
+    merge(tree, overrides or {})
+    check_keys(tree, StatConfig, (), str(path))
     try:
         config = StatConfig.model_validate(tree)
     except ValidationError as exc:

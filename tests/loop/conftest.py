@@ -16,6 +16,7 @@ from loop.backends import open_log, open_store
 from loop.config import load
 from loop.wiring import open_registry
 from streams.codec import Codec
+from streams.events import Event
 from streams.rounds import RoundStore
 from streams.topics import TOPICS
 
@@ -63,13 +64,20 @@ class Demo:
             "rounds": [(r.round_id, r.state, r.record["decision"], {key: r.record.get(key) for key in kept}) for r in rounds.list("demo")],
             "profile": canonical_bytes(table),
             "route": rounds.route("demo"),
-            "events": {name: sorted({event.model_dump_json() for event in found}) for name, found in events.items()},
+            "events": {name: sorted({_without_run(event) for event in found}) for name, found in events.items()},
             "repeated": {name: len(found) - len({event.event_id for event in found}) for name, found in events.items()},
             "outbox": len(store.pending(10)),
             "versions": [(info.version, info.round_id, info.sha256, info.parent) for info in registry.versions()],
             "runs": sorted(run.data.tags["round_id"] for run in runs),
             "champion": registry.champion().version,
         }
+
+
+def _without_run(event: Event) -> str:
+    """An event as text, without the id that MLflow draws at random for the round's run."""
+    fields = event.model_dump(mode="json")
+    fields.get("detail", {}).pop("run_id", None)
+    return json.dumps(fields, sort_keys=True)
 
 
 @pytest.fixture(scope="session")

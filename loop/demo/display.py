@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 from rich.console import Console, Group
@@ -27,7 +26,7 @@ class Display:
         self._answered = 0
         self._phase = ""
         self._standing: Standing | None = None
-        self._lines: deque[Text] = deque(maxlen=LINES)
+        self._lines: list[Text] = []
         self._said: set[str] = set()
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
         self._bars = Progress(*columns, TimeRemainingColumn(), console=console)
@@ -43,6 +42,7 @@ class Display:
     def __exit__(self, *exc: object) -> None:
         if self._console.is_terminal:
             self._live.stop()
+            self._console.print(*self._lines, sep="\n")  # the live screen is gone: leave what happened
 
     def answered(self, total: int, phase: str) -> None:
         """So many questions have been answered."""
@@ -121,7 +121,7 @@ class Display:
         if self._standing is not None:
             parts.append(profile_table(self._standing.profile, set(self._standing.alarms)))
             parts.append(Panel(Text(self._standing.decision.reasons[0]), title="policy"))
-        parts.append(Panel(Group(*self._lines), title="what happened"))
+        parts.append(Panel(Group(*self._lines[-LINES:]), title="what happened"))
         return Group(*parts)
 
 

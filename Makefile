@@ -5,7 +5,7 @@ STAMP := .venv/.setup-stamp
 SEED ?= 0
 SEEDS ?= 20
 FIRST_SEED ?= 1
-DIR ?= runs/demo
+DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
 .PHONY: help setup demo test check lint format student schemas bench kafka crash bench-env bench-ingest vllm-env clean
 

@@ -68,8 +68,11 @@ class OutboxRelay:
         Raises `LogUnavailable`, `StoreUnavailable`: call again later.
         """
         total = 0
-        if self._store.has_expired_claims(self._now()):
-            total += self._settle(self._store.reclaim(self._claim(), self._settings.batch))
+        while self._store.has_expired_claims(self._now()):
+            doubtful = self._store.reclaim(self._claim(), self._settings.batch)
+            if not doubtful:
+                break  # another relay took them in between
+            total += self._settle(doubtful)
         while topics := self._store.unclaimed_topics(self._settings.batch):
             since = {topic: _dump(self._log.end_offsets(topic)) for topic in topics}
             claim = self._claim()

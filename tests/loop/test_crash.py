@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-pytestmark = pytest.mark.skipif(
-    os.environ.get("CI") == "true",
-    reason="2 of 11 failed, unexplained, in one full CI run and all passed alone: run `pytest tests/loop/test_crash.py`",
-)
 
 POINTS = (
     "stream.before-append:3",

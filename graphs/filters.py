@@ -24,9 +24,9 @@ Sample = Callable[[str, int], Sequence[str]]
 
 
 class StepRewards(Protocol):
-    """A process reward model: the probability in [0, 1] that each step of a solution is right, one per step."""
+    """A process reward model: the probability in [0, 1] that each step of a solution is right, one per step; None: it cannot read it."""
 
-    def __call__(self, question: str, steps: Sequence[str]) -> Sequence[float]: ...
+    def __call__(self, question: str, steps: Sequence[str]) -> Sequence[float] | None: ...
 
 
 def steps_of(answer: str) -> list[str]:
@@ -52,7 +52,10 @@ def is_difficult(rewards: Sequence[float], tau1: float = TAU1, tau2: float = TAU
 
 @dataclass(frozen=True)
 class ProcessRewards:
-    """Believes a process reward model. No opinion on an answer without steps. Raises `ValueError` for a wrong number of rewards."""
+    """Believes a process reward model. No opinion on an answer without steps, or one that the model cannot read.
+
+    Raises `ValueError` for a wrong number of rewards.
+    """
 
     rewards: StepRewards
     tau1: float = TAU1
@@ -61,9 +64,9 @@ class ProcessRewards:
 
     def assess(self, output: StudentOutput, diagnose: Callable[[], Diagnosis]) -> Opinion | None:
         steps = steps_of(output.answer)
-        if not steps:
+        rewards = self.rewards(output.question, steps) if steps else None
+        if rewards is None:
             return None
-        rewards = self.rewards(output.question, steps)
         if len(rewards) != len(steps):
             raise ValueError(f"the reward model gave {len(rewards)} rewards for {len(steps)} steps")
         return "incorrect" if is_difficult(rewards, self.tau1, self.tau2) else "correct"

@@ -40,7 +40,7 @@ class Student(Protocol):
 @dataclass(frozen=True)
 class Bench:
     """Everything a stage may use. `open_student` and `embed` are called only by the stages that need them; `student_id` is a hash of
-    the student's files."""
+    the student's files, `rewards_id` one of the reward model's."""
 
     config: StatConfig
     folder: RunFolder
@@ -51,6 +51,7 @@ class Bench:
     student_id: str
     embed: Embed
     step_rewards: StepRewards | None = None
+    rewards_id: str = ""
     crash: CrashPoint = no_crash
     suffix: str = ""
 

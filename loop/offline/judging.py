@@ -25,6 +25,8 @@ from streams.events import StudentOutput
 
 def _assessed_inputs(bench: Bench) -> dict[str, str]:
     inputs = {**bench.data_sha256, "answers": bench.folder.result_sha256("answers"), "settings": settings_sha256(bench.config.filters)}
+    if any("prm" in name for name in bench.config.filters.order):
+        inputs["rewards"] = bench.rewards_id
     if any("teacher" in name for name in bench.config.filters.order):
         inputs |= {"teacher": bench.teacher_id, **{stage: bench.folder.result_sha256(stage) for stage in ("catalog", "labels")}}
     return inputs
@@ -47,7 +49,10 @@ def _assessed(bench: Bench) -> Result:
     for row in bench.folder.rows("answers", AnswerRow):
         samples.setdefault(bench.data.by_id[row.question_id].question, []).append(row.response)
     judged = _judged(bench)
-    first = [_assess(bench, question, answer, samples, None) for question, answer in judged]
+    first: list[AssessedRow | None] = []
+    for question, answer in judged:
+        first.append(_assess(bench, question, answer, samples, None))
+        bench.runner.progress("assessed", len(first), len(judged))
     undecided = [pair for pair, row in zip(judged, first, strict=True) if row is None]
     replies = _replies(bench, undecided)
     rows: list[AssessedRow] = []

@@ -25,8 +25,9 @@ from loop.offline.folder import RunFolder
 from loop.offline.grading import grade_text
 from loop.offline.journal import Runner
 from loop.offline.ledger import ROUND, LedgerFile, read_ledger
+from loop.offline.rewards import remembered_rewards
 from loop.offline.scripted import scripted_teacher
-from loop.offline.student import HfStudent, student_id
+from loop.offline.student import HfStudent, model_id
 from streams.crash import ENVIRONMENT, crash_point
 
 Progress = Callable[[str, int, int], None]
@@ -55,7 +56,13 @@ def open_bench(
     if other:
         config = config.model_copy(update={"strategy": config.strategy.model_copy(update={"name": strategy})})
     concurrency = config.teacher.chat.max_concurrency if config.teacher.chat is not None else DEFAULT_CONCURRENCY
-    with folder.locked(), MathGrader() as grade_math, open_teacher(config, folder) as teacher:
+    rewards_id = model_id(config.filters.prm, "filters.prm")
+    with (
+        folder.locked(),
+        MathGrader() as grade_math,
+        open_teacher(config, folder) as teacher,
+        remembered_rewards(config.filters.prm, rewards_id, folder.work / "rewards.jsonl") as step_rewards,
+    ):
         yield Bench(
             config=config,
             folder=folder,
@@ -63,8 +70,10 @@ def open_bench(
             grade=grade_math if config.filters.grade == "math" else grade_text,
             runner=Runner(folder.work, concurrency, progress, crash),
             open_student=_opener(config),
-            student_id=student_id(config.student.base),
+            student_id=model_id(config.student.base, "student.base"),
             embed=_embed(config),
+            step_rewards=step_rewards,
+            rewards_id=rewards_id,
             crash=crash,
             suffix=f"-{strategy}" if other else "",
         )

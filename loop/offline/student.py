@@ -46,15 +46,15 @@ class HfStudent:
         return text.removeprefix(bos) if adds else text
 
 
-def student_id(base: Path | None) -> str:
-    """A hash of the student's files: names, sizes and times of the weights, text of everything small. Empty without a student.
+def model_id(base: Path | None, setting: str) -> str:
+    """A hash of a model's files: names, sizes and times of the weights, text of everything small. Empty without a model.
 
-    Raises `ConfigError` when the folder does not exist.
+    Raises `ConfigError` with the setting's name when the folder does not exist.
     """
     if base is None:
         return ""
     if not base.is_dir():
-        raise ConfigError(f"student.base: {base} is no folder; give a student in Hugging Face format")
+        raise ConfigError(f"{setting}: {base} is no folder; give a model in Hugging Face format")
     parts = []
     for path in sorted(base.iterdir()):
         if path.is_file():

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-from loop.offline import pipeline
+from loop.config import ConfigError
+from loop.offline import pipeline, rewards
 from loop.offline.config import load_stat
 from loop.offline.jsonl import read_objects
 from loop.offline.opening import open_bench
@@ -89,3 +90,38 @@ def test_the_command_trains_and_measures(make_files: Callable[..., Path], studen
     events.clear()
     run()
     assert {event for event, _ in events} == {"kept"}
+
+
+def with_rewards(config: Path, folder: Path) -> Path:
+    config.write_text(config.read_text().replace("[filters]", f'[filters]\norder = ["prm", "gold"]\nprm = "{folder}"'))
+    return config
+
+
+def judge(config: Path) -> list[str]:
+    """Run as far as the verdicts; the stages that were done, not kept."""
+    done: list[str] = []
+    with open_bench(load_stat(config), config.parent / "run") as bench:
+        pipeline.run_stages(bench, "assessed", lambda event, stage, _: done.append(stage) if event == "done" else None)
+    return done
+
+
+def test_a_process_reward_model_judges_and_is_asked_once(
+    make_files: Callable[..., Path], student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_rewards(make_files(), student)
+    judge(config)
+    assert {row["decided_by"] for row in read_objects(config.parent / "run" / "assessed.jsonl")} == {
+        "prm"
+    }  # noise, but an opinion on every answer
+    kept = (config.parent / "run" / "work" / "rewards.jsonl").read_text().splitlines()
+    assert len(kept) == 12
+    (config.parent / "run" / "manifests" / "assessed.json").unlink()
+    monkeypatch.setattr(rewards, "RewardModel", None)  # asking again would fail
+    assert judge(config) == ["assessed"]
+
+
+def test_a_reward_model_that_is_none_is_a_setting_to_correct(make_files: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "prm").mkdir()
+    config = with_rewards(make_files(), tmp_path / "prm")
+    with pytest.raises(ConfigError, match=r"filters\.prm: the reward model in .* cannot be loaded"):
+        judge(config)

@@ -1,5 +1,7 @@
 """Configuration: one frozen object, from a TOML file with environment variables on top, read once at the edge.
 
+Relative paths start at the file's folder.
+
 `SKILLLOOP_<SECTION>__<KEY>=value` overrides one key (`SKILLLOOP_STORE__URL=postgresql+psycopg://...`). Values are read as TOML
 where they parse as TOML, else as text. An unknown key is an error that names the nearest right one.
 """
@@ -14,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
 
 from agent.budget import Caps
 from agent.decision import PolicySettings
@@ -22,6 +24,7 @@ from agent.drift import DriftSettings
 from agent.reading import ReadSettings
 from agent.replay import ReplaySettings
 from agent.synthesis import SynthesisSettings
+from graphs.chat_settings import ChatSettings
 from streams.kafka_settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import SftSettings
@@ -38,6 +41,28 @@ class Section(BaseModel):
     """Base of the sections: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskSection(Section):
+    """What the student is for: the demo's world, or `files` of questions as `skillloop stat` reads and writes them (docs/online.md).
+
+    `catalog`: its catalog.jsonl. `pool`: questions with solutions that may be trained on. `held_out`: questions with answers for the
+    gate, never trained on. `labels`: its labels.jsonl, for questions that name no skills themselves. `grade`: how answers are compared.
+    """
+
+    kind: Literal["demo", "files"] = "demo"
+    catalog: Path | None = None
+    pool: Path | None = None
+    held_out: tuple[Path, ...] = ()
+    labels: tuple[Path, ...] = ()
+    grade: Literal["math", "text"] = "math"
+
+    @model_validator(mode="after")
+    def _files_named(self) -> TaskSection:
+        missing = [name for name in ("catalog", "pool", "held_out") if not getattr(self, name)]
+        if self.kind == "files" and missing:
+            raise ValueError(f"kind = 'files' needs {' and '.join(missing)}")
+        return self
 
 
 class StudentSection(Section):
@@ -69,16 +94,24 @@ class MlflowSection(Section):
 
 
 class TeacherSection(Section):
-    """The teacher. The rates make the symbolic one as fallible as a real one: the paper's agrees with itself 70 % of the time."""
+    """The teacher: `symbolic` for the demo's world, or `chat`: any OpenAI-compatible server, set up in `[teacher.chat]`.
 
-    kind: Literal["symbolic"] = "symbolic"
+    The rates make the symbolic one as fallible as a real one: the paper's agrees with itself 70 % of the time.
+    """
+
+    kind: Literal["symbolic", "chat"] = "symbolic"
+    chat: ChatSettings | None = None
     error_rate: float = Field(default=0.0, ge=0, le=1)
     abstain_rate: float = Field(default=0.0, ge=0, le=1)
     solve_error_rate: float = Field(default=0.05, ge=0, le=1)
 
 
 class MonitorSection(Section):
-    """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the stored profile."""
+    """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the stored profile.
+
+    `filters`: who decides whether an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `prm` (the process
+    reward model in the folder `prm`), `teacher`, and `a&b` for two that must agree (graphs/filters.py).
+    """
 
     bucket_s: int = Field(default=60, gt=0)
     max_records: int = Field(default=256, gt=0)
@@ -86,7 +119,8 @@ class MonitorSection(Section):
     max_attempts: int = Field(default=3, gt=0)
     backoff_s: float = Field(default=0.5, gt=0)
     future_tolerance_s: float = Field(default=300.0, ge=0)
-    gold: bool = False
+    filters: tuple[str, ...] = ("feedback", "teacher")
+    prm: Path | None = None
 
 
 class CurateSection(Section):
@@ -128,6 +162,7 @@ class Config(Section):
 
     seed: int = Field(default=0, ge=0)
     student: StudentSection = StudentSection()
+    task: TaskSection = TaskSection()
     log: LogSection = LogSection()
     store: StoreSection = StoreSection()
     mlflow: MlflowSection = MlflowSection()
@@ -161,11 +196,23 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None, overrides:
     source = str(path) if path else "the defaults"
     check_keys(tree, Config, (), source)
     try:
-        return TypeAdapter(Config).validate_python(tree)
+        config: Config = TypeAdapter(Config).validate_python(tree)
+        return config if path is None else from_folder(config, path.resolve().parent)
     except ValidationError as exc:
         first = exc.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{source}: {key}: {first['msg']} (got {first.get('input')!r})") from exc
+
+
+def from_folder(value: Any, folder: Path) -> Any:
+    """The same configuration with every relative path taken from `folder`, where its file lies."""
+    if isinstance(value, Path):
+        return value if value.is_absolute() else folder / value
+    if isinstance(value, tuple):
+        return tuple(from_folder(one, folder) for one in value)
+    if isinstance(value, BaseModel):
+        return value.model_copy(update={name: from_folder(getattr(value, name), folder) for name in type(value).model_fields})
+    return value
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class CurateWorker(RoundWorker):
         task, taught = self.services.task, self._taught_before(round_)
         targets = {target.skill for target in decision.skills}
         return CurateContext(
-            teacher=task.teacher,
+            teacher=task.teacher_of(round_.round_id),
             pool=task.pool,
             held_out=[item.question for item in task.held_out],
             used_items=Counter(source for e in taught if e.provenance.strategy == "select" for source in e.provenance.source_ids),
@@ -83,7 +83,7 @@ class CurateWorker(RoundWorker):
         ids = ordered([item.item_id for item in items], round_seed(services.config.seed, round_), "known")
         tried = set(ids[: services.config.curate.replay_candidates])
         asked = [item for item in items if item.item_id in tried]
-        answers = services.engine.generate([item.question for item in asked], champion, sampling)
+        answers = services.engine.generate([services.task.prompt(item.question) for item in asked], champion, sampling)
         return [item for item, answer in zip(asked, answers, strict=True) if services.task.grade(item.answer, answer[0])]
 
     def _reservoir(self, taught: list[Example], targets: set[str]) -> dict[str, tuple[str, ...]]:
@@ -101,7 +101,7 @@ class CurateWorker(RoundWorker):
         patch = {"manifest": manifest.model_dump(mode="json"), "curation": curation.report.model_dump(mode="json"), "used": used}
         day = round_.record["decided_at"][:10]
         cost = entry_row(f"{round_.round_id}/curate", round_.student, round_.round_id, day, "synthesize", curation.report.usage)
-        self.advance(round_, "curated", patch, [cost])
+        self.advance(round_, "curated", patch, [] if self.services.task.books_itself else [cost])
 
 
 def round_seed(seed: int, round_: Round) -> int:

@@ -26,8 +26,8 @@ def examine(config: Config, root: Path, console: Console) -> bool:
         "folder": lambda: str(prepare(root)),
         "state store": lambda: _store(config, root),
         "event log": lambda: _log(config, root),
-        "task": lambda: _task(config),
-        "student": lambda: _student(config),
+        "task": lambda: _task(config, root),
+        "student": lambda: _student(config, root),
         "champion": lambda: _champion(config, root),
     }
     return all([_check(name, check, console) for name, check in checks.items()])
@@ -70,16 +70,18 @@ def _log(config: Config, root: Path) -> str:
         return ", ".join(f"{spec.name} {sum(log.end_offsets(spec.name).values())}" for spec in TOPICS)
 
 
-def _task(config: Config) -> str:
-    task = open_task(config)
+def _task(config: Config, root: Path) -> str:
+    task = open_task(config, root, open_store(config, root))
+    task.close()
     return f"{len(task.catalog)} skills, {len(task.pool)} pool items, {len(task.held_out)} held-out items, none in both"
 
 
-def _student(config: Config) -> str:
-    task = open_task(config)
+def _student(config: Config, root: Path) -> str:
+    task = open_task(config, root, open_store(config, root))
+    task.close()
     engine = TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size))
     engine.load(1, None)
-    answer = engine.generate([task.held_out[0].question], 1)[0][0]
+    answer = engine.generate([task.prompt(task.held_out[0].question)], 1)[0][0]
     return f"{task.base_dir} answers {task.held_out[0].question!r} with {answer[:40]!r}..."
 
 

@@ -78,14 +78,18 @@ def fold_diagnoses(events: Iterable[Diagnosed]) -> ProfileTable:
 
 
 class DiagnoseHandler:
-    """Turns outputs into effects for the consume loop; no side effect but the label cache. Raises `TeacherUnavailable`."""
+    """Turns outputs into effects for the consume loop; no side effect but the label cache. Raises what stops a batch.
 
-    def __init__(self, context: MonitorContext, labels: StoredLabels, settings: MonitorSection, clock: Clock) -> None:
+    `book`: enter the teacher's costs in the ledger, for a teacher that does not do so itself.
+    """
+
+    def __init__(self, context: MonitorContext, labels: StoredLabels, settings: MonitorSection, clock: Clock, book: bool = True) -> None:
         self._graph = build_monitor()
         self._context = context
         self._labels = labels
         self._settings = settings
         self._clock = clock
+        self._book = book
 
     def __call__(self, events: Sequence[Event]) -> Effects:
         horizon = self._clock.now().timestamp() + self._settings.future_tolerance_s
@@ -112,7 +116,7 @@ class DiagnoseHandler:
             buckets={(*key,): (*counts,) for key, counts in fold_diagnoses(diagnosed).items()},
             watermarks=watermarks,
             outbox=[encode(event) for event in diagnosed],
-            ledger=_costs(pairs),
+            ledger=_costs(pairs) if self._book else (),
             failed=failed,
         )
 

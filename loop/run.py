@@ -31,9 +31,8 @@ WORKERS = {"curate": ("planned",), "train": ("curated", "trained"), "deploy": ("
 def run_up(config: Config, root: Path, once: bool, console: Console) -> None:
     """All workers, until interrupted (or idle, with `once`)."""
     root = prepare(root)
-    services = open_services(config, root)
-    set_up_student(services)
-    with open_log(config, root) as log:
+    with open_services(config, root) as services, open_log(config, root) as log:
+        set_up_student(services)
         embedded = Embedded(services, log)
         console.print(f"serving the loop of student {config.student.name!r} from {root}; stop with Ctrl-C", highlight=False)
         if once:
@@ -46,16 +45,20 @@ def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
     """One worker of this kind, until interrupted (or idle, with `once`)."""
     root = prepare(root)
     name = worker_name()
-    services = open_services(config, root, {"owner": name})
-    if kind == "deploy":
-        set_up_student(services)
-    else:
-        _wait_for_student(services)
-    if kind != "monitor":
+    with open_services(config, root, {"owner": name}) as services:
+        if kind == "deploy":
+            set_up_student(services)
+        else:
+            _wait_for_student(services)
+        if kind == "monitor":
+            _run_monitor(services, once)
+            return
         workers = [worker for worker in round_workers(services) if worker.STATE in WORKERS[kind]]
         _run(lambda: _turn(workers), once)
-        return
-    with open_log(config, root, None) as log:
+
+
+def _run_monitor(services: Services, once: bool) -> None:
+    with open_log(services.config, services.root, None) as log:
         monitor = MonitorWorker(services, log)
         try:
             _run(monitor.step, once)
@@ -105,19 +108,19 @@ def _until_stopped(step: Callable[[], bool]) -> None:
 
 def promote_version(config: Config, root: Path, version: int, console: Console) -> None:
     """Make a version the champion, without the gate."""
-    services = open_services(config, prepare(root))
-    set_up_student(services)
-    _switch(services, version, "promote", console)
+    with open_services(config, prepare(root)) as services:
+        set_up_student(services)
+        _switch(services, version, "promote", console)
 
 
 def roll_back(config: Config, root: Path, console: Console) -> None:
     """Make the previous champion the champion again. Raises `ConfigError` when there is none."""
-    services = open_services(config, prepare(root))
-    set_up_student(services)
-    previous = services.registry.alias("previous")
-    if previous is None:
-        raise ConfigError(f"student {services.student!r} has no previous champion; `skillloop rounds list` shows what there is")
-    _switch(services, previous, "rollback", console)
+    with open_services(config, prepare(root)) as services:
+        set_up_student(services)
+        previous = services.registry.alias("previous")
+        if previous is None:
+            raise ConfigError(f"student {services.student!r} has no previous champion; `skillloop rounds list` shows what there is")
+        _switch(services, previous, "rollback", console)
 
 
 def _switch(services: Services, version: int, action: str, console: Console) -> None:

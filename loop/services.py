@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from loop.config import Config
 from loop.task import Task
@@ -25,7 +25,7 @@ def nobody(event: str, detail: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Services:
-    """`root` is the run's directory; `listen` is told what happens, for display only."""
+    """`root` is the run's directory; `listen` is told what happens, for display only. A context manager that closes what it holds."""
 
     config: Config
     root: Path
@@ -38,6 +38,13 @@ class Services:
     crash: CrashPoint
     owner: str
     listen: Listener = nobody
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.task.close()
+        self.store.close()
 
     @property
     def student(self) -> str:

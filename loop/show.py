@@ -23,8 +23,12 @@ from streams.store import StateStore
 from streams.topics import TOPICS, dead_letter_topic
 
 
-def _standing(config: Config, store: StateStore) -> Standing | None:
-    return Decider(config, store, RoundStore(store), open_task(config)).standing()
+def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
+    task = open_task(config, root, store)
+    try:
+        return Decider(config, store, RoundStore(store), task).standing()
+    finally:
+        task.close()
 
 
 def show_status(config: Config, root: Path, console: Console) -> None:
@@ -37,7 +41,7 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     with open_log(config, root, None) as log:
         console.print(f"waiting in the log: {lag(log, store)} outputs; dead letters: {dead_letters(log)}", highlight=False)
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
-    standing = _standing(config, store)
+    standing = _standing(config, root, store)
     if standing is None:
         console.print("no answers of the served version were watched yet", highlight=False)
         return
@@ -60,7 +64,8 @@ def dead_letters(log: EventLog) -> int:
 
 def show_profile(config: Config, root: Path, console: Console) -> None:
     """The profile's table."""
-    standing = _standing(config, open_store(config, prepare(root)))
+    root = prepare(root)
+    standing = _standing(config, root, open_store(config, root))
     if standing is None:
         console.print("no answers of the served version were watched yet")
         return

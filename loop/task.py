@@ -6,7 +6,7 @@ The demo's world is one task; a task of files (MATH, GSM8K) is another. The loop
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.catalog import SkillCatalog, SkillMap
@@ -16,9 +16,21 @@ from training.errors import HeldOutOverlap
 from training.mix import normalised
 
 
+def unchanged(question: str) -> str:
+    """The prompt of a student that is asked with the bare question."""
+    return question
+
+
+def nothing_open() -> None:
+    """The end of a task that holds nothing open."""
+
+
 @dataclass(frozen=True)
 class Task:
-    """`grade(expected, answer)` says whether a final answer is right; `base_dir` holds the untrained student.
+    """`grade(expected, answer)` says whether a final answer is right, None where it cannot tell; `base_dir` holds the untrained student.
+
+    `prompt` is the form in which the student is asked. `books_itself`: the teacher enters its calls in the ledger (`graphs.meter`), so the
+    workers must not; `teacher_of` is the teacher whose calls are booked on a round. `close` ends what the task holds open.
 
     Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
     """
@@ -26,9 +38,13 @@ class Task:
     catalog: SkillCatalog
     pool: tuple[PoolItem, ...]
     held_out: tuple[HeldOutItem, ...]
-    grade: Callable[[str, str], bool]
+    grade: Callable[[str, str], bool | None]
     teacher: Teacher
     base_dir: Path
+    prompt: Callable[[str], str] = unchanged
+    books_itself: bool = False
+    round_teacher: Callable[[str], Teacher] | None = None
+    close: Callable[[], None] = field(default=nothing_open, repr=False)
 
     def __post_init__(self) -> None:
         trained_on = {normalised(item.question): item.item_id for item in self.pool}
@@ -39,6 +55,10 @@ class Task:
                 f"{len(both)} of {len(self.held_out)} held-out questions are in the pool (first: {held_out!r} is pool item {pool!r}); "
                 "remove them from the pool"
             )
+
+    def teacher_of(self, round_id: str) -> Teacher:
+        """The teacher for a round's work."""
+        return self.round_teacher(round_id) if self.round_teacher else self.teacher
 
     @property
     def skill_map(self) -> SkillMap:

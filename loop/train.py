@@ -34,8 +34,9 @@ class TrainWorker(RoundWorker):
 
     def work(self, round_: Round) -> None:
         services = self.services
-        examples = read_dataset(services.round_dir(round_.round_id) / DATASET)
-        assert_disjoint(examples, services.task.held_out)
+        curated = read_dataset(services.round_dir(round_.round_id) / DATASET)
+        assert_disjoint(curated, services.task.held_out)
+        examples = [example.model_copy(update={"prompt": services.task.prompt(example.prompt)}) for example in curated]
         champion = services.registry.champion()
         steps = int(round_.record["decision"]["steps"])
         settings = services.config.train.model_copy(update={"steps": steps, "seed": round_seed(services.config.seed, round_)})
@@ -127,7 +128,7 @@ def champion_evaluation(services: Services, version: int) -> Evaluation:
 
 def probe_digest(services: Services, version: int) -> str:
     """A digest of the greedy answers of `version` to a few fixed questions: equal weights give equal answers."""
-    prompts = [item.question for item in services.task.held_out[:: max(1, len(services.task.held_out) // PROBES)]]
+    prompts = [services.task.prompt(item.question) for item in services.task.held_out[:: max(1, len(services.task.held_out) // PROBES)]]
     answers = services.engine.generate(prompts, version, _greedy(services))
     return hashlib.sha256("\x1e".join(answer[0] for answer in answers).encode()).hexdigest()
 
@@ -138,11 +139,12 @@ def _greedy(services: Services) -> Sampling:
 
 def _evaluate(services: Services, version: int, keep: Path) -> Evaluation:
 
-    def generate(prompts: Sequence[str]) -> list[str]:
+    def generate(questions: Sequence[str]) -> list[str]:
+        prompts = [services.task.prompt(question) for question in questions]
         return [answers[0] for answers in services.engine.generate(prompts, version, _greedy(services))]
 
     def grade(item: HeldOutItem, answer: str) -> bool:
-        return services.task.grade(item.answer, answer)
+        return bool(services.task.grade(item.answer, answer))
 
     found = evaluate(generate, grade, services.task.held_out)
     keep.parent.mkdir(parents=True, exist_ok=True)

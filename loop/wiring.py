@@ -11,10 +11,11 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from graphs.assess import Assessor, Feedback, GoldAnswer, TeacherVerdict
-from graphs.monitor import MonitorContext
+from graphs.assess import Assessor
+from graphs.filters import FilterParts, filters
+from graphs.monitor import STOPS_THE_BATCH, MonitorContext
 from loop.backends import open_store
-from loop.config import Config
+from loop.config import Config, ConfigError
 from loop.curate import CurateWorker
 from loop.decide import Decider
 from loop.deploy import DeployWorker, set_route
@@ -23,6 +24,7 @@ from loop.round_worker import TRANSIENT, RoundWorker
 from loop.services import Services, nobody
 from loop.task import Task
 from loop.train import JudgeWorker, TrainWorker
+from serving.step_rewards import RewardModel
 from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings
@@ -30,7 +32,7 @@ from streams.crash import ENVIRONMENT, crash_point
 from streams.log import EventLog, LogUnavailable
 from streams.outbox import OutboxRelay
 from streams.rounds import RoundStore
-from streams.store import StoreUnavailable
+from streams.store import StateStore, StoreUnavailable
 from training.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -44,10 +46,19 @@ def open_registry(config: Config, root: Path) -> Registry:
     return Registry(f"sqlite:///{root / 'mlflow.db'}", config.student.name, root / "mlartifacts")
 
 
-def open_task(config: Config) -> Task:
-    """What the student is for. So far the demo's world is the only task."""
+def open_task(config: Config, root: Path, store: StateStore) -> Task:
+    """What the student is for: the demo's world, or files of questions with a chat model as the teacher.
+
+    Raises `ConfigError` for a teacher that cannot teach the task.
+    """
+    if config.task.kind == "files":
+        from loop.files_task import files_task
+
+        return files_task(config, root, store)
     from loop.demo.task import demo_task
 
+    if config.teacher.kind != "symbolic":
+        raise ConfigError(f"teacher.kind {config.teacher.kind!r} needs task.kind 'files': the demo's world has its symbolic teacher")
     return demo_task(config)
 
 
@@ -56,7 +67,7 @@ def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = 
     disable_progress_bar()  # the loop shows its own
     given = dict(ports or {})
     store = given.get("store") or open_store(config, root)
-    task = given.get("task") or open_task(config)
+    task = given.get("task") or open_task(config, root, store)
     services = Services(
         config=config,
         root=root,
@@ -98,14 +109,14 @@ class MonitorWorker:
         self.loop = ConsumeLoop(
             log,
             services.store,
-            DiagnoseHandler(context, labels, settings, services.clock),
+            DiagnoseHandler(context, labels, settings, services.clock, book=not task.books_itself),
             ConsumeSettings(
                 group=GROUP,
                 topics=("student-outputs",),
                 max_records=settings.max_records,
                 max_attempts=settings.max_attempts,
                 backoff_s=settings.backoff_s,
-                transient=TRANSIENT,
+                transient=(*TRANSIENT, *STOPS_THE_BATCH),
             ),
             clock=SystemClock(),
             crash=services.crash,
@@ -136,9 +147,13 @@ class MonitorWorker:
 
 
 def assessors(config: Config, task: Task) -> tuple[Assessor, ...]:
-    """The difficulty filters in order of trust."""
-    gold: tuple[Assessor, ...] = (GoldAnswer(lambda _, gold, answer: task.grade(gold, answer)),) if config.monitor.gold else ()
-    return (*gold, Feedback(), TeacherVerdict())
+    """The difficulty filters in order of trust. Raises `ConfigError` for one that is unknown or lacks its part."""
+    prm = config.monitor.prm
+    parts = FilterParts(grade=lambda _, gold, answer: task.grade(gold, answer), rewards=None if prm is None else RewardModel(prm))
+    try:
+        return filters(config.monitor.filters, parts)
+    except ValueError as exc:
+        raise ConfigError(f"monitor.filters: {exc}") from exc
 
 
 def round_workers(services: Services) -> tuple[RoundWorker, ...]:

@@ -44,7 +44,7 @@ def examine(services: Services, version: int, items: Sequence[HeldOutItem]) -> E
     sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
     return evaluate(
         lambda prompts: [answers[0] for answers in services.engine.generate(prompts, version, sampling)],
-        lambda item, answer: services.task.grade(item.answer, answer),
+        lambda item, answer: bool(services.task.grade(item.answer, answer)),
         items,
     )
 
@@ -110,7 +110,7 @@ def _round_row(round_: Any) -> dict[str, Any]:
 def _served_figures(services: Services, log: EventLog) -> dict[str, float]:
     """Accuracy of the first and the last answers that were really served on drifted traffic."""
     start = services.config.demo.first_shift
-    right = [services.task.grade(event.gold or "", event.answer) for event in served(log)][start:]
+    right = [bool(services.task.grade(event.gold or "", event.answer)) for event in served(log)][start:]
     window = min(SERVED_WINDOW, max(1, len(right) // 2))
     if not right:
         return {"served_accuracy_first": 0.0, "served_accuracy_last": 0.0}

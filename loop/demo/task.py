@@ -51,7 +51,7 @@ def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutI
 
 def demo_task(config: Config) -> Task:
     """Everything the loop needs of the demo's world. The teacher labels the pool, as it labels users' questions."""
-    rates = config.teacher.model_dump(exclude={"kind"})
+    rates = config.teacher.model_dump(exclude={"kind", "chat"})
     teacher = SymbolicTeacher(**rates, seed=config.seed)
     catalog = SkillCatalog.of(*((name, DESCRIPTIONS[name]) for name in SKILLS))
     labeller = Labeller(teacher, catalog, MemoryLabels())

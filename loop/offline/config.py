@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from agent.dataplan import StrategyName, StrategySettings
 from graphs.chat_settings import ChatSettings
-from loop.config import ConfigError, Section, check_keys, from_environment, merge
+from loop.config import ConfigError, Section, check_keys, from_environment, from_folder, merge
 from training.settings import SftSettings
 
 
@@ -161,7 +161,7 @@ def load_stat(path: Path, environ: Mapping[str, str] | None = None, overrides: M
         key = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: {key}: {first['msg']} (got {first.get('input')!r})") from exc
     _check_needs(config, path)
-    located: StatConfig = _from_folder(config, path.resolve().parent)
+    located: StatConfig = from_folder(config, path.resolve().parent)
     return located
 
 
@@ -176,14 +176,3 @@ def _check_needs(config: StatConfig, path: Path) -> None:
     missing = [key for key, lacks in needs.items() if lacks]
     if missing:
         raise ConfigError(f"{path}: {missing[0]} is needed by the other settings of its section; set it")
-
-
-def _from_folder(value: Any, folder: Path) -> Any:
-    """The same configuration with every relative path taken from `folder`."""
-    if isinstance(value, Path):
-        return value if value.is_absolute() else folder / value
-    if isinstance(value, tuple):
-        return tuple(_from_folder(one, folder) for one in value)
-    if isinstance(value, Section) or type(value) is StrategySection:
-        return value.model_copy(update={name: _from_folder(getattr(value, name), folder) for name in type(value).model_fields})
-    return value

@@ -33,17 +33,22 @@ class HfStudent:
         return AutoTokenizer.from_pretrained(self.base, local_files_only=True)
 
     def prompt(self, question: str) -> str:
-        """The question as a user's turn, as far as the student's answer. Without a chat template: the question.
+        """See `chat_prompt`."""
+        return chat_prompt(self.tokenizer, question)
 
-        Engine and trainer add the beginning-of-sequence token themselves, so it is taken off here.
-        """
-        if not self.tokenizer.chat_template:
-            return question
-        turn = [{"role": "user", "content": question}]
-        text = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-        bos = self.tokenizer.bos_token
-        adds = bool(bos) and self.tokenizer("a")["input_ids"][:1] == [self.tokenizer.bos_token_id]
-        return text.removeprefix(bos) if adds else text
+
+def chat_prompt(tokenizer: Any, question: str) -> str:
+    """The question as a user's turn, as far as the student's answer. Without a chat template: the question.
+
+    Engine and trainer add the beginning-of-sequence token themselves, so it is taken off here.
+    """
+    if not tokenizer.chat_template:
+        return question
+    turn = [{"role": "user", "content": question}]
+    text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    bos = tokenizer.bos_token
+    adds = bool(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(bos) if adds else text
 
 
 def model_id(base: Path | None, setting: str) -> str:

@@ -15,24 +15,34 @@ class SynthesisSettings:
     """Sizes of the requests.
 
     The paper shows 3 references, asks for 2 questions a prompt and 3 solutions of each. `acceptance` is the part of the
-    written questions expected to survive the filters (consistency, duplicates, contamination).
+    written questions expected to survive the filters (consistency, duplicates, contamination). `pairs_per_question` is how many
+    of a question's agreeing solutions are counted on as examples: 1 asks for as many different questions as examples, the
+    paper keeps all that agree (up to 3), which costs a third.
 
     Raises
     ------
     ValueError
-        When a size is below 1, or `acceptance` outside (0, 1].
+        When a size is below 1, `acceptance` outside (0, 1], or `pairs_per_question` outside [1, solutions_per_question].
     """
 
     questions_per_prompt: int = 2
     references_per_prompt: int = 3
     solutions_per_question: int = 3
     acceptance: float = 0.6
+    pairs_per_question: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.questions_per_prompt, self.references_per_prompt, self.solutions_per_question) < 1:
             raise ValueError("questions_per_prompt, references_per_prompt and solutions_per_question must be at least 1")
         if not 0 < self.acceptance <= 1:
             raise ValueError(f"acceptance must lie in (0, 1], got {self.acceptance}")
+        if not 1 <= self.pairs_per_question <= self.solutions_per_question:
+            raise ValueError(f"pairs_per_question must lie in [1, {self.solutions_per_question}], got {self.pairs_per_question}")
+
+    @property
+    def examples_per_question(self) -> float:
+        """Examples that a written question is expected to come to."""
+        return self.acceptance * self.pairs_per_question
 
 
 DEFAULT_SYNTHESIS = SynthesisSettings()
@@ -69,7 +79,7 @@ class SynthesisPlan:
 def plan_synthesis(
     wanted: Mapping[str, int], skill_map: SkillMap, seed: int, settings: SynthesisSettings = DEFAULT_SYNTHESIS
 ) -> SynthesisPlan:
-    """Plan requests that should yield `wanted[skill]` accepted questions for each skill.
+    """Plan requests that should yield `wanted[skill]` examples for each skill.
 
     References walk through the skill's items in a random order and start over in another one, so that every item serves
     before any serves twice. A skill without items gets requests without references.
@@ -90,9 +100,9 @@ def plan_synthesis(
     for skill in sorted(wanted):
         if wanted[skill] < 0:
             raise ValueError(f"wanted[{skill!r}] is negative: {wanted[skill]}")
-        requests += _requests(skill, math.ceil(wanted[skill] / settings.acceptance - 1e-9), skill_map, seed, settings)
+        requests += _requests(skill, math.ceil(wanted[skill] / settings.examples_per_question - 1e-9), skill_map, seed, settings)
     questions = sum(request.count for request in requests)
-    return SynthesisPlan(tuple(requests), questions * settings.acceptance, len(requests) + questions)
+    return SynthesisPlan(tuple(requests), questions * settings.examples_per_question, len(requests) + questions)
 
 
 def _requests(skill: str, questions: int, skill_map: SkillMap, seed: int, settings: SynthesisSettings) -> list[WriteRequest]:

@@ -1,12 +1,13 @@
 """What the language-model teacher costs in calls and tokens, cold and from the cache, and how its throughput grows with concurrency.
 
-    python benchmarks/teacher.py --json out.json
+    python -m benchmarks.teacher --json out.json
 
 Against the scripted server (`graphs.teacher_server`) in a process of its own with 50 ms latency, so the counts are those of the
 pipeline, not of a model: real completions are longer. Tokens are the server's count (characters / 4). Diagnosis: distinct questions
 through the monitor graph with the teacher's verdict as the only filter. Synthesis: a curation round with the paper's numbers (3
-references, 2 questions per prompt, 3 solutions, 2 must agree). An accepted item is a question-solution pair of the data set; a round plans
-for one pair per question and 60 % acceptance. Ideal throughput: workers / latency.
+references, 2 questions per prompt, 3 solutions, 2 must agree). An accepted item is a question-solution pair of the data set. It is measured
+with the loop's default, one pair per question and 60 % acceptance expected, and with the paper's, every agreeing solution a pair.
+Ideal throughput: workers / latency.
 
 The paper's count (arXiv 2510.10023, section 3; counted from its procedure, it reports none): one call per diagnosis, the labels of
 the questions coming with the catalog; 1 + 2 x 3 = 7 calls per prompt for at most 6 pairs, so 7/6 per pair when everything agrees.
@@ -34,6 +35,7 @@ from agent.catalog import SkillCatalog
 from agent.decision import SkillTarget
 from agent.items import PoolItem
 from agent.replay import ReplaySettings
+from agent.synthesis import DEFAULT_SYNTHESIS, SynthesisSettings
 from graphs.assess import TeacherVerdict
 from graphs.chat_settings import ChatSettings
 from graphs.chat_teacher import ChatTeacher
@@ -47,6 +49,7 @@ from streams.events import StudentOutput
 
 LATENCY_S, CONCURRENCY = 0.05, 4
 PAPER_CALLS_PER_DIAGNOSIS, PAPER_CALLS_PER_PAIR = 1.0, 7 / 6
+ALL_PAIRS = SynthesisSettings(acceptance=0.9, pairs_per_question=2.5)
 SKILLS = ("addition", "counting", "division", "geometry", "maximum", "ordering", "percentages", "ratios")
 CATALOG = SkillCatalog.of(*((name, "") for name in SKILLS))
 ANSWER = "First I look at the numbers.\n\nThen I add them up, carrying over the tens.\n\nSo the answer is $\\boxed{12}$."
@@ -71,14 +74,14 @@ def diagnoses(teacher: ChatTeacher, count: int) -> int:
     return sum(one.verdict in ("correct", "incorrect") for one in found)
 
 
-def synthesis(teacher: ChatTeacher, pairs: int) -> int:
+def synthesis(teacher: ChatTeacher, pairs: int, settings: SynthesisSettings = DEFAULT_SYNTHESIS) -> int:
     """Curate a round of synthesized pairs; how many were accepted."""
     pool = [
         PoolItem(item_id=f"p{at}", question=f"Pool question {at}: {at} + 1?", solution="s", answer="1", skills=("addition",))
         for at in range(50)
     ]
     target = SkillTarget(skill="addition", weight=1.0, examples=pairs, strategy="synthesize")
-    plan = CurationPlan(seed=1, targets=(target,), replay=ReplaySettings(share=0.0), per_task=1)
+    plan = CurationPlan(seed=1, targets=(target,), synthesis=settings, replay=ReplaySettings(share=0.0), per_task=1)
     made = run_curation(build_curate(), "r", plan, CurateContext(teacher.for_round("r"), pool, []), max_concurrency=CONCURRENCY)
     return sum(made.report.accepted.values())
 
@@ -119,8 +122,8 @@ def run(base_url: str, folder: Path, size: int, seconds: float, workers: list[in
     works: dict[str, Callable[[ChatTeacher], int]] = {
         "diagnosis": lambda teacher: diagnoses(teacher, size),
         "accepted item": lambda teacher: synthesis(teacher, size),
+        "accepted item, all pairs": lambda teacher: synthesis(teacher, size, ALL_PAIRS),
     }
-    paper = {"diagnosis": PAPER_CALLS_PER_DIAGNOSIS, "accepted item": PAPER_CALLS_PER_PAIR}
     record: dict[str, float] = {"cached_calls": 0}
     table = Table("per", "calls", "paper's calls", "tokens", "US$ (2/8 per M)", "replay: calls", "replay: cached")
     for name, work in works.items():
@@ -128,10 +131,15 @@ def run(base_url: str, folder: Path, size: int, seconds: float, workers: list[in
         again, warm = measure(base_url, folder, work)
         if again != done:
             raise RuntimeError(f"{name}: {done} at first, {again} in the replay")
-        key = name.replace(" ", "_")
+        key = name.replace(",", "").replace(" ", "_")
         record |= {f"calls_per_{key}": cold.usage.calls / done, f"tokens_per_{key}": tokens(cold.usage) / done}
         record["cached_calls"] += warm.cached_calls
-        cells = (cold.usage.calls / done, paper[name], tokens(cold.usage) / done, cold.usage.usd / done)
+        cells = (
+            cold.usage.calls / done,
+            PAPER_CALLS_PER_DIAGNOSIS if name == "diagnosis" else PAPER_CALLS_PER_PAIR,
+            tokens(cold.usage) / done,
+            cold.usage.usd / done,
+        )
         table.add_row(name, *(f"{cell:.4g}" for cell in cells), str(warm.usage.calls), str(warm.cached_calls))
     console.print(table)
     return record | {"throughput_ratio": scaling(base_url, folder, seconds, workers, console)}
@@ -159,7 +167,7 @@ def main(
     temporary: AbstractContextManager[str] = TemporaryDirectory()
     with temporary as folder, teacher_process("--port", "0", "--latency-ms", f"{LATENCY_S * 1000:g}") as base_url:
         record = run(base_url, Path(folder), size, seconds, sorted({1, CONCURRENCY, 8, 16}), console)
-    keys = ("calls_per_diagnosis", "tokens_per_diagnosis", "calls_per_accepted_item", "tokens_per_accepted_item")
+    keys = [key for key in record if key.startswith(("calls_per", "tokens_per"))]
     figures = {key: round(record[key], 4) for key in (*keys, "cached_calls", "throughput_ratio")}
     console.print(figures, f"throughput_ratio at {CONCURRENCY} workers")
     if json_file:

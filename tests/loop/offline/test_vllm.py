@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200), pyt
 
 def test_noise_validates_or_is_abstained_from(make_files: Callable[..., Path], vllm_url: str) -> None:
     config = make_files()
-    chat = f'[teacher.chat]\nbase_url = "{vllm_url}"\nmodel = "teacher"\nmax_tokens = 160\ntemperature = 1.0\ntimeout_s = 120\nprice = {{ free = true }}\n'
+    sampling = "max_tokens = 160\ntemperature = 1.0\ntimeout_s = 120\n"
+    chat = f'[teacher.chat]\nbase_url = "{vllm_url}"\nmodel = "teacher"\nprice = {{ free = true }}\n{sampling}'
     text = config.read_text().replace('script = "script.json"', 'kind = "chat"\n' + chat)
     # Noise finds no missing skill, so the data set is made by a strategy that needs none: the pool's solutions in other words.
     config.write_text(text.replace("pairs = 60", 'name = "augment"\npairs = 12'))

@@ -172,7 +172,8 @@ def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Cou
     sent = traffic(seed, EVENTS)
     run = Run(seed, job, plan(random.Random(seed)))
     store = StateStore(url)
-    with KafkaLog(KafkaSettings(bootstrap_servers=job.bootstrap)) as log:
+    patient = KafkaSettings(bootstrap_servers=job.bootstrap, start_timeout_s=60, request_timeout_s=30, delivery_timeout_s=40)
+    with KafkaLog(patient) as log:
         names = {"student-outputs": PARTITIONS, "student-outputs.dlq": 1, "diagnoses": 2}
         log.create_topics([TopicSpec(f"{prefix}.{name}", partitions, -1) for name, partitions in names.items()])
         try:

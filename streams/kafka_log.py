@@ -213,6 +213,17 @@ class KafkaLog:
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"Kafka at {self.settings.bootstrap_servers} sent nothing for {self.settings.request_timeout_s:.0f} s")
 
+    def orphans(self, group: str, topics: Sequence[str]) -> list[Partition]:
+        """The partitions that no member of a stable group has; none while the group is rebalancing."""
+        with self._watchdog.guard(), self.errors(f"describe group {group!r}"):
+            found = self._admin.describe_groups([group])[group]
+        if found["group_state"] != "Stable":
+            return []
+        assigned = [one for member in found["members"] for one in member["member_assignment"]["assigned_partitions"]]
+        owned = {Partition(one["topic"], number) for one in assigned for number in one["partitions"]}
+        every = (Partition(*partition) for topic in topics for partition in self._partitions(topic))
+        return sorted(partition for partition in every if partition not in owned)
+
     def consumer(self, group: str, topics: Sequence[str]) -> KafkaGroupMember:
         partitions = [partition for topic in topics for partition in self._partitions(topic)]
         client = self.group_client(group)
@@ -221,7 +232,7 @@ class KafkaLog:
             # A member that joins before it knows the topics' partitions can end up with none until the metadata's age is reached:
             # asking for offsets makes it learn them, within a limit.
             client.end_offsets(partitions, timeout_ms=_ms(self.settings.start_timeout_s))
-        return KafkaGroupMember(self, client, group)
+        return KafkaGroupMember(self, client, group, topics)
 
     def group_client(self, group: str) -> Any:
         """The client library's consumer with this log's options, not subscribed yet (benchmarks compare with it)."""
@@ -290,8 +301,10 @@ class _Refusals(logging.Handler):
 class KafkaGroupMember:
     """One member of a consumer group: cooperative rebalance, static where the settings name an instance."""
 
-    def __init__(self, log: KafkaLog, client: Any, group: str) -> None:
+    def __init__(self, log: KafkaLog, client: Any, group: str, topics: Sequence[str]) -> None:
         self._log = log
+        self._group, self._topics = group, topics
+        self._looked_at = time.monotonic()
         self._client = client
         self._watchdog = Watchdog(f"poll of group {group}", log.settings.watchdog_s)
         self._partitions: dict[Any, Partition] = {}
@@ -306,11 +319,31 @@ class KafkaGroupMember:
         with self._watchdog.guard(), self._log.errors("poll"):
             polled = self._client.poll(_ms(timeout_s), max_records=max_records)
             self._send_commits()
+        self._adopt()
         if self._paused:  # what came is of a partition that was assigned inside this poll
             for tp, found in polled.items():
                 self._client.seek(tp, found[0].offset)
             return []
         return [record for tp, found in polled.items() for record in _records(self._partition(tp), found)]
+
+    def _adopt(self) -> None:
+        """Ask for a new assignment where partitions have been left without an owner.
+
+        A cooperative rebalance moves a partition in two steps: its owner gives it up, then joins again to have it assigned. An owner
+        that dies in between and comes back under its name (KIP-345) gets its first assignment back without a rebalance, and nobody
+        asks for the second step: the partition would stay alone for ever. Found by the crash test, seed 147.
+        """
+        if self._log.settings.instance is None or time.monotonic() - self._looked_at < PROBE_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        try:
+            orphans = self._log.orphans(self._group, self._topics)
+        except LogError as exc:
+            logger.info("group %s could not be looked at: %s", self._group, exc)
+            return
+        if orphans:
+            logger.warning("nobody in group %s has %s: joining again", self._group, ", ".join(map(str, orphans)))
+            self._client._coordinator.request_rejoin()  # noqa: SLF001  kafka-python has no enforceRebalance (KIP-568)
 
     def _partition(self, tp: Any) -> Partition:
         return self._partitions.setdefault(tp, Partition(tp.topic, tp.partition))

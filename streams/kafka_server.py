@@ -119,7 +119,7 @@ class KafkaServer:
         properties = self.folder / "server.properties"
         properties.write_text(self._properties())
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        command = [*self._java, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", str(properties)]
+        command = [*self._java, "kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster}", "-c", str(properties)]
         if self._user:
             for mechanism in SCRAM:
                 command += ["--add-scram", f"{mechanism}=[name={self._user.name},password={self._user.password}]"]

@@ -83,6 +83,35 @@ def test_a_record_larger_than_the_topic_takes_is_refused_and_the_next_one_passes
 
 
 @pytest.mark.kafka
+def test_no_partition_stays_alone_when_a_worker_dies_while_giving_it_up(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
+    """A static member that dies between the two steps of a cooperative rebalance comes back without the second one."""
+    topic = TopicSpec("adopted", 4, -1)
+
+    def join(name: str) -> Any:
+        log = open_kafka(bootstrap_servers=kafka_server.bootstrap, instance=name, session_timeout_s=10)
+        log.create_topics([topic])
+        return log.consumer("adopters", [topic.name])
+
+    def poll_until(members: list[Any], partitions: list[int]) -> list[int]:
+        end = time.monotonic() + 60
+        while (found := [len(member.assignment()) for member in members]) != partitions and time.monotonic() < end:
+            for member in members:
+                member.poll(10, 0.1)
+        return found
+
+    dying = join("a")
+    assert poll_until([dying], [4]) == [4]
+    other = join("b")
+    while len(dying.assignment()) == 4:  # until it has given two up; it never polls again
+        other.poll(10, 0.01)
+        dying.poll(10, 0.01)
+    back = join("a")
+    assert poll_until([back, other], [2, 2]) == [2, 2]
+    for member in (dying, back, other):
+        member.close()
+
+
+@pytest.mark.kafka
 def test_two_workers_under_one_name_are_told_apart(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
     first, second = (open_kafka(bootstrap_servers=kafka_server.bootstrap, instance="same", session_timeout_s=6) for _ in range(2))
     first.create_topics([TopicSpec("named", 2, -1)])

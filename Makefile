@@ -25,10 +25,10 @@ demo: setup  ## run the whole loop on this machine (SEED=n, DIR=folder)
 	$(BIN)/skillloop demo --seed $(SEED) --dir $(DIR)
 
 test: setup  ## run the tests (three at a time on two cores: some of them mostly wait)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: lint  ## lint and the fast tests: what pre-commit runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow and not kafka and not vllm"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not kafka and not vllm"
 
 lint: setup  ## style, types, import contracts
 	$(BIN)/ruff check .

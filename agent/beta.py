@@ -64,7 +64,7 @@ def quantile(q: float, a: float, b: float) -> float:
         low, high = (low, x) if error > 0 else (x, high)
         density = math.exp(min(log_norm + (a - 1.0) * math.log(x) + (b - 1.0) * math.log1p(-x), 700.0))
         proposal = x - error / density if density > 0.0 else low
-        following = proposal if low < proposal < high else (low + high) / 2.0
+        following = proposal if low <= proposal <= high else (low + high) / 2.0
         if abs(following - x) <= 1e-6 * min(x, 1.0 - x) or not low < following < high:
             return following
         x = following

@@ -1,7 +1,4 @@
-"""Spreads the tests over processes, and starts the real vLLM that several of them need.
-
-A file's tests stay together, since its fixtures are dear, unless they name a group of their own.
-"""
+"""Spreads the tests over processes, and starts the real vLLM that several of them need."""
 
 from __future__ import annotations
 
@@ -10,23 +7,43 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 START_S = 900.0
+MINUTES = ("test_crash_seeds.py", "test_vllm.py", "test_vllm_teacher.py", "test_crash.py")
 
 
-@pytest.hookimpl(tryfirst=True)
+class ByFile(LoadScopeScheduling):
+    """A file's tests stay together, since its fixtures are dear; the long crash tests are dealt out, all that need vLLM share one.
+
+    pytest-xdist 3.8 has `loadgroup` for this, which has no effect under pytest 9.2: it marks the groups in a node id nobody reads.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if "vllm" in file:
+            return "vllm"
+        return f"{file} {zlib.crc32(test.encode()) % 3}" if file == "tests/loop/test_crash.py" else file
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test its file's group, for `--dist loadgroup`."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    """What takes minutes begins first, so that no process is left with it at the end."""
+    items.sort(key=lambda item: item.path.name not in MINUTES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    """How tests are spread over processes."""
+    return ByFile(config, log)
 
 
 def free_port() -> int:

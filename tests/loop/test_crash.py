@@ -20,7 +20,6 @@ POINTS = (
     "deploy.before-alias",
     "deploy.after-alias",
 )
-HALVES = [pytest.param(point, marks=pytest.mark.xdist_group(f"crash-{at % 2}")) for at, point in enumerate(POINTS)]
 
 
 @pytest.mark.slow
@@ -33,7 +32,7 @@ def test_the_undisturbed_run_closes_the_loop(reference: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", HALVES)
+@pytest.mark.parametrize("point", POINTS)
 def test_a_kill_changes_nothing(reference: Any, small_demo: Any, tmp_path: Path, point: str) -> None:
     demo = small_demo(tmp_path / "run")
     killed = demo.run(SKILLLOOP_CRASH_AT=point)

@@ -13,7 +13,7 @@ from loop.offline.jsonl import read_objects
 from loop.offline.ledger import paid
 from loop.offline.opening import open_bench
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200), pytest.mark.xdist_group("vllm")]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def test_noise_validates_or_is_abstained_from(make_files: Callable[..., Path], vllm_url: str) -> None:

@@ -70,7 +70,7 @@ def skillloop(bootstrap: str, count: int, url: str, marks: Iterable[int]) -> dic
     store = StateStore(url)
     group = f"skillloop-{time.time_ns()}"
     with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap)) as log:
-        loop = ConsumeLoop(log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE))
+        loop = ConsumeLoop(log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE, look_first=False))
         calm_collector()
         waiting, found, timer, done = sorted(marks), {}, Timer(), 0
         while done < count:

@@ -109,10 +109,13 @@ class TeacherSection(Section):
 class MonitorSection(Section):
     """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the stored profile.
 
+    `source`: `outputs` are diagnosed here; `diagnoses` of a teacher outside this program are only folded into the profile. Never run
+    both on one student: each answer would count twice.
     `filters`: who decides whether an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `prm` (the process
     reward model in the folder `prm`), `teacher`, and `a&b` for two that must agree (graphs/filters.py).
     """
 
+    source: Literal["outputs", "diagnoses"] = "outputs"
     bucket_s: int = Field(default=60, gt=0)
     max_records: int = Field(default=256, gt=0)
     max_concurrency: int = Field(default=8, gt=0)

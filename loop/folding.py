@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from agent.profile import ALL
 from streams.consume import Effects
@@ -46,5 +47,15 @@ def _add(table: dict[BucketKey, tuple[int, int]], key: BucketKey, needed: int, m
 
 
 def fold_handler(events: Sequence[Event]) -> Effects:
-    """A handler that folds `Diagnosed` events from the log straight into the store's profile (teachers outside this program)."""
-    return Effects(buckets=fold_in_bulk(event for event in events if isinstance(event, Diagnosed)))
+    """A handler that folds `Diagnosed` events from the log straight into the store's profile (`monitor.source = "diagnoses"`)."""
+    diagnosed = [event for event in events if isinstance(event, Diagnosed)]
+    failed = {event.event_id: f"{event.TYPE} is not expected here" for event in events if not isinstance(event, Diagnosed)}
+    return Effects(buckets=fold_in_bulk(diagnosed), watermarks=_watermarks(diagnosed), failed=failed)
+
+
+def _watermarks(events: Sequence[Diagnosed]) -> dict[tuple[str, int], tuple[int, float]]:
+    """Answers and newest event time (epoch seconds) per student and version; abstentions were watched too."""
+    times: dict[tuple[str, int], list[datetime]] = defaultdict(list)
+    for event in events:
+        times[event.student, event.student_version].append(event.occurred_at)
+    return {key: (len(found), max(found).timestamp()) for key, found in times.items()}

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from loop.config import Config, ConfigError
 from loop.curate import CurateWorker
 from loop.decide import Decider
 from loop.deploy import DeployWorker, set_route
+from loop.folding import fold_handler
 from loop.monitor import GROUP, DiagnoseHandler, StoredLabels
 from loop.round_worker import TRANSIENT, RoundWorker
 from loop.services import Services, nobody
@@ -27,7 +29,7 @@ from loop.train import JudgeWorker, TrainWorker
 from serving.step_rewards import RewardModel
 from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.clock import SystemClock
-from streams.consume import ConsumeLoop, ConsumeSettings
+from streams.consume import ConsumeLoop, ConsumeSettings, Handler
 from streams.crash import ENVIRONMENT, crash_point
 from streams.log import EventLog, LogUnavailable
 from streams.outbox import OutboxRelay
@@ -104,23 +106,22 @@ class MonitorWorker:
 
     def __init__(self, services: Services, log: EventLog) -> None:
         task, settings = services.task, services.config.monitor
-        labels = StoredLabels(services.store, task.catalog)
-        context = MonitorContext(task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash)
-        self.loop = ConsumeLoop(
-            log,
-            services.store,
-            DiagnoseHandler(context, labels, settings, services.clock, book=not task.books_itself),
-            ConsumeSettings(
-                group=GROUP,
-                topics=("student-outputs",),
-                max_records=settings.max_records,
-                max_attempts=settings.max_attempts,
-                backoff_s=settings.backoff_s,
-                transient=(*TRANSIENT, *STOPS_THE_BATCH),
-            ),
-            clock=SystemClock(),
-            crash=services.crash,
+        consume = ConsumeSettings(
+            group=GROUP,
+            topics=("student-outputs",),
+            max_records=settings.max_records,
+            max_attempts=settings.max_attempts,
+            backoff_s=settings.backoff_s,
+            transient=(*TRANSIENT, *STOPS_THE_BATCH),
         )
+        handler: Handler = fold_handler
+        if settings.source == "outputs":
+            labels = StoredLabels(services.store, task.catalog)
+            context = MonitorContext(task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash)
+            handler = DiagnoseHandler(context, labels, settings, services.clock, book=not task.books_itself)
+        else:
+            consume = replace(consume, topics=("diagnoses",), look_first=False)
+        self.loop = ConsumeLoop(log, services.store, handler, consume, clock=SystemClock(), crash=services.crash)
         self.relay = OutboxRelay(services.store, log, services.crash)
         self.decider = Decider(services.config, services.store, services.rounds, task)
         self._listen = services.listen

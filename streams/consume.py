@@ -19,7 +19,6 @@ from streams.log import Consumer, EventLog, LogError, LogUnavailable, Outgoing, 
 from streams.store import Batch, BucketKey, DuplicateEvents, StaleOffsets, StateStore, StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
-_COLLECT_AFTER = 100_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,11 @@ Handler = Callable[[Sequence[Event]], Effects]
 
 @dataclass(frozen=True)
 class ConsumeSettings:
-    """`transient` are the handler's exceptions that mean "again later": they pause the consumer and never make a dead letter."""
+    """`transient` are the handler's exceptions that mean "again later": they pause the consumer and never make a dead letter.
+
+    `look_first`: ask the store which ids are known before handling a batch, so that a handler that costs something is not called for
+    them. Without it the batch is taken for new, and the store's refusal (nothing is written) makes the next try look.
+    """
 
     group: str
     topics: tuple[str, ...]
@@ -60,6 +63,7 @@ class ConsumeSettings:
     backoff_s: float = 0.5
     backoff_max_s: float = 30.0
     transient: tuple[type[Exception], ...] = ()
+    look_first: bool = True
 
 
 class ConsumeLoop:
@@ -69,7 +73,7 @@ class ConsumeLoop:
 
     1. poll; partitions that are newly assigned are first sought to the offset in the store (crash: nothing happened);
     2. decode; a record that cannot be decoded becomes a dead letter in this batch's outbox;
-    3. drop events whose id is known or came earlier in the batch;
+    3. drop events whose id is known (`look_first`) or came earlier in the batch;
     4. handle (may call teachers; repeated after a crash, so handlers have no side effects but their result);
     5. one transaction in the store: offsets by compare-and-set, event ids, buckets, watermarks, ledger, outbox
        (crash before: the batch comes again; crash after: it does not);
@@ -92,6 +96,7 @@ class ConsumeLoop:
         self._consumer: Consumer = log.consumer(settings.group, settings.topics)
         self._next: dict[Partition, int] = {}
         self._transient: tuple[type[Exception], ...] = (LogUnavailable, StoreUnavailable, *settings.transient)
+        self._look = settings.look_first
         self._failures = 0
         self._retry_at: float | None = None
         self.counts: Counter[str] = Counter()
@@ -109,13 +114,16 @@ class ConsumeLoop:
         except (StaleOffsets, DuplicateEvents) as exc:
             logger.warning("batch dropped, reading the stored offsets again: %s", exc)
             self.counts["fenced"] += 1
+            self._look = True
             self._next.clear()
             return 0
         except self._transient as exc:
             self._back_off(exc)
             return 0
         if done:
-            self._failures = 0
+            self._failures, self._look = 0, self.settings.look_first
+        if not gc.isenabled():
+            gc.collect()  # between batches, when hardly anything is alive (`calm_collector`)
         return done
 
     def close(self) -> None:
@@ -237,8 +245,9 @@ class ConsumeLoop:
                 letters.append(dead_letter(record, exc.reason, str(exc), 1))
                 continue
             events.setdefault(event.event_id, event)
-        for event_id in self._store.known(list(events)):
-            del events[event_id]
+        if self._look:
+            for event_id in self._store.known(list(events)):
+                del events[event_id]
         self.counts["duplicates"] += len(records) - len(letters) - len(events)
         return events, letters
 
@@ -270,14 +279,14 @@ class ConsumeLoop:
 
 
 def calm_collector() -> None:
-    """Have Python's cycle collector run rarely, and never over what is loaded by now. For a process that does nothing but consume.
+    """Have Python's cycle collector run only between batches, and never over what is loaded by now. For a process that consumes.
 
     A batch is thousands of objects that live until its commit and hold no cycles; with the default thresholds the collector walks
-    them, and all modules, again and again: a quarter of a consumer's processor time (docs/scaling.md).
+    them, and all modules, again and again: a quarter of a consumer's processor time (docs/scaling.md). The loop collects itself.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER, 10, 10)
+    gc.disable()
 
 
 def _add_counts(one: Mapping[BucketKey, tuple[int, int]], other: Mapping[BucketKey, tuple[int, int]]) -> dict[BucketKey, tuple[int, int]]:

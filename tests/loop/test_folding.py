@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,10 @@ def test_in_bulk_as_one_by_one(events: list[Diagnosed]) -> None:
         if e.verdict != "abstained"
     )
     assert fold_in_bulk(events) == {tuple(key): tuple(counts) for key, counts in one_by_one.items()}
-    assert fold_handler(events).buckets == fold_in_bulk(events)
+    effects = fold_handler(events)
+    assert effects.buckets == fold_in_bulk(events)
+    watched = Counter((e.student, e.student_version) for e in events)
+    assert effects.watermarks == {key: (count, EVENT.occurred_at.timestamp()) for key, count in watched.items()}
 
 
 @pytest.mark.parametrize(("needed", "missing"), [(("a",), ("b",)), (("a", "a"), ()), (("a",), ("a", "a")), (("*",), ())])

@@ -28,6 +28,7 @@ from streams.clock import HandClock
 from streams.codec import encode
 from streams.crash import no_crash
 from streams.events import StudentOutput
+from streams.log import Outgoing
 from streams.memory_log import MemoryLog
 from streams.rounds import Round, RoundStore
 from streams.store import StateStore
@@ -115,6 +116,20 @@ def test_an_event_from_the_future_is_a_dead_letter_and_moves_no_clock(tmp_path: 
     letters = list(log.read("student-outputs.dlq"))
     assert len(letters) == 1 and b"future" in dict(letters[0].headers)["dlq_message"]
     assert services.store.watermark("demo", 1) == (1, NOW.timestamp())
+
+
+def test_diagnoses_of_a_teacher_outside_are_folded_and_watched(tmp_path: Path) -> None:
+    """The teacher in here is not asked; what it would have written into the log gives the profile that it would have given."""
+    asked = make_services(tmp_path / "inside", teacher())
+    events = [output(number, occurred_at=NOW + timedelta(seconds=number)) for number in range(3)]
+    diagnoses = list(fold_outputs(asked, events).read("diagnoses"))
+    config = load(None, overrides={"monitor": {"source": "diagnoses"}})
+    services = make_services(tmp_path / "outside", None, config=config)
+    log = MemoryLog()
+    log.append([Outgoing("diagnoses", r.key, r.value, r.headers) for r in diagnoses] * 2)
+    MonitorWorker(services, log).step()
+    assert services.store.buckets("demo") == asked.store.buckets("demo") != {}
+    assert services.store.watermark("demo", 1) == asked.store.watermark("demo", 1) == (3, NOW.timestamp() + 2)
 
 
 def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_path: Path) -> None:

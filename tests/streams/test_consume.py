@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from streams import dead_letters
 from streams.clock import HandClock
 from streams.codec import encode
-from streams.consume import ConsumeLoop, ConsumeSettings, Effects
+from streams.consume import ConsumeLoop, ConsumeSettings, Effects, calm_collector
 from streams.crash import Crashed, Raise
 from streams.events import Event, StudentOutput
 from streams.log import LogError, Outgoing, Partition
@@ -65,6 +68,36 @@ def test_each_event_counts_once_and_each_poison_record_is_one_dead_letter(memory
     assert consuming.counts["events"] == 300
     assert sum(memory_log.end_offsets("diagnoses").values()) == 300
     assert sum(memory_log.commits["monitor"].values()) == len(sent.records)
+
+
+def test_a_loop_that_does_not_look_first_counts_each_event_once_too(memory_log: MemoryLog, store: StateStore) -> None:
+    sent = traffic(seed=2, events=300)
+    memory_log.append(sent.records)
+    consuming = loop(memory_log, store, settings=replace(SETTINGS, look_first=False))
+    assert run(consuming, idle=4) == len(sent.records)
+    assert store.buckets() == expected_buckets(sent.events)
+    assert consuming.counts["fenced"] > 0, "the traffic repeats events of earlier batches"
+
+
+def test_a_process_that_switched_the_collector_off_has_it_run_between_batches(memory_log: MemoryLog, store: StateStore) -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    left = []
+
+    def handler(events: Sequence[Event]) -> Effects:
+        left.append(weakref.ref(Cycle()))
+        return diagnose(events)
+
+    send(memory_log, output(1))
+    calm_collector()
+    try:
+        assert run(loop(memory_log, store, handler)) == 1
+        assert left and left[0]() is None
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("point", ["consume.after-poll", "consume.before-commit", "consume.after-commit"])

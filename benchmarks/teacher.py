@@ -7,7 +7,8 @@ pipeline, not of a model: real completions are longer. Tokens are the server's c
 through the monitor graph with the teacher's verdict as the only filter. Synthesis: a curation round with the paper's numbers (3
 references, 2 questions per prompt, 3 solutions, 2 must agree). An accepted item is a question-solution pair of the data set. It is measured
 with the loop's default, one pair per question and 60 % acceptance expected, and with the paper's, every agreeing solution a pair.
-Ideal throughput: workers / latency.
+Ideal throughput: workers / latency; a bare httpx client that posts one and the same request shows what of
+it is the server's and the machine's.
 
 The paper's count (arXiv 2510.10023, section 3; counted from its procedure, it reports none): one call per diagnosis, the labels of
 the questions coming with the catalog; 1 + 2 x 3 = 7 calls per prompt for at most 6 pairs, so 7/6 per pair when everything agrees.
@@ -15,6 +16,7 @@ the questions coming with the catalog; 1 + 2 x 3 = 7 calls per prompt for at mos
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable
@@ -43,6 +45,7 @@ from graphs.curate import build_curate, run_curation
 from graphs.curation import CurateContext, CurationPlan
 from graphs.meter import MeterReading
 from graphs.monitor import MonitorContext, build_monitor, diagnose_outputs
+from graphs.prompts import label
 from graphs.reply_cache import SqliteReplies
 from graphs.teacher_server import teacher_process
 from streams.events import StudentOutput
@@ -92,6 +95,20 @@ def throughput(base_url: str, folder: Path, workers: int, seconds: float) -> flo
         for wave, count in (("warm-up", workers * 3), ("run", max(workers, int(workers * seconds / LATENCY_S)))):
             begin = time.perf_counter()
             list(threads.map(lambda at, wave=wave: teacher.label(f"{wave} {workers} {at}", SKILLS), range(count)))
+            rate = count / (time.perf_counter() - begin)
+    return rate
+
+
+def bare_throughput(base_url: str, workers: int, seconds: float) -> float:
+    """Calls per second of as many threads that only post the same request with httpx and read the reply."""
+    ask = label("What is 1 + 1?", SKILLS)
+    schema = {"type": "json_schema", "json_schema": {"name": ask.purpose, "strict": True, "schema": ask.schema}}
+    messages = [{"role": role, "content": text} for role, text in ask.messages]
+    body = {"model": "scripted", "messages": messages, "max_tokens": 64, "response_format": schema}
+    with httpx.Client() as client, ThreadPoolExecutor(workers) as threads:
+        for count in (workers * 3, max(workers, int(workers * seconds / LATENCY_S))):
+            begin = time.perf_counter()
+            list(threads.map(lambda _: client.post(f"{base_url}/chat/completions", json=body).json(), range(count)))
             rate = count / (time.perf_counter() - begin)
     return rate
 
@@ -147,12 +164,13 @@ def run(base_url: str, folder: Path, size: int, seconds: float, workers: list[in
 
 def scaling(base_url: str, folder: Path, seconds: float, workers: list[int], console: Console) -> float:
     """Throughput over the ideal at `CONCURRENCY`; prints the others too."""
-    table = Table("workers", "calls/s", "ideal calls/s", "ratio", title=f"throughput at {LATENCY_S * 1000:g} ms latency")
+    table = Table("workers", "calls/s", "ideal calls/s", "ratio", "bare httpx", title=f"throughput at {LATENCY_S * 1000:g} ms latency")
     ratios: dict[int, float] = {}
     for count in workers:
         rate, ideal = throughput(base_url, folder, count, seconds), count / LATENCY_S
         ratios[count] = rate / ideal
-        table.add_row(str(count), f"{rate:.1f}", f"{ideal:.0f}", f"{rate / ideal:.3f}")
+        bare = bare_throughput(base_url, count, seconds)
+        table.add_row(str(count), f"{rate:.1f}", f"{ideal:.0f}", f"{rate / ideal:.3f}", f"{bare / ideal:.3f}")
     console.print(table)
     return ratios[CONCURRENCY]
 
@@ -164,6 +182,7 @@ def main(
 ) -> None:
     """Measure and print."""
     console = Console()
+    gc.freeze()  # the collector has enough to do with the libraries loaded
     temporary: AbstractContextManager[str] = TemporaryDirectory()
     with temporary as folder, teacher_process("--port", "0", "--latency-ms", f"{LATENCY_S * 1000:g}") as base_url:
         record = run(base_url, Path(folder), size, seconds, sorted({1, CONCURRENCY, 8, 16}), console)

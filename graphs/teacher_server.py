@@ -43,6 +43,8 @@ class _BadRequest(Exception):
 class TeacherServer:
     """The server, in a thread of this process. `calls` counts requests by purpose, `bodies` holds their JSON.
 
+    `latency_s` is the time from a request to its reply, the server's own work included.
+
     >>> with TeacherServer() as server:
     ...     server.base_url.startswith("http://127.0.0.1:")
     True
@@ -83,6 +85,7 @@ class TeacherServer:
 
     def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any] | str, dict[str, str]]:
         """Status, body and headers for one chat completion; a text in place of a body is sent as it is, an empty one drops the line."""
+        began = time.monotonic()
         request = _request(body, self.model)
         with self._lock:
             self.calls[request.purpose or "plain"] += 1
@@ -92,7 +95,11 @@ class TeacherServer:
         if kind in STATUS:
             headers = {"Retry-After": f"{self.retry_after_s:g}"} if kind == "429" else {}
             return STATUS[kind], _error(f"ordered by the script: {kind}", code=CODES.get(kind)), headers
-        self._stopping.wait(HANG_S if kind == "timeout" else self.latency_s)
+        reply = self._reply(request, body, kind)
+        self._stopping.wait(HANG_S if kind == "timeout" else max(0.0, began + self.latency_s - time.monotonic()))
+        return reply
+
+    def _reply(self, request: ChatRequest, body: dict[str, Any], kind: Kind | None) -> tuple[int, dict[str, Any] | str, dict[str, str]]:
         if kind in ("drop", "timeout"):
             return 200, "", {}
         if kind == "garbage":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -17,7 +16,7 @@ from graphs.meter import Meter
 from graphs.reply_cache import SqliteReplies
 from loop.config import Config, ConfigError, TaskSection
 from loop.demo.task import base_dir
-from loop.ledger import entries, entry_row
+from loop.ledger import entries, row_of
 from loop.offline.data import held_out_items, pool_items, read_questions
 from loop.offline.grading import grade_text
 from loop.offline.jsonl import read_rows
@@ -94,10 +93,8 @@ def _chat_teacher(config: Config, replies: SqliteReplies, store: StateStore) -> 
         raise ConfigError("task.kind 'files' needs teacher.kind 'chat' with its server in [teacher.chat] (docs/teacher.md)")
 
     def book(entry: LedgerEntry) -> None:
-        known: dict[str, Any] = entry.model_dump(include={"entry_id", "student", "round_id", "day", "activity"})
-        row = entry_row(**known, usage=entry.usage)
         with store.transaction() as connection:
-            store.insert_new(tables.ledger, [row], connection)
+            store.insert_new(tables.ledger, [row_of(entry)], connection)
 
     student = config.student.name
     meter = Meter(settings.model, settings.price, config.budget, book, entries(store, student))

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from agent.profile import ALL
 from streams.consume import Effects
-from streams.events import Diagnosed, Event
+from streams.events import Diagnosed, Event, StudentOutput
 from streams.store import BucketKey
 
 Group = tuple[str, int, int, tuple[str, ...], tuple[str, ...], str]
@@ -50,12 +50,12 @@ def fold_handler(events: Sequence[Event]) -> Effects:
     """A handler that folds `Diagnosed` events from the log straight into the store's profile (`monitor.source = "diagnoses"`)."""
     diagnosed = [event for event in events if isinstance(event, Diagnosed)]
     failed = {event.event_id: f"{event.TYPE} is not expected here" for event in events if not isinstance(event, Diagnosed)}
-    return Effects(buckets=fold_in_bulk(diagnosed), watermarks=_watermarks(diagnosed), failed=failed)
+    return Effects(buckets=fold_in_bulk(diagnosed), watermarks=watermarks(diagnosed), failed=failed)
 
 
-def _watermarks(events: Sequence[Diagnosed]) -> dict[tuple[str, int], tuple[int, float]]:
-    """Answers and newest event time (epoch seconds) per student and version; abstentions were watched too."""
+def watermarks(events: Iterable[Diagnosed | StudentOutput]) -> dict[tuple[str, int], tuple[int, float]]:
+    """Answers watched and newest event time (epoch seconds, never before 1970) per student and version; abstentions count too."""
     times: dict[tuple[str, int], list[datetime]] = defaultdict(list)
     for event in events:
         times[event.student, event.student_version].append(event.occurred_at)
-    return {key: (len(found), max(found).timestamp()) for key, found in times.items()}
+    return {key: (len(found), max(0.0, max(found).timestamp())) for key, found in times.items()}

@@ -17,7 +17,13 @@ def entry_row(
     entry_id: str, student: str, round_id: str | None, day: str, activity: Activity, usage: Usage = Usage(), seconds: float = 0.0
 ) -> dict[str, Any]:
     """A row of the ledger's table. The same `entry_id` twice counts once."""
-    entry = LedgerEntry(entry_id=entry_id, student=student, round_id=round_id, day=day, activity=activity, usage=usage, seconds=seconds)
+    return row_of(
+        LedgerEntry(entry_id=entry_id, student=student, round_id=round_id, day=day, activity=activity, usage=usage, seconds=seconds)
+    )
+
+
+def row_of(entry: LedgerEntry) -> dict[str, Any]:
+    """The row of an entry."""
     return {**entry.model_dump(include={"entry_id", "student", "round_id", "day", "activity"}), "entry": entry.model_dump_json()}
 
 

@@ -16,6 +16,7 @@ from agent.profile import Observation, ProfileTable, bucket_of, fold
 from graphs.monitor import MonitorContext, OutputDiagnosis, build_monitor, diagnose_outputs
 from graphs.teacher import Verdict
 from loop.config import MonitorSection
+from loop.folding import watermarks
 from loop.ledger import entry_row
 from streams import tables
 from streams.clock import Clock
@@ -107,14 +108,9 @@ class DiagnoseHandler:
 
     def _effects(self, pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], failed: dict[str, str]) -> Effects:
         diagnosed = [self._event(output, result) for output, result in pairs]
-        watermarks: dict[tuple[str, int], tuple[int, float]] = {}
-        for output, _ in pairs:
-            key = (output.student, output.student_version)
-            count, latest = watermarks.get(key, (0, 0.0))
-            watermarks[key] = (count + 1, max(latest, output.occurred_at.timestamp()))
         return Effects(
             buckets={(*key,): (*counts,) for key, counts in fold_diagnoses(diagnosed).items()},
-            watermarks=watermarks,
+            watermarks=watermarks(output for output, _ in pairs),
             outbox=[encode(event) for event in diagnosed],
             ledger=_costs(pairs) if self._book else (),
             failed=failed,

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,21 +105,21 @@ class MonitorWorker:
 
     def __init__(self, services: Services, log: EventLog) -> None:
         task, settings = services.task, services.config.monitor
+        folds = settings.source == "diagnoses"
         consume = ConsumeSettings(
             group=GROUP,
-            topics=("student-outputs",),
+            topics=("diagnoses",) if folds else ("student-outputs",),
             max_records=settings.max_records,
             max_attempts=settings.max_attempts,
             backoff_s=settings.backoff_s,
             transient=(*TRANSIENT, *STOPS_THE_BATCH),
+            look_first=not folds,
         )
         handler: Handler = fold_handler
-        if settings.source == "outputs":
+        if not folds:
             labels = StoredLabels(services.store, task.catalog)
             context = MonitorContext(task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash)
             handler = DiagnoseHandler(context, labels, settings, services.clock, book=not task.books_itself)
-        else:
-            consume = replace(consume, topics=("diagnoses",), look_first=False)
         self.loop = ConsumeLoop(log, services.store, handler, consume, clock=SystemClock(), crash=services.crash)
         self.relay = OutboxRelay(services.store, log, services.crash)
         self.decider = Decider(services.config, services.store, services.rounds, task)

@@ -110,9 +110,8 @@ def test_a_process_reward_model_judges_and_is_asked_once(
 ) -> None:
     config = with_rewards(make_files(), student)
     judge(config)
-    assert {row["decided_by"] for row in read_objects(config.parent / "run" / "assessed.jsonl")} == {
-        "prm"
-    }  # noise, but an opinion on every answer
+    # Noise, but an opinion on every answer.
+    assert {row["decided_by"] for row in read_objects(config.parent / "run" / "assessed.jsonl")} == {"prm"}
     kept = (config.parent / "run" / "work" / "rewards.jsonl").read_text().splitlines()
     assert len(kept) == 12
     (config.parent / "run" / "manifests" / "assessed.json").unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from streams.log import Consumer, EventLog, LogError, LogUnavailable, Outgoing, 
 from streams.store import Batch, BucketKey, DuplicateEvents, StaleOffsets, StateStore, StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
+COLLECT_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class ConsumeLoop:
         self._look = settings.look_first
         self._failures = 0
         self._retry_at: float | None = None
+        self._collected_at = time.monotonic()
         self.counts: Counter[str] = Counter()
 
     @property
@@ -122,9 +125,14 @@ class ConsumeLoop:
             return 0
         if done:
             self._failures, self._look = 0, self.settings.look_first
-        if not gc.isenabled():
-            gc.collect()  # between batches, when hardly anything is alive (`calm_collector`)
+        self._collect()
         return done
+
+    def _collect(self) -> None:
+        """Between batches, when hardly anything is alive, and seldom (`calm_collector`)."""
+        if not gc.isenabled() and time.monotonic() - self._collected_at > COLLECT_EVERY_S:
+            gc.collect()
+            self._collected_at = time.monotonic()
 
     def close(self) -> None:
         """Leave the group."""
@@ -282,7 +290,8 @@ def calm_collector() -> None:
     """Have Python's cycle collector run only between batches, and never over what is loaded by now. For a process that consumes.
 
     A batch is thousands of objects that live until its commit and hold no cycles; with the default thresholds the collector walks
-    them, and all modules, again and again: a quarter of a consumer's processor time (docs/scaling.md). The loop collects itself.
+    them, and all modules, again and again: a quarter of a consumer's processor time (docs/scaling.md). The loop collects itself, at
+    most once a second.
     """
     gc.collect()
     gc.freeze()

@@ -11,17 +11,19 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from operator import itemgetter
 from typing import Any, Self
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
+from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
+from kafka.record.default_records import DefaultRecord
 from kafka.structs import OffsetAndMetadata
 
 from streams.kafka_settings import KafkaSettings
-from streams.log import Headers, LogError, LogUnavailable, MemberFenced, Outgoing, Partition, Record, TopicMissing
+from streams.log import LogError, LogUnavailable, MemberFenced, Outgoing, Partition, Record, TopicMissing
+from streams.record_batch import RecordReader
 from streams.topics import MAX_LETTER_BYTES, TopicSpec
 from streams.watchdog import Watchdog
 
@@ -30,7 +32,6 @@ _CLIENT_LOGGER = logging.getLogger("kafka.net.manager")
 COMMIT_EVERY_S = 1.0
 PROBE_EVERY_S = 5.0
 READ_RECORDS = 2000
-_value = itemgetter(1)
 _TRANSIENT = (
     kafka_errors.RetriableError,
     kafka_errors.BrokerNotAvailableError,
@@ -190,6 +191,7 @@ class KafkaLog:
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
         ends = {TopicPartition(*partition): end for partition, end in self.end_offsets(topic).items()}
         reader = self._spare.pop() if self._spare else self._client(KafkaConsumer, **_READING)
+        reader._fetcher.PartitionRecords = _PartitionRecords  # noqa: SLF001
         try:
             with self.errors(f"read topic {topic!r}"):
                 yield from self._read_to(reader, ends, start or {})
@@ -208,7 +210,7 @@ class KafkaLog:
         while left:
             for tp, found in reader.poll(500, max_records=READ_RECORDS).items():
                 deadline = time.monotonic() + self.settings.request_timeout_s
-                yield from _records(Partition(*tp), [one for one in found if one.offset < ends[tp]])
+                yield from (one for one in found if one.offset < ends[tp])
             left = {tp: ends[tp] for tp in left if reader.position(tp) < ends[tp]}
             if time.monotonic() > deadline:
                 raise LogUnavailable(f"Kafka at {self.settings.bootstrap_servers} sent nothing for {self.settings.request_timeout_s:.0f} s")
@@ -232,6 +234,7 @@ class KafkaLog:
             # A member that joins before it knows the topics' partitions can end up with none until the metadata's age is reached:
             # asking for offsets makes it learn them, within a limit.
             client.end_offsets(partitions, timeout_ms=_ms(self.settings.start_timeout_s))
+        client._fetcher.PartitionRecords = _PartitionRecords  # noqa: SLF001
         return KafkaGroupMember(self, client, group, topics)
 
     def group_client(self, group: str) -> Any:
@@ -324,7 +327,7 @@ class KafkaGroupMember:
             for tp, found in polled.items():
                 self._client.seek(tp, found[0].offset)
             return []
-        return [record for tp, found in polled.items() for record in _records(self._partition(tp), found)]
+        return [record for found in polled.values() for record in found]
 
     def _adopt(self) -> None:
         """Ask for a new assignment where partitions have been left without an owner.
@@ -411,14 +414,75 @@ _READING = {
 }
 
 
-def _records(partition: Partition, found: Sequence[Any]) -> list[Record]:
-    return [Record(partition, one.offset, one.key, one.value or b"", _headers(one.headers)) for one in found]
+class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """What one fetch brought of one partition. Hands out `Record`s, read batch by batch (`streams.record_batch`, decision 0024).
+
+    The client goes on to check the batches' sums and to leave out what belongs to aborted transactions: to it, a batch holds a
+    single record, whose value is the list of our records.
+    """
+
+    def __init__(self, fetch_offset: int, tp: Any, records: Any, **options: Any) -> None:
+        super().__init__(fetch_offset, tp, _Batches(records, Partition(*tp)), **options)
+        self._waiting: list[Record] = []
+        self._behind = fetch_offset  # the next offset when nothing waits
+
+    def take(self, n: int | None = None) -> list[Record]:
+        """Up to `n` records. An error comes after the records before it, and ends this fetch: the client would spin for ever."""
+        taken: list[Record] = []
+        while n is None or len(taken) < n:
+            if not self._waiting and not self._next_batch(taken):
+                break
+            wanted = len(self._waiting) if n is None else n - len(taken)
+            taken += self._waiting[:wanted]
+            del self._waiting[:wanted]
+        self.next_fetch_offset = self._waiting[0].offset if self._waiting else self._behind
+        return taken
+
+    def _next_batch(self, taken: list[Record]) -> bool:
+        try:
+            batch = super().take(1)
+        except Exception as exc:
+            if taken:
+                self._next_inline_exception = exc
+            else:
+                self.drain()
+                raise
+            return False
+        self._behind = self.next_fetch_offset
+        for found in batch:
+            self._waiting = [record for record in found.value if record.offset >= self.fetch_offset]
+        return bool(batch)
 
 
-def _headers(found: Sequence[tuple[str, bytes | None]]) -> Headers:
-    if None in map(_value, found):
-        return tuple((name, value or b"") for name, value in found)
-    return tuple(found)  # type: ignore[arg-type]  # checked above
+class _Batches:
+    """The batches of a fetch, each as one record for the client."""
+
+    def __init__(self, records: Any, partition: Partition) -> None:
+        self._records, self._partition = records, partition
+
+    def next_batch(self) -> Any:
+        batch = self._records.next_batch()
+        return batch if batch is None or batch.is_control_batch else _Batch(batch, self._partition)
+
+
+_READER = RecordReader()
+
+
+class _Batch:
+    def __init__(self, batch: Any, partition: Partition) -> None:
+        self._batch, self._partition = batch, partition
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batch, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        batch = self._batch
+        batch._maybe_uncompress()  # noqa: SLF001
+        try:
+            found = _READER.read(self._partition, batch.base_offset, bytes(batch._buffer), batch._pos, batch.records_count)  # noqa: SLF001
+        except ValueError as exc:
+            raise kafka_errors.CorruptRecordError(f"batch at offset {batch.base_offset} of {self._partition}: {exc}") from exc
+        yield DefaultRecord(batch.size_in_bytes, batch.last_offset, batch.max_timestamp, batch.timestamp_type, None, found, ())
 
 
 def _topic_options(spec: TopicSpec, replication: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 from pydantic import SecretStr, ValidationError
 
 from streams import dead_letters
@@ -80,6 +81,25 @@ def test_a_record_larger_than_the_topic_takes_is_refused_and_the_next_one_passes
         log.append([Outgoing("small", b"k", b"x" * 5000)])
     log.append([Outgoing("small", b"k", b"x")])
     assert [r.value for r in log.read("small")] == [b"x"]
+
+
+@pytest.mark.kafka
+def test_what_a_producer_took_back_is_not_read(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
+    log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
+    log.create_topics([TopicSpec("taken-back", 1, -1)])
+    producer = KafkaProducer(bootstrap_servers=kafka_server.bootstrap, transactional_id="taken-back", compression_type="gzip")
+    producer.init_transactions()
+    ends = {b"kept": producer.commit_transaction, b"taken back": producer.abort_transaction, b"last": producer.commit_transaction}
+    for value, end in ends.items():
+        producer.begin_transaction()
+        producer.send("taken-back", value)
+        producer.flush()
+        end()
+    producer.close()
+    assert [(r.offset, r.value) for r in log.read("taken-back")] == [(0, b"kept"), (4, b"last")]
+    consumer = log.consumer("taken-back", ["taken-back"])
+    assert [r.value for _ in range(20) for r in consumer.poll(1, 0.5)] == [b"kept", b"last"]
+    consumer.close()
 
 
 @pytest.mark.kafka

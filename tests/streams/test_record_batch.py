@@ -1,0 +1,124 @@
+"""Our reader of record batches beside the client library's, on batches that the library has built."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kafka import TopicPartition
+from kafka.consumer.fetcher import Fetcher, IsolationLevel
+from kafka.errors import CorruptRecordError
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
+
+from streams.kafka_log import _PartitionRecords
+from streams.log import Partition
+from streams.record_batch import RecordReader
+
+TP = TopicPartition("t", 3)
+NONE, GZIP = 0, 1
+BIG = 1 << 20
+HEADERS = st.lists(st.tuples(st.text(max_size=8), st.none() | st.binary(max_size=70)), max_size=3)
+# Sizes on both sides of where a length takes another byte.
+BYTES = st.none() | st.binary(max_size=5) | st.sampled_from([63, 64, 65, 8191, 8192]).map(bytes)
+RECORDS = st.lists(st.tuples(st.integers(0, 2**40), BYTES, BYTES, HEADERS), min_size=1, max_size=6)
+Written = list[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]]
+
+
+def batch(records: Written, offset: int, codec: int = NONE, **producer: Any) -> bytes:
+    """A record batch as a broker keeps it: with the offset that it gave."""
+    builder = MemoryRecordsBuilder(magic=2, compression_type=codec, batch_size=BIG, **producer)
+    for timestamp, key, value, headers in records:
+        builder.append(timestamp, key, value, headers)
+    builder.close()
+    return offset.to_bytes(8, "big") + bytes(builder.buffer())[8:]
+
+
+def fetched(kind: type[Any], data: bytes, offset: int = 0, **options: Any) -> Any:
+    return kind(offset, TP, MemoryRecords(data), **options)
+
+
+def shown(records: Any) -> list[Any]:
+    return [(r.offset, r.key, r.value or b"", tuple((name, value or b"") for name, value in r.headers)) for r in records]
+
+
+@given(
+    batches=st.lists(st.tuples(RECORDS, st.sampled_from([NONE, GZIP])), min_size=1, max_size=4),
+    skipped=st.integers(0, 8),
+    takes=st.lists(st.integers(1, 7), min_size=1, max_size=12),
+)
+def test_reads_what_the_client_reads(batches: list[tuple[Written, int]], skipped: int, takes: list[int]) -> None:
+    data, offset = b"", 0
+    for records, codec in batches:
+        data += batch(records, offset, codec)
+        offset += len(records)
+    start = min(skipped, offset - 1)
+    theirs, ours = fetched(Fetcher.PartitionRecords, data, start), fetched(_PartitionRecords, data, start)
+    for wanted in [*takes, BIG, 1]:
+        if theirs and ours:
+            assert shown(ours.take(wanted)) == shown(theirs.take(wanted))
+            assert ours.next_fetch_offset == theirs.next_fetch_offset
+    assert not ours
+    assert not theirs
+
+
+@given(records=RECORDS, where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
+def test_bytes_that_are_no_records_are_refused_and_nothing_else_is_raised(records: Written, where: float, byte: int, cut: bool) -> None:
+    body = batch(records, 0)[DefaultRecordBatch.HEADER_STRUCT.size :]
+    at = int(where * len(body))
+    reader = RecordReader()
+    assert len(reader.read(Partition(*TP), 0, body, 0, len(records))) == len(records)
+    broken = body[:at] if cut else body[:at] + bytes([byte]) + body[at + 1 :]
+    try:
+        found = reader.read(Partition(*TP), 0, broken, 0, len(records))
+    except ValueError:
+        return
+    assert not cut
+    assert len(found) == len(records)
+
+
+def test_headers_of_a_known_layout_are_read_as_if_it_were_new() -> None:
+    """The same lengths with other names, and one block that has the length of another."""
+    some: Any = [[("a", b"12"), ("b", b"3")], [("a", b"45"), ("b", b"6")], [("b", b"45"), ("a", b"6")], [("a", b"4"), ("b", b"67")], []]
+    blocks = [*some, *some]
+    data = batch([(0, b"k", b"v", headers) for headers in blocks], 0)
+    assert [r.headers for r in fetched(_PartitionRecords, data).take(BIG)] == [tuple(headers) for headers in blocks]
+
+
+def test_many_layouts_do_not_pile_up() -> None:
+    reader = RecordReader()
+    for size in range(1000):
+        data = batch([(0, None, None, [("h", bytes(size))])], 0)
+        (found,) = reader.read(Partition(*TP), 0, data, DefaultRecordBatch.HEADER_STRUCT.size, 1)
+        assert found.headers == (("h", bytes(size)),)
+    assert len(reader._layouts) <= 256  # noqa: SLF001
+
+
+def test_a_broken_batch_is_told_after_the_good_ones_and_ends_the_fetch() -> None:
+    good, bad = batch([(0, b"k", b"1", []), (0, b"k", b"2", [])], 0), bytearray(batch([(0, b"k", b"3", [])], 2))
+    bad[-3] ^= 1
+    ours = fetched(_PartitionRecords, good + bytes(bad))
+    assert [r.value for r in ours.take(5)] == [b"1", b"2"]
+    assert ours.next_fetch_offset == 2
+    with pytest.raises(CorruptRecordError, match="offset 2 failed crc"):
+        ours.take(5)
+    assert not ours  # the client goes on to the next fetch instead of asking this one for ever
+
+
+def test_a_batch_that_is_whole_and_makes_no_sense_is_told() -> None:
+    head = DefaultRecordBatch.HEADER_STRUCT.size
+    written, body = batch([(0, b"k", bytes(500), [])], 0, GZIP), gzip.compress(b"nonsense")
+    data = written[:8] + (head - 12 + len(body)).to_bytes(4, "big") + written[12:head] + body
+    with pytest.raises(CorruptRecordError, match=r"batch at offset 0 of .*'t', number=3"):
+        fetched(_PartitionRecords, data, check_crcs=False).take(1)
+
+
+def test_what_an_aborted_transaction_wrote_is_left_out() -> None:
+    producer = {"transactional": True, "producer_id": 7, "producer_epoch": 0, "base_sequence": 0}
+    data = batch([(0, None, b"no", [])], 0, **producer) + batch([(0, None, b"yes", [])], 1)
+    aborted = [type("Aborted", (), {"producer_id": 7, "first_offset": 0})()]
+    ours = fetched(_PartitionRecords, data, isolation_level=IsolationLevel.READ_COMMITTED, aborted_transactions=aborted)
+    assert [(r.offset, r.value) for r in ours.take(5)] == [(1, b"yes")]

@@ -7,8 +7,9 @@ pipeline, not of a model: real completions are longer. Tokens are the server's c
 through the monitor graph with the teacher's verdict as the only filter. Synthesis: a curation round with the paper's numbers (3
 references, 2 questions per prompt, 3 solutions, 2 must agree). An accepted item is a question-solution pair of the data set. It is measured
 with the loop's default, one pair per question and 60 % acceptance expected, and with the paper's, every agreeing solution a pair.
-Ideal throughput: workers / latency; a bare httpx client that posts one and the same request shows what of
-it is the server's and the machine's.
+Ideal throughput: requests on the wire at once (`max_concurrency`) / latency. As in the loop, two more threads than that call the teacher
+(`ChatSettings.threads`). A bare httpx client with as many threads that posts one and the same request shows what of the ideal is the
+server's and the machine's.
 
 The paper's count (arXiv 2510.10023, section 3; counted from its procedure, it reports none): one call per diagnosis, the labels of
 the questions coming with the catalog; 1 + 2 x 3 = 7 calls per prompt for at most 6 pairs, so 7/6 per pair when everything agrees.
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -50,7 +52,7 @@ from graphs.reply_cache import SqliteReplies
 from graphs.teacher_server import teacher_process
 from streams.events import StudentOutput
 
-LATENCY_S, CONCURRENCY = 0.05, 4
+LATENCY_S, CONCURRENCY, TURNS = 0.05, 4, 3
 PAPER_CALLS_PER_DIAGNOSIS, PAPER_CALLS_PER_PAIR = 1.0, 7 / 6
 ALL_PAIRS = SynthesisSettings(acceptance=0.9, pairs_per_question=2.5)
 SKILLS = ("addition", "counting", "division", "geometry", "maximum", "ordering", "percentages", "ratios")
@@ -73,7 +75,8 @@ def diagnoses(teacher: ChatTeacher, count: int) -> int:
         StudentOutput.model_validate({"event_id": f"e{at}", "question": f"What is {at} + 7?", "answer": f"{ANSWER} ({at})", **fixed})
         for at in range(count)
     ]
-    found = diagnose_outputs(build_monitor(), outputs, MonitorContext(teacher, CATALOG, (TeacherVerdict(),)), CONCURRENCY)
+    context = MonitorContext(teacher, CATALOG, (TeacherVerdict(),))
+    found = diagnose_outputs(build_monitor(), outputs, context, teacher.client.settings.threads)
     return sum(one.verdict in ("correct", "incorrect") for one in found)
 
 
@@ -85,28 +88,29 @@ def synthesis(teacher: ChatTeacher, pairs: int, seed: int, settings: SynthesisSe
     ]
     target = SkillTarget(skill="addition", weight=1.0, examples=pairs, strategy="synthesize")
     plan = CurationPlan(seed=seed, targets=(target,), synthesis=settings, replay=ReplaySettings(share=0.0), per_task=1)
-    made = run_curation(build_curate(), "r", plan, CurateContext(teacher.for_round("r"), pool, []), max_concurrency=CONCURRENCY)
+    context = CurateContext(teacher.for_round("r"), pool, [])
+    made = run_curation(build_curate(), "r", plan, context, max_concurrency=teacher.client.settings.threads)
     return sum(made.report.accepted.values())
 
 
-def throughput(base_url: str, folder: Path, workers: int, seconds: float) -> float:
-    """Calls per second of `workers` threads, all cold, over about `seconds` (connections already open)."""
-    with connect(base_url, folder, workers) as teacher, ThreadPoolExecutor(workers) as threads:
-        for wave, count in (("warm-up", workers * 3), ("run", max(workers, int(workers * seconds / LATENCY_S)))):
+def throughput(base_url: str, folder: Path, at_once: int, seconds: float) -> float:
+    """Calls per second with `at_once` requests on the wire, all cold, over about `seconds` (connections already open)."""
+    with connect(base_url, folder, at_once) as teacher, ThreadPoolExecutor(teacher.client.settings.threads) as threads:
+        for wave, count in (("warm-up", at_once * 3), ("run", max(at_once, int(at_once * seconds / LATENCY_S)))):
             begin = time.perf_counter()
-            list(threads.map(lambda at, wave=wave: teacher.label(f"{wave} {workers} {at}", SKILLS), range(count)))
+            list(threads.map(lambda at, wave=wave: teacher.label(f"{wave} {at_once} {at}", SKILLS), range(count)))
             rate = count / (time.perf_counter() - begin)
     return rate
 
 
-def bare_throughput(base_url: str, workers: int, seconds: float) -> float:
-    """Calls per second of as many threads that only post the same request with httpx and read the reply."""
+def bare_throughput(base_url: str, at_once: int, seconds: float) -> float:
+    """Calls per second of `at_once` threads that only post the same request with httpx and read the reply."""
     ask = label("What is 1 + 1?", SKILLS)
     schema = {"type": "json_schema", "json_schema": {"name": ask.purpose, "strict": True, "schema": ask.schema}}
     messages = [{"role": role, "content": text} for role, text in ask.messages]
     body = {"model": "scripted", "messages": messages, "max_tokens": 64, "response_format": schema}
-    with httpx.Client() as client, ThreadPoolExecutor(workers) as threads:
-        for count in (workers * 3, max(workers, int(workers * seconds / LATENCY_S))):
+    with httpx.Client() as client, ThreadPoolExecutor(at_once) as threads:
+        for count in (at_once * 3, max(at_once, int(at_once * seconds / LATENCY_S))):
             begin = time.perf_counter()
             list(threads.map(lambda _: client.post(f"{base_url}/chat/completions", json=body).json(), range(count)))
             rate = count / (time.perf_counter() - begin)
@@ -134,7 +138,7 @@ def tokens(usage: Usage) -> int:
     return usage.prompt_tokens + usage.completion_tokens
 
 
-def run(base_url: str, folder: Path, size: int, seconds: float, workers: list[int], console: Console) -> dict[str, float]:
+def run(base_url: str, folder: Path, size: int, seconds: float, levels: list[int], console: Console) -> dict[str, float]:
     """All measurements as one flat record."""
     works: dict[str, Callable[[ChatTeacher], int]] = {
         "diagnosis": lambda teacher: diagnoses(teacher, size),
@@ -159,17 +163,18 @@ def run(base_url: str, folder: Path, size: int, seconds: float, workers: list[in
         )
         table.add_row(name, *(f"{cell:.4g}" for cell in cells), str(warm.usage.calls), str(warm.cached_calls))
     console.print(table)
-    return record | {"throughput_ratio": scaling(base_url, folder, seconds, workers, console)}
+    return record | {"throughput_ratio": scaling(base_url, folder, seconds, levels, console)}
 
 
-def scaling(base_url: str, folder: Path, seconds: float, workers: list[int], console: Console) -> float:
-    """Throughput over the ideal at `CONCURRENCY`; prints the others too."""
-    table = Table("workers", "calls/s", "ideal calls/s", "ratio", "bare httpx", title=f"throughput at {LATENCY_S * 1000:g} ms latency")
+def scaling(base_url: str, folder: Path, seconds: float, levels: list[int], console: Console) -> float:
+    """Throughput over the ideal at `CONCURRENCY`, the median of `TURNS` runs; prints the others too."""
+    table = Table("on the wire", "calls/s", "ideal calls/s", "ratio", "bare httpx", title=f"throughput at {LATENCY_S * 1000:g} ms latency")
     ratios: dict[int, float] = {}
-    for count in workers:
-        rate, ideal = throughput(base_url, folder, count, seconds), count / LATENCY_S
+    for count in levels:
+        ideal = count / LATENCY_S
+        rate = median(throughput(base_url, folder / f"{count}-{turn}", count, seconds) for turn in range(TURNS))
+        bare = median(bare_throughput(base_url, count, seconds) for _ in range(TURNS))
         ratios[count] = rate / ideal
-        bare = bare_throughput(base_url, count, seconds)
         table.add_row(str(count), f"{rate:.1f}", f"{ideal:.0f}", f"{rate / ideal:.3f}", f"{bare / ideal:.3f}")
     console.print(table)
     return ratios[CONCURRENCY]
@@ -188,7 +193,7 @@ def main(
         record = run(base_url, Path(folder), size, seconds, sorted({1, CONCURRENCY, 8, 16}), console)
     keys = [key for key in record if key.startswith(("calls_per", "tokens_per"))]
     figures = {key: round(record[key], 4) for key in (*keys, "cached_calls", "throughput_ratio")}
-    console.print(figures, f"throughput_ratio at {CONCURRENCY} workers")
+    console.print(figures, f"throughput_ratio with {CONCURRENCY} requests on the wire")
     if json_file:
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
 

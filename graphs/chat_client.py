@@ -2,8 +2,9 @@
 
 1. The cache is asked first; equal requests under way wait for the first one.
 2. The meter sets the most it can cost aside (`BudgetExceeded`, `UnpricedModel`).
-3. `Pace` gives a turn. A passing error waits (Retry-After, else exponential with jitter) and tries again: the only retrying
-   layer, with the client's own retries off and `TeacherExhausted` at its end.
+3. `Pace` gives a turn for the time on the wire only: others prepare a request or read a reply meanwhile. A passing error waits
+   (Retry-After, else exponential with jitter) and tries again: the only retrying layer, with the client's own retries off and
+   `TeacherExhausted` at its end.
 4. The meter books what was used, then the reply is stored, then returned.
 
 `ChatOpenAI.with_structured_output` is not used: with a class it raises on a truncated reply and loses its tokens, with a JSON schema its
@@ -48,6 +49,16 @@ class _Lock:
         self.lock = threading.Lock()
 
 
+class _PacedHttp(openai.DefaultHttpxClient):
+    def __init__(self, pace: Pace, **options: Any) -> None:
+        super().__init__(**options)
+        self._pace = pace
+
+    def send(self, *args: Any, **options: Any) -> Any:
+        with self._pace.turn():
+            return super().send(*args, **options)
+
+
 class ChatClient:
     """Sends requests; safe for threads. `retried` counts attempts beyond the first."""
 
@@ -64,7 +75,7 @@ class ChatClient:
         self._lock = threading.Lock()
         self._succeeded: set[str] = set()
         # langchain-openai shares one connection pool among all clients of an address: closing one would close the others.
-        self._http = openai.DefaultHttpxClient(timeout=settings.timeout_s)
+        self._http = _PacedHttp(self._pace, timeout=settings.timeout_s)
         self._model = ChatOpenAI(
             model=settings.model,
             base_url=settings.base_url,
@@ -127,13 +138,12 @@ class ChatClient:
             raise self._exhausted(exc) from exc
 
     def _once(self, ask: Ask, turns: Turns, sampling: Sampling) -> ChatReply:
-        with self._pace.turn():
-            try:
-                message = self._model.invoke(turns, **self._parameters(ask, sampling))
-            except UnicodeError:
-                raise
-            except (ValueError, TypeError, AttributeError, KeyError) as exc:  # what langchain-openai raises for a body it cannot read
-                raise NoCompletion(str(exc)[:300]) from exc
+        try:
+            message = self._model.invoke(turns, **self._parameters(ask, sampling))
+        except UnicodeError:
+            raise
+        except (ValueError, TypeError, AttributeError, KeyError) as exc:  # what langchain-openai raises for a body it cannot read
+            raise NoCompletion(str(exc)[:300]) from exc
         self._succeeded.add(ask.purpose)
         return _read(message)
 

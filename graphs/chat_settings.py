@@ -15,7 +15,7 @@ class ChatSettings(Frozen):
     `temperature` is for judging (labels, diagnoses, the catalog), `creative_temperature` for writing and solving; `None` leaves it
     to the server, for models that refuse the parameter. `send_seed` sends a seed with every creative request, which makes samples
     differ on a server that samples deterministically. A text longer than `max_text_chars` is shown with its middle left out.
-    Without a `price` every call is an error: give prices, or `free = true`.
+    Without a `price` every call is an error: give prices, or `free = true`. `max_concurrency` bounds the requests on the wire.
 
     >>> ChatSettings(base_url="http://127.0.0.1:8000/v1", model="m", price=Price(free=True)).max_concurrency
     8
@@ -36,6 +36,11 @@ class ChatSettings(Frozen):
     max_text_chars: int = Field(default=DEFAULT_TEXT_CHARS, gt=0)
     send_seed: bool = True
     price: Price | None = None
+
+    @property
+    def threads(self) -> int:
+        """How many callers keep `max_concurrency` requests on the wire: some prepare theirs or read a reply meanwhile."""
+        return self.max_concurrency + 2
 
     @field_validator("base_url")
     @classmethod

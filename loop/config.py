@@ -105,6 +105,11 @@ class TeacherSection(Section):
     abstain_rate: float = Field(default=0.0, ge=0, le=1)
     solve_error_rate: float = Field(default=0.05, ge=0, le=1)
 
+    @property
+    def threads(self) -> int:
+        """How many callers keep the teacher busy."""
+        return self.chat.threads if self.chat else 8
+
 
 class MonitorSection(Section):
     """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the stored profile.
@@ -118,7 +123,6 @@ class MonitorSection(Section):
     source: Literal["outputs", "diagnoses"] = "outputs"
     bucket_s: int = Field(default=60, gt=0)
     max_records: int = Field(default=256, gt=0)
-    max_concurrency: int = Field(default=8, gt=0)
     max_attempts: int = Field(default=3, gt=0)
     backoff_s: float = Field(default=0.5, gt=0)
     future_tolerance_s: float = Field(default=300.0, ge=0)
@@ -135,7 +139,6 @@ class CurateSection(Section):
     synthesis: SynthesisSettings = SynthesisSettings()
     replay: ReplaySettings = ReplaySettings()
     min_agreement: int = Field(default=2, gt=0)
-    max_concurrency: int = Field(default=8, gt=0)
     replay_candidates: int = Field(default=2000, ge=0)
 
 

@@ -45,7 +45,7 @@ class CurateWorker(RoundWorker):
                 plan,
                 self._context(decision, round_),
                 keep=lambda curation: self._finish(round_, curation),
-                max_concurrency=settings.max_concurrency,
+                max_concurrency=services.config.teacher.threads,
             )
 
     def _context(self, decision: Decision, round_: Round) -> CurateContext:

@@ -81,15 +81,18 @@ def fold_diagnoses(events: Iterable[Diagnosed]) -> ProfileTable:
 class DiagnoseHandler:
     """Turns outputs into effects for the consume loop; no side effect but the label cache. Raises what stops a batch.
 
-    `book`: enter the teacher's costs in the ledger, for a teacher that does not do so itself.
+    `threads` answers are diagnosed at once. `book`: enter the teacher's costs in the ledger, for one that does not do so itself.
     """
 
-    def __init__(self, context: MonitorContext, labels: StoredLabels, settings: MonitorSection, clock: Clock, book: bool = True) -> None:
+    def __init__(
+        self, context: MonitorContext, labels: StoredLabels, settings: MonitorSection, clock: Clock, threads: int, book: bool = True
+    ) -> None:
         self._graph = build_monitor()
         self._context = context
         self._labels = labels
         self._settings = settings
         self._clock = clock
+        self._threads = threads
         self._book = book
 
     def __call__(self, events: Sequence[Event]) -> Effects:
@@ -100,7 +103,7 @@ class DiagnoseHandler:
             if output.occurred_at.timestamp() > horizon:
                 failed[output.event_id] = f"occurred_at {output.occurred_at.isoformat()} lies in the future"
         outputs = [output for output in outputs if output.event_id not in failed]
-        results = diagnose_outputs(self._graph, outputs, self._context, self._settings.max_concurrency)
+        results = diagnose_outputs(self._graph, outputs, self._context, self._threads)
         self._labels.flush()
         failed.update({result.event_id: result.error for result in results if result.verdict == "failed"})
         pairs = [(output, result) for output, result in zip(outputs, results, strict=True) if output.event_id not in failed]

@@ -119,7 +119,8 @@ class MonitorWorker:
         if not folds:
             labels = StoredLabels(services.store, task.catalog)
             context = MonitorContext(task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash)
-            handler = DiagnoseHandler(context, labels, settings, services.clock, book=not task.books_itself)
+            threads = services.config.teacher.threads
+            handler = DiagnoseHandler(context, labels, settings, services.clock, threads, book=not task.books_itself)
         self.loop = ConsumeLoop(log, services.store, handler, consume, clock=SystemClock(), crash=services.crash)
         self.relay = OutboxRelay(services.store, log, services.crash)
         self.decider = Decider(services.config, services.store, services.rounds, task)

@@ -31,7 +31,7 @@ from loop.offline.student import HfStudent, model_id
 from streams.crash import ENVIRONMENT, crash_point
 
 Progress = Callable[[str, int, int], None]
-DEFAULT_CONCURRENCY = 8
+DEFAULT_THREADS = 8
 
 
 def unwatched(kind: str, done: int, total: int) -> None:
@@ -55,7 +55,7 @@ def open_bench(
     other = strategy is not None and strategy != config.strategy.name
     if other:
         config = config.model_copy(update={"strategy": config.strategy.model_copy(update={"name": strategy})})
-    concurrency = config.teacher.chat.max_concurrency if config.teacher.chat is not None else DEFAULT_CONCURRENCY
+    threads = config.teacher.chat.threads if config.teacher.chat is not None else DEFAULT_THREADS
     rewards_id = model_id(config.filters.prm, "filters.prm")
     with (
         folder.locked(),
@@ -68,7 +68,7 @@ def open_bench(
             folder=folder,
             teacher=teacher,
             grade=grade_math if config.filters.grade == "math" else grade_text,
-            runner=Runner(folder.work, concurrency, progress, crash),
+            runner=Runner(folder.work, threads, progress, crash),
             open_student=_opener(config),
             student_id=model_id(config.student.base, "student.base"),
             embed=_embed(config),

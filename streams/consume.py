@@ -101,7 +101,7 @@ class ConsumeLoop:
         self._look = settings.look_first
         self._failures = 0
         self._retry_at: float | None = None
-        self._collected_at = time.monotonic()
+        self._collected_at = float("-inf")
         self.counts: Counter[str] = Counter()
 
     @property
@@ -132,7 +132,7 @@ class ConsumeLoop:
         """Between batches, when hardly anything is alive, and seldom (`calm_collector`)."""
         if not gc.isenabled() and time.monotonic() - self._collected_at > COLLECT_EVERY_S:
             gc.collect()
-            self._collected_at = time.monotonic()
+            self._collected_at = float("-inf")
 
     def close(self) -> None:
         """Leave the group."""

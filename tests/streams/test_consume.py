@@ -79,7 +79,9 @@ def test_a_loop_that_does_not_look_first_counts_each_event_once_too(memory_log: 
     assert consuming.counts["fenced"] > 0, "the traffic repeats events of earlier batches"
 
 
-def test_a_process_that_switched_the_collector_off_has_it_run_between_batches(memory_log: MemoryLog, store: StateStore) -> None:
+def test_a_process_that_switched_the_collector_off_has_it_run_between_batches_and_seldom(
+    memory_log: MemoryLog, store: StateStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Cycle:
         def __init__(self) -> None:
             self.itself = self
@@ -90,11 +92,18 @@ def test_a_process_that_switched_the_collector_off_has_it_run_between_batches(me
         left.append(weakref.ref(Cycle()))
         return diagnose(events)
 
-    send(memory_log, output(1))
+    consuming = loop(memory_log, store, handler)
+    monkeypatch.setattr("streams.consume.COLLECT_EVERY_S", 3600.0)
     calm_collector()
     try:
-        assert run(loop(memory_log, store, handler)) == 1
-        assert left and left[0]() is None
+        for number in range(2):
+            send(memory_log, output(number))
+            assert run(consuming) == 1
+        assert [reference() is None for reference in left] == [True, False]
+        monkeypatch.setattr("streams.consume.COLLECT_EVERY_S", 0.0)
+        send(memory_log, output(2))
+        assert run(consuming) == 1
+        assert [reference() is None for reference in left] == [True, True, True]
     finally:
         gc.enable()
         gc.unfreeze()

@@ -132,7 +132,7 @@ class ConsumeLoop:
         """Between batches, when hardly anything is alive, and seldom (`calm_collector`)."""
         if not gc.isenabled() and time.monotonic() - self._collected_at > COLLECT_EVERY_S:
             gc.collect()
-            self._collected_at = float("-inf")
+            self._collected_at = time.monotonic()
 
     def close(self) -> None:
         """Leave the group."""

@@ -410,7 +410,9 @@ _READING = {
     "isolation_level": "read_committed",
     "allow_auto_create_topics": False,
     "metadata_max_age_ms": 60_000,
-    "max_partition_fetch_bytes": 16 * 1_048_576,  # several batches at once: with less, catching up waits for every fetch
+    "max_partition_fetch_bytes": 4 * 1_048_576,  # several batches at once
+    # One fetch is under way per broker, and one of empty partitions is answered after this time: so long do the full ones wait too.
+    "fetch_max_wait_ms": 50,
 }
 
 

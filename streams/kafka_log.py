@@ -441,6 +441,7 @@ class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
         return taken
 
     def _next_batch(self, taken: list[Record]) -> bool:
+        self.next_fetch_offset = self._behind
         try:
             batch = super().take(1)
         except Exception as exc:
@@ -464,7 +465,9 @@ class _Batches:
 
     def next_batch(self) -> Any:
         batch = self._records.next_batch()
-        return batch if batch is None or batch.is_control_batch else _Batch(batch, self._partition)
+        if batch is None or (batch.magic == 2 and batch.is_control_batch):
+            return batch
+        return _Batch(batch, self._partition)
 
 
 _READER = RecordReader()
@@ -479,12 +482,20 @@ class _Batch:
 
     def __iter__(self) -> Iterator[Any]:
         batch = self._batch
+        if batch.magic < 2:  # written before Kafka 0.11: there are no headers in it, so no event of ours either
+            found = [Record(self._partition, one.offset, one.key, one.value or b"") for one in batch]
+            last = found[-1].offset
+        else:
+            found, last = self._read(), batch.last_offset
+        yield DefaultRecord(batch.size_in_bytes, last, 0, batch.timestamp_type, None, found, ())
+
+    def _read(self) -> list[Record]:
+        batch = self._batch
         batch._maybe_uncompress()  # noqa: SLF001
         try:
-            found = _READER.read(self._partition, batch.base_offset, bytes(batch._buffer), batch._pos, batch.records_count)  # noqa: SLF001
+            return _READER.read(self._partition, batch.base_offset, bytes(batch._buffer), batch._pos, batch.records_count)  # noqa: SLF001
         except ValueError as exc:
             raise kafka_errors.CorruptRecordError(f"batch at offset {batch.base_offset} of {self._partition}: {exc}") from exc
-        yield DefaultRecord(batch.size_in_bytes, batch.last_offset, batch.max_timestamp, batch.timestamp_type, None, found, ())
 
 
 def _topic_options(spec: TopicSpec, replication: int) -> dict[str, Any]:

@@ -65,6 +65,20 @@ def test_reads_what_the_client_reads(batches: list[tuple[Written, int]], skipped
     assert not theirs
 
 
+@pytest.mark.parametrize("codec", [NONE, GZIP])
+@pytest.mark.parametrize("magic", [0, 1])
+def test_reads_what_was_written_before_kafka_0_11(magic: int, codec: int) -> None:
+    builder = MemoryRecordsBuilder(magic=magic, compression_type=codec, batch_size=BIG)
+    for number in range(3):
+        builder.append(1000 + number, None, b"%d" % number)
+    builder.close()
+    theirs, ours = (fetched(kind, bytes(builder.buffer())) for kind in (Fetcher.PartitionRecords, _PartitionRecords))
+    for wanted in (2, 2):
+        assert shown(ours.take(wanted)) == shown(theirs.take(wanted))
+        assert ours.next_fetch_offset == theirs.next_fetch_offset
+    assert not ours
+
+
 @given(records=RECORDS, where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
 def test_bytes_that_are_no_records_are_refused_and_nothing_else_is_raised(records: Written, where: float, byte: int, cut: bool) -> None:
     body = batch(records, 0)[DefaultRecordBatch.HEADER_STRUCT.size :]

@@ -5,6 +5,9 @@
 3. A reply from the cache costs nothing: it is counted in `cached_calls` and enters no ledger.
 
 Every call that was answered is an entry of its own with a random id: asking twice costs twice, whatever the reason.
+
+Processes that spend from the same caps see each other through `shared`, which is asked every 10 s: together they can pass a day's cap by
+what they spend between two looks, and no more.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from agent.budget import BudgetExceeded, Caps, LedgerEntry, Price, Usage, check, priced
@@ -21,12 +25,24 @@ from agent.items import Frozen
 from streams.clock import Clock, SystemClock
 
 Activity = Literal["diagnose", "label", "synthesize"]
+LOOK_EVERY = timedelta(seconds=10)
 
 
 class LedgerSink(Protocol):
     """Keeps entries: a store's table, a list in a test. Called from several threads; an exception stops the call's use."""
 
     def __call__(self, entry: LedgerEntry) -> None: ...
+
+
+class SharedLedger(Protocol):
+    """What all processes have spent on a day (`YYYY-MM-DD`), in any grouping that keeps rounds apart. An exception stops the call."""
+
+    def __call__(self, day: str) -> Sequence[LedgerEntry]: ...
+
+
+def nobody_else(day: str) -> Sequence[LedgerEntry]:
+    """For a process that spends alone: what it spends itself it knows."""
+    return ()
 
 
 def no_ledger(entry: LedgerEntry) -> None:
@@ -68,11 +84,13 @@ class Meter:
     caps: Caps = field(default_factory=Caps)
     sink: LedgerSink = no_ledger
     before: Sequence[LedgerEntry] = ()
+    shared: SharedLedger = nobody_else
     clock: Clock = field(default_factory=SystemClock)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _spent: dict[tuple[str | None, str], Usage] = field(default_factory=dict, repr=False)
     _under_way: dict[str, LedgerEntry] = field(default_factory=dict, repr=False)
     _by_activity: dict[str, Usage] = field(default_factory=dict, repr=False)
+    _looked_at: dict[str, datetime] = field(default_factory=dict, repr=False)
     _cached: Counter[str] = field(default_factory=Counter, repr=False)
 
     def __post_init__(self) -> None:
@@ -83,12 +101,31 @@ class Meter:
         """Set money aside for the most a call can cost. Raises `BudgetExceeded`, `UnpricedModel`."""
         most = self._priced(Usage(calls=1, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens))
         estimate = self._entry(work, most)
+        self._look_around(estimate.day)
         with self._lock:
             stop = check(self.caps, self._entries(estimate), estimate)
             if isinstance(stop, BudgetExceeded):
                 raise stop
             self._under_way[estimate.entry_id] = estimate
         return estimate
+
+    def _look_around(self, day: str) -> None:
+        """Take over what the ledger says was spent on a day where that is more than is known here: sums only grow."""
+        if self.caps.usd_per_day is None:
+            return
+        now = self.clock.now()
+        with self._lock:
+            if day in self._looked_at and now - self._looked_at[day] < LOOK_EVERY:
+                return
+            self._looked_at[day] = now
+        sums: dict[tuple[str | None, str], Usage] = {}
+        for entry in self.shared(day):
+            key = (entry.round_id, entry.day)
+            sums[key] = sums.get(key, Usage()) + entry.usage
+        with self._lock:
+            for key, usage in sums.items():
+                if usage.usd > self._spent.get(key, Usage()).usd:
+                    self._spent[key] = usage
 
     def settle(self, work: Work, estimate: LedgerEntry, used: Usage) -> Usage:
         """Book what a call used in place of its reservation; returns it with its price."""

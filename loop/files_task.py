@@ -16,7 +16,7 @@ from graphs.meter import Meter
 from graphs.reply_cache import SqliteReplies
 from loop.config import Config, ConfigError, TaskSection
 from loop.demo.task import base_dir
-from loop.ledger import entries, row_of
+from loop.ledger import entries, row_of, spent_on
 from loop.offline.data import held_out_items, pool_items, read_questions
 from loop.offline.grading import grade_text
 from loop.offline.jsonl import read_rows
@@ -87,7 +87,7 @@ def _held_out(section: TaskSection, labels: dict[str, tuple[str, ...]], seed: in
 
 
 def _chat_teacher(config: Config, replies: SqliteReplies, store: StateStore) -> ChatTeacher:
-    """A chat teacher whose every paid call is a row of the store's ledger. The caps count what the ledger held at the start."""
+    """A chat teacher whose every paid call is a row of the store's ledger, where other workers' meters see it."""
     settings = config.teacher.chat
     if config.teacher.kind != "chat" or settings is None:
         raise ConfigError("task.kind 'files' needs teacher.kind 'chat' with its server in [teacher.chat] (docs/teacher.md)")
@@ -97,5 +97,9 @@ def _chat_teacher(config: Config, replies: SqliteReplies, store: StateStore) -> 
             store.insert_new(tables.ledger, [row_of(entry)], connection)
 
     student = config.student.name
-    meter = Meter(settings.model, settings.price, config.budget, book, entries(store, student))
+
+    def shared(day: str) -> list[LedgerEntry]:
+        return spent_on(store, student, day)
+
+    meter = Meter(settings.model, settings.price, config.budget, book, entries(store, student), shared)
     return ChatTeacher.connect(settings, replies, meter, student=student)

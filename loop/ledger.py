@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 from agent.budget import LedgerEntry, Usage
 from streams import tables
@@ -25,6 +26,21 @@ def entry_row(
 def row_of(entry: LedgerEntry) -> dict[str, Any]:
     """The row of an entry."""
     return {**entry.model_dump(include={"entry_id", "student", "round_id", "day", "activity"}), "entry": entry.model_dump_json()}
+
+
+def spent_on(store: StateStore, student: str, day: str) -> list[LedgerEntry]:
+    """The money of a day, one sum per round and one for monitoring: what several processes' meters look at (`graphs.meter`)."""
+    column = tables.ledger.c
+    if store.engine.dialect.name == "postgresql":
+        usd: Any = sa.cast(sa.cast(column.entry, JSONB)["usage"]["usd"].astext, sa.Float)
+    else:
+        usd = sa.func.json_extract(column.entry, "$.usage.usd")
+    query = sa.select(column.round_id, sa.func.sum(usd)).where(column.student == student, column.day == day).group_by(column.round_id)
+    with store.transaction(read_only=True) as connection:
+        return [
+            LedgerEntry(entry_id=f"{round_id}/{day}", student=student, round_id=round_id, day=day, activity="label", usage=Usage(usd=money))
+            for round_id, money in connection.execute(query)
+        ]
 
 
 def entries(store: StateStore, student: str, rounds_only: bool = False) -> list[LedgerEntry]:

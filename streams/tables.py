@@ -81,6 +81,7 @@ ledger = Table(
     Column("day", String(10), nullable=False),
     Column("activity", String(20), nullable=False),
     Column("entry", Text, nullable=False),
+    Index("ledger_of_a_day", "student", "day"),
 )
 
 labels = Table(

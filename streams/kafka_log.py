@@ -18,12 +18,11 @@ from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
-from kafka.record.default_records import DefaultRecord
 from kafka.structs import OffsetAndMetadata
 
 from streams.kafka_settings import KafkaSettings
 from streams.log import LogError, LogUnavailable, MemberFenced, Outgoing, Partition, Record, TopicMissing
-from streams.record_batch import RecordReader
+from streams.record_batch import ReadByBatch
 from streams.topics import MAX_LETTER_BYTES, TopicSpec
 from streams.watchdog import Watchdog
 
@@ -416,86 +415,8 @@ _READING = {
 }
 
 
-class _PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
-    """What one fetch brought of one partition. Hands out `Record`s, read batch by batch (`streams.record_batch`, decision 0024).
-
-    The client goes on to check the batches' sums and to leave out what belongs to aborted transactions: to it, a batch holds a
-    single record, whose value is the list of our records.
-    """
-
-    def __init__(self, fetch_offset: int, tp: Any, records: Any, **options: Any) -> None:
-        super().__init__(fetch_offset, tp, _Batches(records, Partition(*tp)), **options)
-        self._waiting: list[Record] = []
-        self._behind = fetch_offset  # the next offset when nothing waits
-
-    def take(self, n: int | None = None) -> list[Record]:
-        """Up to `n` records. An error comes after the records before it, and ends this fetch: the client would spin for ever."""
-        taken: list[Record] = []
-        while n is None or len(taken) < n:
-            if not self._waiting and not self._next_batch(taken):
-                break
-            wanted = len(self._waiting) if n is None else n - len(taken)
-            taken += self._waiting[:wanted]
-            del self._waiting[:wanted]
-        self.next_fetch_offset = self._waiting[0].offset if self._waiting else self._behind
-        return taken
-
-    def _next_batch(self, taken: list[Record]) -> bool:
-        self.next_fetch_offset = self._behind
-        try:
-            batch = super().take(1)
-        except Exception as exc:
-            if taken:
-                self._next_inline_exception = exc
-            else:
-                self.drain()
-                raise
-            return False
-        self._behind = self.next_fetch_offset
-        for found in batch:
-            self._waiting = [record for record in found.value if record.offset >= self.fetch_offset]
-        return bool(batch)
-
-
-class _Batches:
-    """The batches of a fetch, each as one record for the client."""
-
-    def __init__(self, records: Any, partition: Partition) -> None:
-        self._records, self._partition = records, partition
-
-    def next_batch(self) -> Any:
-        batch = self._records.next_batch()
-        if batch is None or (batch.magic == 2 and batch.is_control_batch):
-            return batch
-        return _Batch(batch, self._partition)
-
-
-_READER = RecordReader()
-
-
-class _Batch:
-    def __init__(self, batch: Any, partition: Partition) -> None:
-        self._batch, self._partition = batch, partition
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __iter__(self) -> Iterator[Any]:
-        batch = self._batch
-        if batch.magic < 2:  # written before Kafka 0.11: there are no headers in it, so no event of ours either
-            found = [Record(self._partition, one.offset, one.key, one.value or b"") for one in batch]
-            last = found[-1].offset
-        else:
-            found, last = self._read(), batch.last_offset
-        yield DefaultRecord(batch.size_in_bytes, last, 0, batch.timestamp_type, None, found, ())
-
-    def _read(self) -> list[Record]:
-        batch = self._batch
-        batch._maybe_uncompress()  # noqa: SLF001
-        try:
-            return _READER.read(self._partition, batch.base_offset, bytes(batch._buffer), batch._pos, batch.records_count)  # noqa: SLF001
-        except ValueError as exc:
-            raise kafka_errors.CorruptRecordError(f"batch at offset {batch.base_offset} of {self._partition}: {exc}") from exc
+class _PartitionRecords(ReadByBatch, Fetcher.PartitionRecords):  # type: ignore[misc]
+    corrupt = kafka_errors.CorruptRecordError
 
 
 def _topic_options(spec: TopicSpec, replication: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ through the monitor graph with the teacher's verdict as the only filter. Synthes
 references, 2 questions per prompt, 3 solutions, 2 must agree). An accepted item is a question-solution pair of the data set. It is measured
 with the loop's default, one pair per question and 60 % acceptance expected, and with the paper's, every agreeing solution a pair.
 Ideal throughput: requests on the wire at once (`max_concurrency`) / latency. As in the loop, two more threads than that call the teacher
-(`ChatSettings.threads`). A bare httpx client with as many threads that posts one and the same request shows what of the ideal is the
-server's and the machine's.
+(`ChatSettings.threads`). A bare httpx client with a thread per request on the wire, which posts one and the same prompt, shows what of
+the ideal is the server's and the machine's.
 
 The paper's count (arXiv 2510.10023, section 3; counted from its procedure, it reports none): one call per diagnosis, the labels of
 the questions coming with the catalog; 1 + 2 x 3 = 7 calls per prompt for at most 6 pairs, so 7/6 per pair when everything agrees.
@@ -95,12 +95,8 @@ def synthesis(teacher: ChatTeacher, pairs: int, seed: int, settings: SynthesisSe
 
 def throughput(base_url: str, folder: Path, at_once: int, seconds: float) -> float:
     """Calls per second with `at_once` requests on the wire, all cold, over about `seconds` (connections already open)."""
-    with connect(base_url, folder, at_once) as teacher, ThreadPoolExecutor(teacher.client.settings.threads) as threads:
-        for wave, count in (("warm-up", at_once * 3), ("run", max(at_once, int(at_once * seconds / LATENCY_S)))):
-            begin = time.perf_counter()
-            list(threads.map(lambda at, wave=wave: teacher.label(f"{wave} {at_once} {at}", SKILLS), range(count)))
-            rate = count / (time.perf_counter() - begin)
-    return rate
+    with connect(base_url, folder, at_once) as teacher:
+        return _rate(at_once, teacher.client.settings.threads, seconds, lambda text: teacher.label(text, SKILLS))
 
 
 def bare_throughput(base_url: str, at_once: int, seconds: float) -> float:
@@ -109,10 +105,16 @@ def bare_throughput(base_url: str, at_once: int, seconds: float) -> float:
     schema = {"type": "json_schema", "json_schema": {"name": ask.purpose, "strict": True, "schema": ask.schema}}
     messages = [{"role": role, "content": text} for role, text in ask.messages]
     body = {"model": "scripted", "messages": messages, "max_tokens": 64, "response_format": schema}
-    with httpx.Client() as client, ThreadPoolExecutor(at_once) as threads:
-        for count in (at_once * 3, max(at_once, int(at_once * seconds / LATENCY_S))):
+    with httpx.Client() as client:
+        return _rate(at_once, at_once, seconds, lambda _: client.post(f"{base_url}/chat/completions", json=body).json())
+
+
+def _rate(at_once: int, callers: int, seconds: float, call: Callable[[str], object]) -> float:
+    """Calls per second of `callers` threads, each call with another text, after a warm-up."""
+    with ThreadPoolExecutor(callers) as threads:
+        for wave, count in (("warm-up", at_once * 3), ("run", max(at_once, int(at_once * seconds / LATENCY_S)))):
             begin = time.perf_counter()
-            list(threads.map(lambda _: client.post(f"{base_url}/chat/completions", json=body).json(), range(count)))
+            list(threads.map(call, [f"{wave} {at_once} {at}" for at in range(count)]))
             rate = count / (time.perf_counter() - begin)
     return rate
 

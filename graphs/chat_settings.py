@@ -50,6 +50,11 @@ class ChatSettings(Frozen):
         return url.rstrip("/")
 
 
+def callers(chat: ChatSettings | None) -> int:
+    """How many threads call a teacher, the language model of `chat` or one in this process."""
+    return chat.threads if chat else 8
+
+
 class Sampling(Frozen):
     """What of a request changes the reply besides its text. `sample` numbers independent replies to one text.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -94,8 +94,7 @@ class Meter:
     _cached: Counter[str] = field(default_factory=Counter, repr=False)
 
     def __post_init__(self) -> None:
-        for entry in {one.entry_id: one for one in self.before}.values():
-            self._spent[entry.round_id, entry.day] = self._spent.get((entry.round_id, entry.day), Usage()) + entry.usage
+        self._spent.update(_sums({one.entry_id: one for one in self.before}.values()))
 
     def reserve(self, work: Work, prompt_tokens: int, completion_tokens: int) -> LedgerEntry:
         """Set money aside for the most a call can cost. Raises `BudgetExceeded`, `UnpricedModel`."""
@@ -118,10 +117,7 @@ class Meter:
             if day in self._looked_at and now - self._looked_at[day] < LOOK_EVERY:
                 return
             self._looked_at[day] = now
-        sums: dict[tuple[str | None, str], Usage] = {}
-        for entry in self.shared(day):
-            key = (entry.round_id, entry.day)
-            sums[key] = sums.get(key, Usage()) + entry.usage
+        sums = _sums(self.shared(day))
         with self._lock:
             for key, usage in sums.items():
                 if usage.usd > self._spent.get(key, Usage()).usd:
@@ -170,3 +166,12 @@ class Meter:
             for (round_id, day), usage in self._spent.items()
         ]
         return [*sums, *self._under_way.values()]
+
+
+def _sums(entries: Iterable[LedgerEntry]) -> dict[tuple[str | None, str], Usage]:
+    """What was used per round and day."""
+    sums: dict[tuple[str | None, str], Usage] = {}
+    for entry in entries:
+        key = (entry.round_id, entry.day)
+        sums[key] = sums.get(key, Usage()) + entry.usage
+    return sums

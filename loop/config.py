@@ -105,11 +105,6 @@ class TeacherSection(Section):
     abstain_rate: float = Field(default=0.0, ge=0, le=1)
     solve_error_rate: float = Field(default=0.05, ge=0, le=1)
 
-    @property
-    def threads(self) -> int:
-        """How many callers keep the teacher busy."""
-        return self.chat.threads if self.chat else 8
-
 
 class MonitorSection(Section):
     """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the stored profile.

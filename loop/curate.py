@@ -10,6 +10,7 @@ from agent.decision import Decision
 from agent.drawing import ordered
 from agent.items import Example, PoolItem
 from agent.replay import keep
+from graphs.chat_settings import callers
 from graphs.checkpoints import sqlite_checkpoints
 from graphs.curate import build_curate, run_curation
 from graphs.curation import CurateContext, Curation, CurationPlan, ReplaySource
@@ -45,7 +46,7 @@ class CurateWorker(RoundWorker):
                 plan,
                 self._context(decision, round_),
                 keep=lambda curation: self._finish(round_, curation),
-                max_concurrency=services.config.teacher.threads,
+                max_concurrency=callers(services.config.teacher.chat),
             )
 
     def _context(self, decision: Decision, round_: Round) -> CurateContext:

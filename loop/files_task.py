@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from agent.budget import LedgerEntry
 from agent.catalog import SkillCatalog
 from agent.items import HeldOutItem, PoolItem
 from graphs.chat_teacher import ChatTeacher
@@ -16,14 +16,13 @@ from graphs.meter import Meter
 from graphs.reply_cache import SqliteReplies
 from loop.config import Config, ConfigError, TaskSection
 from loop.demo.task import base_dir
-from loop.ledger import entries, row_of, spent_on
+from loop.ledger import book, entries, spent_on
 from loop.offline.data import held_out_items, pool_items, read_questions
 from loop.offline.grading import grade_text
 from loop.offline.jsonl import read_rows
 from loop.offline.records import CatalogRow, LabelRow
 from loop.offline.student import chat_prompt
 from loop.task import Task
-from streams import tables
 from streams.store import StateStore
 
 
@@ -91,15 +90,7 @@ def _chat_teacher(config: Config, replies: SqliteReplies, store: StateStore) -> 
     settings = config.teacher.chat
     if config.teacher.kind != "chat" or settings is None:
         raise ConfigError("task.kind 'files' needs teacher.kind 'chat' with its server in [teacher.chat] (docs/teacher.md)")
-
-    def book(entry: LedgerEntry) -> None:
-        with store.transaction() as connection:
-            store.insert_new(tables.ledger, [row_of(entry)], connection)
-
     student = config.student.name
-
-    def shared(day: str) -> list[LedgerEntry]:
-        return spent_on(store, student, day)
-
-    meter = Meter(settings.model, settings.price, config.budget, book, entries(store, student), shared)
+    before, shared = entries(store, student), partial(spent_on, store, student)
+    meter = Meter(settings.model, settings.price, config.budget, partial(book, store), before, shared)
     return ChatTeacher.connect(settings, replies, meter, student=student)

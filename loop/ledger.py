@@ -28,6 +28,12 @@ def row_of(entry: LedgerEntry) -> dict[str, Any]:
     return {**entry.model_dump(include={"entry_id", "student", "round_id", "day", "activity"}), "entry": entry.model_dump_json()}
 
 
+def book(store: StateStore, entry: LedgerEntry) -> None:
+    """Write an entry; one that is there already stays as it is."""
+    with store.transaction() as connection:
+        store.insert_new(tables.ledger, [row_of(entry)], connection)
+
+
 def spent_on(store: StateStore, student: str, day: str) -> list[LedgerEntry]:
     """The money of a day, one sum per round and one for monitoring: what several processes' meters look at (`graphs.meter`)."""
     column = tables.ledger.c

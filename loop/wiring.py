@@ -12,6 +12,7 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 from graphs.assess import Assessor
+from graphs.chat_settings import callers
 from graphs.filters import FilterParts, filters
 from graphs.monitor import STOPS_THE_BATCH, MonitorContext
 from loop.backends import open_store
@@ -119,7 +120,7 @@ class MonitorWorker:
         if not folds:
             labels = StoredLabels(services.store, task.catalog)
             context = MonitorContext(task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash)
-            threads = services.config.teacher.threads
+            threads = callers(services.config.teacher.chat)
             handler = DiagnoseHandler(context, labels, settings, services.clock, threads, book=not task.books_itself)
         self.loop = ConsumeLoop(log, services.store, handler, consume, clock=SystemClock(), crash=services.crash)
         self.relay = OutboxRelay(services.store, log, services.crash)

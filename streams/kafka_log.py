@@ -189,8 +189,7 @@ class KafkaLog:
 
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
         ends = {TopicPartition(*partition): end for partition, end in self.end_offsets(topic).items()}
-        reader = self._spare.pop() if self._spare else self._client(KafkaConsumer, **_READING)
-        reader._fetcher.PartitionRecords = _PartitionRecords  # noqa: SLF001
+        reader = self._spare.pop() if self._spare else _by_batch(self._client(KafkaConsumer, **_READING))
         try:
             with self.errors(f"read topic {topic!r}"):
                 yield from self._read_to(reader, ends, start or {})
@@ -227,13 +226,12 @@ class KafkaLog:
 
     def consumer(self, group: str, topics: Sequence[str]) -> KafkaGroupMember:
         partitions = [partition for topic in topics for partition in self._partitions(topic)]
-        client = self.group_client(group)
+        client = _by_batch(self.group_client(group))
         with self._watchdog.guard(), self.errors("subscribe"):
             client.subscribe(list(topics))
             # A member that joins before it knows the topics' partitions can end up with none until the metadata's age is reached:
             # asking for offsets makes it learn them, within a limit.
             client.end_offsets(partitions, timeout_ms=_ms(self.settings.start_timeout_s))
-        client._fetcher.PartitionRecords = _PartitionRecords  # noqa: SLF001
         return KafkaGroupMember(self, client, group, topics)
 
     def group_client(self, group: str) -> Any:
@@ -417,6 +415,12 @@ _READING = {
 
 class _PartitionRecords(ReadByBatch, Fetcher.PartitionRecords):  # type: ignore[misc]
     corrupt = kafka_errors.CorruptRecordError
+
+
+def _by_batch(client: Any) -> Any:
+    """Have a client's `poll` hand out our records."""
+    client._fetcher.PartitionRecords = _PartitionRecords  # noqa: SLF001
+    return client
 
 
 def _topic_options(spec: TopicSpec, replication: int) -> dict[str, Any]:

@@ -119,13 +119,13 @@ class ReadByBatch:
     """
 
     corrupt: type[Exception] = ValueError
-    next_fetch_offset: int  # the library's, as are `drain` and the exception below
+    fetch_offset: int  # this and what follows are the library's, as is `drain`
+    next_fetch_offset: int
     _next_inline_exception: Exception | None
 
     def __init__(self, fetch_offset: int, tp: Any, records: Any, **options: Any) -> None:
         batches = _Batches(records, Partition(*tp), self.corrupt)
         super().__init__(fetch_offset, tp, batches, **options)  # type: ignore[call-arg]
-        self._first = fetch_offset
         self._waiting: list[Record] = []
         self._behind = fetch_offset  # the next offset when nothing waits
 
@@ -154,7 +154,7 @@ class ReadByBatch:
             return False
         self._behind = self.next_fetch_offset
         for found in batch:
-            self._waiting = [record for record in found.value if record.offset >= self._first]
+            self._waiting = [record for record in found.value if record.offset >= self.fetch_offset]
         return bool(batch)
 
 

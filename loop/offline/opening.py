@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.budget import Caps
 from agent.dataplan import StrategyName
-from graphs.chat_settings import ChatSettings
+from graphs.chat_settings import ChatSettings, callers
 from graphs.chat_teacher import ChatTeacher
 from graphs.grading import MathGrader
 from graphs.meter import Meter
@@ -31,7 +31,6 @@ from loop.offline.student import HfStudent, model_id
 from streams.crash import ENVIRONMENT, crash_point
 
 Progress = Callable[[str, int, int], None]
-DEFAULT_THREADS = 8
 
 
 def unwatched(kind: str, done: int, total: int) -> None:
@@ -55,7 +54,6 @@ def open_bench(
     other = strategy is not None and strategy != config.strategy.name
     if other:
         config = config.model_copy(update={"strategy": config.strategy.model_copy(update={"name": strategy})})
-    threads = config.teacher.chat.threads if config.teacher.chat is not None else DEFAULT_THREADS
     rewards_id = model_id(config.filters.prm, "filters.prm")
     with (
         folder.locked(),
@@ -68,7 +66,7 @@ def open_bench(
             folder=folder,
             teacher=teacher,
             grade=grade_math if config.filters.grade == "math" else grade_text,
-            runner=Runner(folder.work, threads, progress, crash),
+            runner=Runner(folder.work, callers(config.teacher.chat), progress, crash),
             open_student=_opener(config),
             student_id=model_id(config.student.base, "student.base"),
             embed=_embed(config),

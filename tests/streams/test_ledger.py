@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
-from agent.budget import BudgetExceeded, Caps, LedgerEntry, Price, Usage
+from agent.budget import BudgetExceeded, Caps, Price, Usage
 from graphs.meter import LOOK_EVERY, Meter, Work
-from loop.ledger import entries, row_of, spent_on
-from streams import tables
+from loop.ledger import book, entries, spent_on
 from streams.clock import HandClock
 from streams.store import StateStore
 
@@ -20,13 +20,8 @@ TENTH = 100_000  # tokens that cost a tenth of a dollar
 
 def meter(store: StateStore, clock: HandClock, student: str = "s") -> Meter:
     """A worker's, as `loop.files_task` makes it."""
-
-    def book(entry: LedgerEntry) -> None:
-        with store.transaction() as connection:
-            store.insert_new(tables.ledger, [row_of(entry)], connection)
-
-    caps = Caps(usd_per_day=1.0)
-    return Meter("m", PRICE, caps, book, entries(store, student), lambda day: spent_on(store, student, day), clock)
+    shared = partial(spent_on, store, student)
+    return Meter("m", PRICE, Caps(usd_per_day=1.0), partial(book, store), entries(store, student), shared, clock)
 
 
 def spend(one: Meter, tenths: int, work: Work = WATCH) -> None:
@@ -61,7 +56,7 @@ def test_another_students_spending_is_not_counted(store: StateStore) -> None:
 
 def test_spending_that_is_not_in_the_ledger_yet_is_not_forgotten(store: StateStore) -> None:
     clock = HandClock(datetime(2026, 11, 23, tzinfo=UTC))
-    alone = Meter("m", PRICE, Caps(usd_per_day=1.0), shared=lambda day: spent_on(store, "s", day), clock=clock)
+    alone = Meter("m", PRICE, Caps(usd_per_day=1.0), shared=partial(spent_on, store, "s"), clock=clock)
     spend(alone, 9)  # its sink keeps nothing
     clock.sleep(60)
     with pytest.raises(BudgetExceeded):

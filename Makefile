@@ -41,8 +41,8 @@ format: setup  ## format the code
 	$(BIN)/ruff format .
 
 student: setup  ## pretrain the shipped students again (about 10 minutes each on two cores)
-	$(BIN)/python -m loop.demo.student --arch llama
-	$(BIN)/python -m loop.demo.student --arch qwen
+	$(BIN)/python -m loop.tasks.world.student --arch llama
+	$(BIN)/python -m loop.tasks.world.student --arch qwen
 
 schemas: setup  ## write the JSON Schemas of the events to docs/schemas
 	$(BIN)/python -m streams.schemas
@@ -52,7 +52,7 @@ bench: setup  ## run the benchmarks of profile and detection
 	$(BIN)/python -m benchmarks.robustness
 
 kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with the command
-	$(BIN)/python -m streams.kafka_server
+	$(BIN)/python -m streams.testing.broker
 
 crash: setup  ## crash test against real Kafka: SEEDS=20 FIRST_SEED=1, writes crash.json
 	$(BIN)/python -m benchmarks.crash --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json crash.json

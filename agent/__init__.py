@@ -1,1 +1,2 @@
-"""What the teacher knows and decides: catalog, profile, drift, policy, selection, budget. Pure: no I/O, no model, no clock."""
+"""What the teacher knows and decides: catalog, profile, drift, policy, selection, budget. Pure: no I/O, no
+model, no clock."""

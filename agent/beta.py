@@ -1,7 +1,7 @@
 """The Beta distribution in plain Python: cdf and quantile.
 
-Why not scipy: importing `scipy.special` takes 0.6 s, and this is all the profile needs of it. `tests/agent/test_beta.py` holds
-the two against each other. See docs/decisions/0004.
+Why not scipy: importing `scipy.special` takes 0.6 s, and this is all the profile needs of it.
+`tests/agent/test_beta.py` holds the two against each other. See docs/decisions/0004.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _start(q: float, a: float, b: float) -> float:
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """Continued fraction of the incomplete beta function (DLMF 8.17.22), evaluated by the modified Lentz method."""
+    """Continued fraction of the incomplete beta function (DLMF 8.17.22), evaluated by the modified Lentz
+    method."""
     c, d = 1.0, 1.0 - (a + b) * x / (a + 1.0)
     d = 1.0 / (d if abs(d) > _TINY else _TINY)
     value = d

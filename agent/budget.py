@@ -1,4 +1,5 @@
-"""What work costs: usage of one call, prices, ledger entries, and caps that stop before the call that would exceed them."""
+"""What work costs: usage of one call, prices, ledger entries, and caps that stop before the call that would
+exceed them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _SLACK = 1e-9
 
 
 class UnpricedModel(Exception):
-    """A model has neither a price nor the word that it is free. Give it a price, or `free: true`, in the configuration."""
+    """A model has neither a price nor the word that it is free. Give it a price, or `free: true`, in the
+    configuration."""
 
 
 class BudgetExceeded(Exception):
@@ -22,7 +24,9 @@ class BudgetExceeded(Exception):
 
     def __init__(self, cap: str, limit: float, spent: float, estimate: float) -> None:
         self.cap, self.limit, self.spent, self.estimate = cap, limit, spent, estimate
-        super().__init__(f"{cap}: {spent:g} spent + {estimate:g} next would exceed {limit:g}; raise the cap or wait")
+        super().__init__(
+            f"{cap}: {spent:g} spent + {estimate:g} next would exceed {limit:g}; raise the cap or wait"
+        )
 
 
 class Usage(BaseModel):
@@ -92,7 +96,9 @@ class Price(BaseModel):
         """Cost of one call."""
         if self.prompt_usd_per_mtok is None or self.completion_usd_per_mtok is None:
             return 0.0
-        return (prompt_tokens * self.prompt_usd_per_mtok + completion_tokens * self.completion_usd_per_mtok) / 1e6
+        return (
+            prompt_tokens * self.prompt_usd_per_mtok + completion_tokens * self.completion_usd_per_mtok
+        ) / 1e6
 
 
 def priced(prices: Mapping[str, Price], model: str, usage: Usage) -> Usage:
@@ -105,13 +111,15 @@ def priced(prices: Mapping[str, Price], model: str, usage: Usage) -> Usage:
     """
     if model not in prices:
         raise UnpricedModel(
-            f"no price for model {model!r}: configure its prices, or free: true (priced: {', '.join(sorted(prices)) or 'none'})"
+            f"no price for model {model!r}: configure its prices, or free: true (priced:"
+            f" {', '.join(sorted(prices)) or 'none'})"
         )
     return usage.model_copy(update={"usd": prices[model].usd(usage.prompt_tokens, usage.completion_tokens)})
 
 
 class Caps(BaseModel):
-    """Upper limits, None for no limit. Seconds are training seconds; a round counts on the day of its first entry."""
+    """Upper limits, None for no limit. Seconds are training seconds; a round counts on the day of its first
+    entry."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -149,7 +157,8 @@ def spent(entries: Iterable[LedgerEntry]) -> Spent:
 
 
 def check(caps: Caps, entries: Sequence[LedgerEntry], estimate: LedgerEntry) -> BudgetExceeded | None:
-    """Say whether the next piece of work, priced by its `estimate`, would pass a cap; call it before the work.
+    """Say whether the next piece of work, priced by its `estimate`, would pass a cap; call it before the
+    work.
 
     `entries` is the ledger so far; what it covers (one student, or all) is the scope of the caps.
 
@@ -167,9 +176,19 @@ def check(caps: Caps, entries: Sequence[LedgerEntry], estimate: LedgerEntry) -> 
     limits = (
         ("usd_per_round", caps.usd_per_round if in_round else None, this.usd, usd),
         ("usd_per_day", caps.usd_per_day, day.usd, usd),
-        ("train_seconds_per_round", caps.train_seconds_per_round if in_round else None, this.train_seconds, seconds),
+        (
+            "train_seconds_per_round",
+            caps.train_seconds_per_round if in_round else None,
+            this.train_seconds,
+            seconds,
+        ),
         ("train_seconds_per_day", caps.train_seconds_per_day, day.train_seconds, seconds),
-        ("rounds_per_day", caps.rounds_per_day if is_new else None, float(len(rounds_begun(entries, estimate.day))), 1.0),
+        (
+            "rounds_per_day",
+            caps.rounds_per_day if is_new else None,
+            float(len(rounds_begun(entries, estimate.day))),
+            1.0,
+        ),
     )
     for cap, limit, so_far, more in limits:
         if limit is not None and more > 0 and so_far + more > limit + _SLACK:
@@ -208,5 +227,9 @@ def left(caps: Caps, entries: Sequence[LedgerEntry], day: str) -> BudgetState:
     return BudgetState(
         rounds_left_today=None if caps.rounds_per_day is None else max(caps.rounds_per_day - begun, 0),
         usd_left_today=None if caps.usd_per_day is None else max(caps.usd_per_day - today.usd, 0.0),
-        train_seconds_left_today=None if caps.train_seconds_per_day is None else max(caps.train_seconds_per_day - today.train_seconds, 0.0),
+        train_seconds_left_today=(
+            None
+            if caps.train_seconds_per_day is None
+            else max(caps.train_seconds_per_day - today.train_seconds, 0.0)
+        ),
     )

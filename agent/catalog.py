@@ -1,4 +1,5 @@
-"""Which skills exist, and which item needs which: the catalog and the skill map (paper section 3.1, arXiv 2510.10023)."""
+"""Which skills exist, and which item needs which: the catalog and the skill map (paper section 3.1, arXiv
+2510.10023)."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ class Skill(Frozen):
     @classmethod
     def _not_reserved(cls, name: str) -> str:
         if name == "*" or name != name.strip():
-            raise ValueError(f"skill name {name!r}: '*' is reserved, and a name neither starts nor ends with a blank")
+            raise ValueError(
+                f"skill name {name!r}: '*' is reserved, and a name neither starts nor ends with a blank"
+            )
         return name
 
 
@@ -107,7 +110,8 @@ class SkillCatalog(Frozen):
 
 
 class SkillMap:
-    """Multi-label map between items and skills, both ways; item ids are kept sorted, so nothing depends on input order.
+    """Multi-label map between items and skills, both ways; item ids are kept sorted, so nothing depends on
+    input order.
 
     Parameters
     ----------
@@ -130,12 +134,16 @@ class SkillMap:
     (('q1', 'q2'), ('add', 'gcd'), mappingproxy({'add': 2, 'gcd': 1}))
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, Iterable[str]]], catalog: SkillCatalog | None = None) -> None:
+    def __init__(
+        self, pairs: Iterable[tuple[str, Iterable[str]]], catalog: SkillCatalog | None = None
+    ) -> None:
         labels: dict[str, tuple[str, ...]] = {}
         for item_id, names in pairs:
             skills = _checked(item_id, names, catalog)
             if labels.setdefault(item_id, skills) != skills:
-                raise ValueError(f"item {item_id!r} comes twice with different skills: {labels[item_id]} and {skills}")
+                raise ValueError(
+                    f"item {item_id!r} comes twice with different skills: {labels[item_id]} and {skills}"
+                )
         inverse: dict[str, list[str]] = {}
         for item_id in sorted(labels):
             for name in labels[item_id]:
@@ -166,7 +174,9 @@ class SkillMap:
 def _checked(item_id: str, names: Iterable[str], catalog: SkillCatalog | None) -> tuple[str, ...]:
     skills = tuple(dict.fromkeys(names))
     if not 1 <= len(skills) <= MAX_SKILLS_PER_ITEM:
-        raise ValueError(f"item {item_id!r} has {len(skills)} skills; label it with 1 to {MAX_SKILLS_PER_ITEM}")
+        raise ValueError(
+            f"item {item_id!r} has {len(skills)} skills; label it with 1 to {MAX_SKILLS_PER_ITEM}"
+        )
     if catalog is not None:
         for name in skills:
             catalog.get(name)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from agent.budget import BudgetState
 from agent.items import Frozen
-from agent.reading import Profile
+from agent.posterior import Profile
 
 Kind = Literal["wait", "select", "synthesize", "mix"]
 Teaching = Literal["select", "synthesize"]
@@ -18,7 +18,8 @@ Outcome = Literal["active", "promoted", "rejected", "failed"]
 
 
 class SkillTarget(Frozen):
-    """One skill of a round: its weight (the weights of a round add up to 1) and how many distinct examples it gets."""
+    """One skill of a round: its weight (the weights of a round add up to 1) and how many distinct examples it
+    gets."""
 
     skill: str
     weight: float = Field(gt=0, le=1)
@@ -29,8 +30,9 @@ class SkillTarget(Frozen):
 class Decision(Frozen):
     """What to do next, and why.
 
-    `examples` counts distinct target examples, replay not included; `steps` are optimizer steps. `reasons` are sentences
-    with the numbers behind them: first what decided, then one for each skill that was passed over.
+    `examples` counts distinct target examples, replay not included; `steps` are optimizer steps. `reasons`
+    are sentences with the numbers behind them: first what decided, then one for each skill that was passed
+    over.
     """
 
     kind: Kind
@@ -41,7 +43,8 @@ class Decision(Frozen):
 
 
 class PoolState(Frozen):
-    """The pool of one skill: distinct items that may be trained on, and how many of them earlier rounds used."""
+    """The pool of one skill: distinct items that may be trained on, and how many of them earlier rounds
+    used."""
 
     available: int = Field(ge=0)
     used: int = Field(default=0, ge=0)
@@ -55,9 +58,9 @@ class PoolState(Frozen):
 class RoundRecord(Frozen):
     """One earlier round of the student.
 
-    `decided_at_answers` is the student's total of watched answers (all versions) when the round ended, or when it was decided
-    while it is active. `gains` is the change of held-out accuracy per skill (0.05: five points), where it was measured.
-    `strategies` is needed for a mixed round only.
+    `decided_at_answers` is the student's total of watched answers (all versions) when the round ended, or
+    when it was decided while it is active. `gains` is the change of held-out accuracy per skill (0.05: five
+    points), where it was measured. `strategies` is needed for a mixed round only.
     """
 
     round_id: str
@@ -116,8 +119,9 @@ class PolicySettings(Frozen):
 class PolicyInput:
     """Everything a decision depends on.
 
-    `answers_watched` counts diagnosed answers of the profile's version, `answers_total` those of all versions of the student:
-    the policy's clock. `history` is in order of time, oldest first. A skill without a pool has none.
+    `answers_watched` counts diagnosed answers of the profile's version, `answers_total` those of all versions
+    of the student: the policy's clock. `history` is in order of time, oldest first. A skill without a pool
+    has none.
     """
 
     profile: Profile

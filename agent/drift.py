@@ -1,19 +1,24 @@
-"""Per-skill drift: a one-sided Bernoulli CUSUM on closed buckets (Page 1954, Biometrika 41; Reynolds and Stoumbos 1999).
+"""Per-skill drift: a one-sided Bernoulli CUSUM on closed buckets (Page 1954, Biometrika 41; Reynolds and
+Stoumbos 1999).
 
-For a skill missed with probability p0 while it is in order and p1 > p0 once it has got worse, a bucket with n answers that
-needed it and m misses adds its log-likelihood ratio:
+For a skill missed with probability p0 while it is in order and p1 > p0 once it has got worse, a bucket with n
+answers that needed it and m misses adds its log-likelihood ratio:
 
     S <- max(0, S + m log(p1 / p0) + (n - m) log((1 - p1) / (1 - p0))),   alarm when S > h
 
 The bucket counts as a whole, so nothing depends on the order of the answers inside it. Three consequences:
 
-1. `h` is calibrated answer by answer, and holds for every grouping: both statistics are a maximum over starting points, and
-   a grouped one has fewer of them (and fewer looks), so it never exceeds the ungrouped one. Buckets can only delay an alarm.
-2. A bucket is scanned when it is *closed* (as_of > bucket + lateness). An answer that is later than that changes the profile
-   and, at the next scan, the statistic; an alarm that was announced is not taken back by the announcer.
-3. Only calls to `calibrate` with new arguments simulate; they are cached, so p0 is rounded up to whole per cents.
+1. `h` is calibrated answer by answer, and holds for every grouping: both statistics are a maximum over
+   starting points, and a grouped one has fewer of them (and fewer looks), so it never exceeds the ungrouped
+   one. Buckets can only delay an alarm.
+2. A bucket is scanned when it is *closed* (as_of > bucket + lateness). An answer that is later than that
+   changes the profile and, at the next scan, the statistic; an alarm that was announced is not taken back by
+   the announcer.
+3. Only calls to `calibrate` with new arguments simulate; they are cached, so p0 is rounded up to whole per
+   cents.
 
-Testing k skills at once raises the chance of one false alarm; each is held to the Sidak level 1 - (1 - alpha)^(1 / k).
+Testing k skills at once raises the chance of one false alarm; each is held to the Sidak level 1 - (1 -
+alpha)^(1 / k).
 """
 
 from __future__ import annotations
@@ -26,11 +31,12 @@ from functools import lru_cache
 import numpy as np
 
 from agent.beta import quantile
+from agent.posterior import ProfileView
 from agent.profile import Counts
-from agent.reading import ProfileView
 
 _SIMULATED_TAIL = 0.02
-"""Smallest false-alarm probability that is simulated directly; further out the exact exponential tail is used."""
+"""Smallest false-alarm probability that is simulated directly; further out the exact exponential tail is
+used."""
 
 _PRIOR_ANSWERS = 10.0
 
@@ -39,9 +45,9 @@ _PRIOR_ANSWERS = 10.0
 class DriftSettings:
     """What counts as drift.
 
-    `mastered` is the lowest miss rate taken as "in order" (p0), `odds_ratio` how much the odds of a miss must rise to be
-    looked for (p1), `false_alarm` the probability of any false alarm over all skills while each of them is needed by
-    `horizon` answers, `lateness_buckets` how long a bucket stays open after it ends.
+    `mastered` is the lowest miss rate taken as "in order" (p0), `odds_ratio` how much the odds of a miss must
+    rise to be looked for (p1), `false_alarm` the probability of any false alarm over all skills while each of
+    them is needed by `horizon` answers, `lateness_buckets` how long a bucket stays open after it ends.
 
     Raises
     ------
@@ -77,15 +83,19 @@ class CusumTest:
     def increment(self, counts: Counts) -> float:
         """Log-likelihood ratio of one bucket, in nats."""
         hits = counts.needed - counts.missing
-        return counts.missing * math.log(self.p1 / self.p0) + hits * math.log((1.0 - self.p1) / (1.0 - self.p0))
+        return counts.missing * math.log(self.p1 / self.p0) + hits * math.log(
+            (1.0 - self.p1) / (1.0 - self.p0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class CusumState:
-    """Where a scan ended: the statistic now, the first bucket that raised the alarm, and where that excursion started.
+    """Where a scan ended: the statistic now, the first bucket that raised the alarm, and where that excursion
+    started.
 
-    `started_bucket` estimates when the skill got worse: the first bucket after the statistic last stood at zero (before the
-    alarm, or before now when there is none). It is None while the statistic is at zero and no alarm was raised.
+    `started_bucket` estimates when the skill got worse: the first bucket after the statistic last stood at
+    zero (before the alarm, or before now when there is none). It is None while the statistic is at zero and
+    no alarm was raised.
     """
 
     statistic: float = 0.0
@@ -96,9 +106,9 @@ class CusumState:
 def design(reference: Counts, skills: int, settings: DriftSettings = DEFAULT_DRIFT) -> CusumTest:
     """Design the test of one skill out of `skills` tested together.
 
-    p0 is the larger of `mastered` and an upper quantile of the reference's posterior (what the predecessor, or the first
-    buckets, showed; its prior is ten pseudo-answers at `mastered`): a short reference gives a careful test instead of false
-    alarms. Without a reference p0 is `mastered`.
+    p0 is the larger of `mastered` and an upper quantile of the reference's posterior (what the predecessor,
+    or the first buckets, showed; its prior is ten pseudo-answers at `mastered`): a short reference gives a
+    careful test instead of false alarms. Without a reference p0 is `mastered`.
 
     Examples
     --------
@@ -121,7 +131,8 @@ def _in_order(reference: Counts, settings: DriftSettings) -> float:
 
 
 def sidak(false_alarm: float, skills: int) -> float:
-    """Level of one test so that `skills` independent ones raise any false alarm with probability `false_alarm`.
+    """Level of one test so that `skills` independent ones raise any false alarm with probability
+    `false_alarm`.
 
     Examples
     --------
@@ -135,9 +146,9 @@ def sidak(false_alarm: float, skills: int) -> float:
 def calibrate(p0: float, p1: float, false_alarm: float, horizon: int = 1_000, seed: int = 0) -> float:
     """Threshold h at which P(any alarm within `horizon` answers | miss rate p0) is at most `false_alarm`.
 
-    Simulates the statistic's maximum over the horizon and takes a quantile. Beyond a tail of 2 % the quantile is extended
-    by log(0.02 / false_alarm): under p0 a likelihood ratio has mean one, so the tail of the maximum falls as exp(-h)
-    (Lundberg's exponent is exactly 1; Siegmund 1985, ch. 2).
+    Simulates the statistic's maximum over the horizon and takes a quantile. Beyond a tail of 2 % the quantile
+    is extended by log(0.02 / false_alarm): under p0 a likelihood ratio has mean one, so the tail of the
+    maximum falls as exp(-h) (Lundberg's exponent is exactly 1; Siegmund 1985, ch. 2).
 
     Raises
     ------
@@ -152,7 +163,9 @@ def calibrate(p0: float, p1: float, false_alarm: float, horizon: int = 1_000, se
     True
     """
     if not 0.0 < p0 < p1 < 1.0 or not 0.0 < false_alarm < 1.0:
-        raise ValueError(f"need 0 < p0 < p1 < 1 and 0 < false_alarm < 1, got p0={p0}, p1={p1}, false_alarm={false_alarm}")
+        raise ValueError(
+            f"need 0 < p0 < p1 < 1 and 0 < false_alarm < 1, got p0={p0}, p1={p1}, false_alarm={false_alarm}"
+        )
     maxima = _maxima(p0, p1, horizon, seed)
     simulated = max(false_alarm, _SIMULATED_TAIL)
     return float(np.quantile(maxima, 1.0 - simulated, method="higher")) + math.log(simulated / false_alarm)
@@ -171,7 +184,9 @@ def _maxima(p0: float, p1: float, horizon: int, seed: int, streams: int = 8_000)
     return largest
 
 
-def scan(buckets: Mapping[int, Counts], test: CusumTest, as_of_bucket: int, lateness_buckets: int = 1) -> CusumState:
+def scan(
+    buckets: Mapping[int, Counts], test: CusumTest, as_of_bucket: int, lateness_buckets: int = 1
+) -> CusumState:
     """Run one skill's test over its closed buckets, in bucket order.
 
     Examples
@@ -205,10 +220,13 @@ def scan_version(
     reference: Mapping[str, Counts],
     settings: DriftSettings = DEFAULT_DRIFT,
 ) -> dict[str, CusumState]:
-    """Scan every skill of one version; `reference` gives the counts that define "in order" (missing: `mastered`)."""
+    """Scan every skill of one version; `reference` gives the counts that define "in order" (missing:
+    `mastered`)."""
     skills = view.skills(student, version)
     states = {}
     for skill in skills:
         test = design(reference.get(skill, Counts(0, 0)), len(skills), settings)
-        states[skill] = scan(view.buckets(student, version, skill), test, as_of_bucket, settings.lateness_buckets)
+        states[skill] = scan(
+            view.buckets(student, version, skill), test, as_of_bucket, settings.lateness_buckets
+        )
     return states

@@ -31,7 +31,8 @@ class PoolItem(Frozen):
 
 
 class HeldOutItem(Frozen):
-    """A question that measures a student and must never be trained on. `stratum` names the evaluation set it belongs to."""
+    """A question that measures a student and must never be trained on. `stratum` names the evaluation set it
+    belongs to."""
 
     item_id: str
     question: str

@@ -1,18 +1,21 @@
-"""The policy: a pure function from what is known to what to do next (wait, select, synthesize), with its reasons.
+"""The policy: a pure function from what is known to what to do next (wait, select, synthesize), with its
+reasons.
 
 Rules, in order:
 
-1. one round at a time; nothing while the day's budget is spent; a pause after each round, longer after rejected ones;
-2. enough answers of this version, and for each skill enough answers that needed it; a skill that has half of them and looks
-   missing is waited for, so that skills which went missing together are taught together;
-3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs it;
-4. a ceiling: a synthesis round without gain for a skill puts it aside, for a while (a selection round never does: the pool
-   may have been the limit);
+1. one round at a time; nothing while the day's budget is spent; a pause after each round, longer after
+   rejected ones;
+2. enough answers of this version, and for each skill enough answers that needed it; a skill that has half of
+   them and looks missing is waited for, so that skills which went missing together are taught together;
+3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs
+   it;
+4. a ceiling: a synthesis round without gain for a skill puts it aside, for a while (a selection round never
+   does: the pool may have been the limit);
 5. most harmful skills first (miss rate x share), few per round;
-6. select while the pool has enough distinct items or the round would not pass them too often, else synthesize; also
-   synthesize when a selection round has left the skill missing;
-7. a rejected round is never repeated as it was: fewer skills, then synthesis instead of selection, then fewer steps, and at
-   the end the skill is put aside. Rejections count until a promotion, or until they are old.
+6. select while the pool has enough distinct items or the round would not pass them too often, else
+   synthesize; also synthesize when a selection round has left the skill missing;
+7. a rejected round is never repeated as it was: fewer skills, then synthesis instead of selection, then fewer
+   steps, and at the end the skill is put aside. Rejections count until a promotion, or until they are old.
 """
 
 from __future__ import annotations
@@ -20,8 +23,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.decision import Decision, Kind, PolicyInput, PolicySettings, PoolState, RoundRecord, SkillTarget, Teaching
-from agent.reading import SkillEstimate
+from agent.decision import (
+    Decision,
+    Kind,
+    PolicyInput,
+    PolicySettings,
+    PoolState,
+    RoundRecord,
+    SkillTarget,
+    Teaching,
+)
+from agent.posterior import SkillEstimate
 
 DEFAULT_POLICY = PolicySettings()
 _MAX_COOLDOWN_FACTOR = 8.0
@@ -31,7 +43,8 @@ _MAX_COOLDOWN_FACTOR = 8.0
 class _Candidate:
     """A skill that looks missing: why it cannot be taught yet (empty: it can), and how it would be taught.
 
-    `nearly`: all it lacks is evidence (and with it perhaps its share of the traffic), and half of that is there.
+    `nearly`: all it lacks is evidence (and with it perhaps its share of the traffic), and half of that is
+    there.
     """
 
     estimate: SkillEstimate
@@ -47,13 +60,13 @@ def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Dec
     Returns
     -------
     Decision
-        `wait`, with a reason for the whole and one for each skill that looks missing; or a round, with its targets, sizes
-        and reasons.
+        `wait`, with a reason for the whole and one for each skill that looks missing; or a round, with its
+        targets, sizes and reasons.
 
     Examples
     --------
     >>> from agent.profile import Observation, fold
-    >>> from agent.reading import read
+    >>> from agent.posterior import read
     >>> seen = [Observation("s", 1, 0, ("gcd",), ("gcd",))] * 80 + [Observation("s", 1, 0, ("add",))] * 720
     >>> profile = read(fold(seen), "s", 1, as_of_bucket=0)
     >>> decision = decide(PolicyInput(profile, 800, 800, pools={"gcd": PoolState(available=500)}))
@@ -71,7 +84,11 @@ def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Dec
     candidates = [_candidate(e, given, settings, passes_of) for e in suspects]
     ready = [c for c in candidates if not c.why_not]
     if ready and len(ready) < cap:
-        blocks += [f"{c.estimate.skill} will soon have enough evidence to be taught with {_names(ready)}" for c in candidates if c.nearly]
+        blocks += [
+            f"{c.estimate.skill} will soon have enough evidence to be taught with {_names(ready)}"
+            for c in candidates
+            if c.nearly
+        ]
     if blocks or not ready:
         return _wait(given, settings, blocks, candidates)
     kind, chosen, why = _choose(ready, cap, settings)
@@ -104,12 +121,17 @@ def _blocks(given: PolicyInput, settings: PolicySettings) -> list[str]:
     if left.train_seconds_left_today is not None and left.train_seconds_left_today <= 0:
         blocks.append("today's training time is spent")
     if given.answers_watched < settings.min_answers:
-        blocks.append(f"{given.answers_watched} of {settings.min_answers} answers of version {given.profile.version} watched")
+        blocks.append(
+            f"{given.answers_watched} of {settings.min_answers} answers of version {given.profile.version}"
+            " watched"
+        )
     ended = [record for record in given.history if record.outcome != "active"]
     if ended:
         pause, since = _cooldown(ended, settings), given.answers_total - ended[-1].decided_at_answers
         if since < pause:
-            blocks.append(f"{since} of {pause} answers since round {ended[-1].round_id} ({ended[-1].outcome})")
+            blocks.append(
+                f"{since} of {pause} answers since round {ended[-1].round_id} ({ended[-1].outcome})"
+            )
     return blocks
 
 
@@ -143,7 +165,9 @@ def _skill_cap(given: PolicyInput, settings: PolicySettings) -> int:
     return min([settings.max_skills, *(max(1, size // 2) for size in sizes)])
 
 
-def _candidate(estimate: SkillEstimate, given: PolicyInput, settings: PolicySettings, skills: int) -> _Candidate:
+def _candidate(
+    estimate: SkillEstimate, given: PolicyInput, settings: PolicySettings, skills: int
+) -> _Candidate:
     strategy, why = _strategy(estimate.skill, given, settings, skills)
     obstacles = []
     if estimate.raw.needed < settings.min_needed:
@@ -161,25 +185,39 @@ def _candidate(estimate: SkillEstimate, given: PolicyInput, settings: PolicySett
 def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:
     """The ceiling rule, and rejections that leave nothing to change."""
     reasons = []
-    synthesized = [r for r in _taught(skill, given) if r.strategy_of(skill) == "synthesize" and skill in r.gains]
+    synthesized = [
+        r for r in _taught(skill, given) if r.strategy_of(skill) == "synthesize" and skill in r.gains
+    ]
     if synthesized:
         last, expires = synthesized[-1], settings.ceiling_expires_answers
         gain, age = last.gains[skill], _age(synthesized[-1], given)
         if gain < settings.min_gain and age < expires:
-            reasons.append(f"ceiling: synthesis round {last.round_id} gained {gain:+.2f}, expires in {expires - age} answers")
+            reasons.append(
+                f"ceiling: synthesis round {last.round_id} gained {gain:+.2f}, expires in {expires - age}"
+                " answers"
+            )
     for record in _alone(skill, strategy, given, settings):
         if 0 < record.steps < 2 * settings.min_steps:
-            reasons.append(f"round {record.round_id} on it alone was rejected at {record.steps} steps: nothing is left to reduce")
+            reasons.append(
+                f"round {record.round_id} on it alone was rejected at {record.steps} steps: nothing is left"
+                " to reduce"
+            )
     return reasons
 
 
 def _taught(skill: str, given: PolicyInput) -> list[RoundRecord]:
     """Rounds that really taught the skill: neither active nor crashed."""
-    return [record for record in given.history if skill in record.skills and record.outcome in ("promoted", "rejected")]
+    return [
+        record
+        for record in given.history
+        if skill in record.skills and record.outcome in ("promoted", "rejected")
+    ]
 
 
 def _alone(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
-    return [r for r in _rejections(given, settings) if r.skills == (skill,) and r.strategy_of(skill) == strategy]
+    return [
+        r for r in _rejections(given, settings) if r.skills == (skill,) and r.strategy_of(skill) == strategy
+    ]
 
 
 def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: int) -> tuple[Teaching, str]:
@@ -191,22 +229,35 @@ def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: 
         return "synthesize", f"still missing after selection round {selected[-1]}"
     refused = [r.round_id for r in _rejections(given, settings) if r.strategy_of(skill) == "synthesize"]
     if selected and refused:
-        return "synthesize", f"selection was tried, and round {refused[-1]} (synthesis) was rejected: change its size, not back"
+        return (
+            "synthesize",
+            (
+                f"selection was tried, and round {refused[-1]} (synthesis) was rejected: change its size, not"
+                " back"
+            ),
+        )
     if selected and pool.unused < settings.min_pool:
         return "synthesize", f"only {pool.unused} pool items unused since selection round {selected[-1]}"
     if pool.available == 0:
         return "synthesize", "no pool items"
-    shown = _planned_steps(skills, settings) * settings.examples_per_step * (1.0 - settings.replay_share) / skills
+    shown = (
+        _planned_steps(skills, settings) * settings.examples_per_step * (1.0 - settings.replay_share) / skills
+    )
     passes = shown / pool.available
     facts = f"{pool.available} distinct pool items, about {passes:.1f} passes"
     if pool.available >= settings.min_pool:
         return "select", f"{facts}: at least {settings.min_pool} items"
     if passes <= settings.max_passes:
         return "select", f"{facts}: at most {settings.max_passes:g} passes"
-    return "synthesize", f"{facts}: fewer than {settings.min_pool} items, more than {settings.max_passes:g} passes"
+    return (
+        "synthesize",
+        f"{facts}: fewer than {settings.min_pool} items, more than {settings.max_passes:g} passes",
+    )
 
 
-def _choose(ready: Sequence[_Candidate], cap: int, settings: PolicySettings) -> tuple[Kind, list[_Candidate], str]:
+def _choose(
+    ready: Sequence[_Candidate], cap: int, settings: PolicySettings
+) -> tuple[Kind, list[_Candidate], str]:
     """The targets: by default all of one strategy, the one whose best `cap` skills spoil most answers."""
     groups: dict[Teaching, list[_Candidate]] = {"select": [], "synthesize": []}
     for candidate in ready:
@@ -215,12 +266,20 @@ def _choose(ready: Sequence[_Candidate], cap: int, settings: PolicySettings) -> 
         chosen = list(ready[:cap])
         kinds = {candidate.strategy for candidate in chosen}
         kind: Kind = "mix" if len(kinds) > 1 else chosen[0].strategy
-        return kind, chosen, f"{kind}: {_names(chosen)} of {len(ready)} missing skills, total priority {_total(chosen):.3f}"
+        return (
+            kind,
+            chosen,
+            f"{kind}: {_names(chosen)} of {len(ready)} missing skills, total priority {_total(chosen):.3f}",
+        )
     totals = {strategy: _total(group[:cap]) for strategy, group in groups.items()}
     best: Teaching = "select" if totals["select"] >= totals["synthesize"] else "synthesize"
     other: Teaching = "synthesize" if best == "select" else "select"
     chosen = groups[best][:cap]
-    return best, chosen, f"{best}: {_names(chosen)}, total priority {totals[best]:.3f} (to {other}: {totals[other]:.3f})"
+    return (
+        best,
+        chosen,
+        f"{best}: {_names(chosen)}, total priority {totals[best]:.3f} (to {other}: {totals[other]:.3f})",
+    )
 
 
 def _steps(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySettings) -> tuple[int, str]:
@@ -231,15 +290,26 @@ def _steps(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySet
         if tried and (known := [steps for steps in tried if steps] or [planned]):
             halved = max(min(known) // 2, settings.min_steps)
             return halved, f"{halved} steps: half of the rejected round's {min(known)}"
-    return planned, f"{planned} steps: {settings.base_steps} + {settings.steps_per_skill} per skill x {len(chosen)}, within bounds"
+    return (
+        planned,
+        (
+            f"{planned} steps: {settings.base_steps} + {settings.steps_per_skill} per skill x {len(chosen)},"
+            " within bounds"
+        ),
+    )
 
 
 def _planned_steps(skills: int, settings: PolicySettings) -> int:
-    return min(max(settings.base_steps + settings.steps_per_skill * skills, settings.min_steps), settings.max_steps)
+    return min(
+        max(settings.base_steps + settings.steps_per_skill * skills, settings.min_steps), settings.max_steps
+    )
 
 
-def _targets(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySettings) -> tuple[SkillTarget, ...]:
-    """Weights by priority; examples in proportion, but half the usual number at least, and no more than the pool has."""
+def _targets(
+    chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySettings
+) -> tuple[SkillTarget, ...]:
+    """Weights by priority; examples in proportion, but half the usual number at least, and no more than the
+    pool has."""
     total, per_skill = _total(chosen), settings.examples_per_skill
     targets = []
     for candidate in chosen:
@@ -248,19 +318,27 @@ def _targets(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicyS
         examples = max(round(weight * per_skill * len(chosen)), -(-per_skill // 2))
         if candidate.strategy == "select":
             examples = min(examples, given.pools[skill].available)
-        targets.append(SkillTarget(skill=skill, weight=weight, examples=examples, strategy=candidate.strategy))
+        targets.append(
+            SkillTarget(skill=skill, weight=weight, examples=examples, strategy=candidate.strategy)
+        )
     return tuple(targets)
 
 
-def _wait(given: PolicyInput, settings: PolicySettings, blocks: Sequence[str], candidates: Sequence[_Candidate]) -> Decision:
+def _wait(
+    given: PolicyInput, settings: PolicySettings, blocks: Sequence[str], candidates: Sequence[_Candidate]
+) -> Decision:
     reasons = [f"wait: {block}" for block in blocks]
     if not blocks and not candidates:
         highest = max(given.profile.skills, key=lambda e: e.mean, default=None)
-        detail = f"highest miss rate {highest.mean:.2f} ({highest.skill})" if highest else "the profile is empty"
+        detail = (
+            f"highest miss rate {highest.mean:.2f} ({highest.skill})" if highest else "the profile is empty"
+        )
         reasons.append(f"wait: no skill looks missing, {detail}")
     elif not blocks:
         reasons.append(f"wait: {len(candidates)} skills look missing, none can be taught yet")
-    return Decision(kind="wait", reasons=(*reasons, *(_passed_over(candidate, settings) for candidate in candidates)))
+    return Decision(
+        kind="wait", reasons=(*reasons, *(_passed_over(candidate, settings) for candidate in candidates))
+    )
 
 
 def _passed_over(candidate: _Candidate, settings: PolicySettings) -> str:
@@ -272,7 +350,8 @@ def _passed_over(candidate: _Candidate, settings: PolicySettings) -> str:
 
 def _evidence(e: SkillEstimate, settings: PolicySettings) -> str:
     return (
-        f"missing (lower bound {e.low:.2f} > {settings.miss_threshold:g}, {e.raw.missing} of {e.raw.needed}, share {100 * e.share:.1f} %)"
+        f"missing (lower bound {e.low:.2f} > {settings.miss_threshold:g}, {e.raw.missing} of {e.raw.needed},"
+        f" share {100 * e.share:.1f} %)"
     )
 
 

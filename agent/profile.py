@@ -1,11 +1,12 @@
-"""The missing-skill profile as a fold: diagnosed answers -> integer counts per student, version, skill and event-time bucket.
+"""The missing-skill profile as a fold: diagnosed answers -> integer counts per student, version, skill and
+event-time bucket.
 
 Sums of integers commute, so any order, any batching and any number of restarts give the same table:
 
 1. one diagnosed answer is one `Observation`; duplicates are dropped before the fold, by event id;
 2. `fold` adds observations up, `merge` adds tables up, `fold(a + b) == merge(fold(a), fold(b))`;
 3. `canonical_bytes` of a rebuilt table equals that of the live one, byte for byte;
-4. windows, decay and posteriors are applied when reading (`agent.reading`), never when writing.
+4. windows, decay and posteriors are applied when reading (`agent.posterior`), never when writing.
 
 This module imports the standard library only.
 """
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 ALL = "*"
-"""Pseudo-skill that every diagnosed answer needs: `needed` counts answers, `missing` counts incorrect ones."""
+"""Pseudo-skill that every diagnosed answer needs: `needed` counts answers, `missing` counts incorrect
+ones."""
 
 
 class BucketKey(NamedTuple):
@@ -65,7 +67,8 @@ class Observation:
     missing : tuple of str
         Those that the student failed to apply: a subset of `needed`; see `constrain`.
     incorrect : bool
-        The answer is wrong though no missing skill is known (all labels were discarded). Any missing skill implies it.
+        The answer is wrong though no missing skill is known (all labels were discarded). Any missing skill
+        implies it.
 
     Raises
     ------
@@ -85,7 +88,10 @@ class Observation:
         if len(needed) < len(self.needed) or len(missing) < len(self.missing):
             raise ValueError(f"a skill repeats in needed={self.needed} or missing={self.missing}")
         if not missing <= needed:
-            raise ValueError(f"missing skills {sorted(missing - needed)} are not needed by the question; call constrain() first")
+            raise ValueError(
+                f"missing skills {sorted(missing - needed)} are not needed by the question; call constrain()"
+                " first"
+            )
         if ALL in needed:
             raise ValueError(f"the skill name {ALL!r} is reserved for the count of all answers")
 
@@ -113,12 +119,14 @@ def bucket_of(epoch_s: float, bucket_s: int) -> int:
     return int(epoch_s // bucket_s)
 
 
-def constrain(raw_missing: Sequence[str], needed: Sequence[str], catalog: Container[str]) -> tuple[tuple[str, ...], int]:
+def constrain(
+    raw_missing: Sequence[str], needed: Sequence[str], catalog: Container[str]
+) -> tuple[tuple[str, ...], int]:
     """Snap a teacher's missing-skill labels to the skills the question needs.
 
-    A label outside `needed` goes to the question's only skill when it has just one, else it is discarded; so is a label that
-    the catalog does not know, whatever the question needs. Without this rule label noise gives absent skills misses without
-    opportunities, and precision falls with more data.
+    A label outside `needed` goes to the question's only skill when it has just one, else it is discarded; so
+    is a label that the catalog does not know, whatever the question needs. Without this rule label noise
+    gives absent skills misses without opportunities, and precision falls with more data.
 
     Returns
     -------
@@ -189,7 +197,8 @@ def merge(*tables: Mapping[BucketKey, Counts]) -> ProfileTable:
 
 
 def canonical_bytes(table: Mapping[BucketKey, Counts]) -> bytes:
-    """Serialise a table so that equal tables give equal bytes: one JSON array a line, sorted by key, empty rows left out.
+    """Serialise a table so that equal tables give equal bytes: one JSON array a line, sorted by key, empty
+    rows left out.
 
     Examples
     --------

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.catalog import SkillMap
-from agent.drawing import allot, ordered, rank
-from agent.reading import Profile
+from agent.chance import allot, ordered, rank
+from agent.posterior import Profile
 
 K_SEL = 5
 """Questions drawn for each (difficult question, missing skill) in the paper."""
@@ -15,7 +15,8 @@ K_SEL = 5
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """One drawn item, the skill that caused the draw, and in the offline form the difficult question behind it."""
+    """One drawn item, the skill that caused the draw, and in the offline form the difficult question behind
+    it."""
 
     item_id: str
     skill: str
@@ -24,7 +25,8 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class PoolReport:
-    """One skill's part of a selection: what it should get, what its pool has (all, unused) and what was picked."""
+    """One skill's part of a selection: what it should get, what its pool has (all, unused) and what was
+    picked."""
 
     wanted: int
     pool: int
@@ -46,7 +48,8 @@ class SelectionPlan:
 
 
 def missing_weights(profile: Profile, skill_map: SkillMap) -> dict[str, float]:
-    """Weights of the skills by priority (miss rate x share of traffic), over those that have items; they add up to 1.
+    """Weights of the skills by priority (miss rate x share of traffic), over those that have items; they add
+    up to 1.
 
     Empty when no skill of the profile has both priority and items.
     """
@@ -56,13 +59,17 @@ def missing_weights(profile: Profile, skill_map: SkillMap) -> dict[str, float]:
 
 
 def plan_selection(
-    weights: Mapping[str, float], skill_map: SkillMap, examples: int, seed: int, used: Mapping[str, int] | None = None
+    weights: Mapping[str, float],
+    skill_map: SkillMap,
+    examples: int,
+    seed: int,
+    used: Mapping[str, int] | None = None,
 ) -> SelectionPlan:
     """Draw `examples` distinct items over the target skills, in proportion to their weights.
 
-    Items never used come first, then those used least (`used`: item id -> rounds that used it). An item that needs two of the
-    skills is picked once, for the skill with the smaller pool. What a pool lacks goes to the other skills; what all of them
-    lack stays missing, and the report says so.
+    Items never used come first, then those used least (`used`: item id -> rounds that used it). An item that
+    needs two of the skills is picked once, for the skill with the smaller pool. What a pool lacks goes to the
+    other skills; what all of them lack stays missing, and the report says so.
 
     Examples
     --------
@@ -76,7 +83,9 @@ def plan_selection(
     wanted = allot(examples, weights)
     taken: dict[str, str] = {}
     goals = allot(examples, weights, {skill: len(queue) for skill, queue in queues.items()})
-    by_scarcity = sorted((skill for skill in weights if weights[skill] > 0), key=lambda skill: (len(queues[skill]), skill))
+    by_scarcity = sorted(
+        (skill for skill in weights if weights[skill] > 0), key=lambda skill: (len(queues[skill]), skill)
+    )
     for skill in by_scarcity:
         _take(queues[skill], skill, goals[skill], taken)
     for skill in reversed(by_scarcity):
@@ -107,12 +116,17 @@ def _take(queue: Sequence[str], skill: str, count: int, taken: dict[str, str]) -
 
 
 def select_offline(
-    failures: Iterable[tuple[str, Sequence[str]]], skill_map: SkillMap, limit: int, seed: int, k_sel: int = K_SEL
+    failures: Iterable[tuple[str, Sequence[str]]],
+    skill_map: SkillMap,
+    limit: int,
+    seed: int,
+    k_sel: int = K_SEL,
 ) -> SelectionPlan:
-    """The paper's offline form: `k_sel` items for every (difficult question, missing skill), then at most `limit` of all.
+    """The paper's offline form: `k_sel` items for every (difficult question, missing skill), then at most
+    `limit` of all.
 
-    Draws are without replacement within a pair, and independent between pairs, so an item may come several times: frequent
-    skills weigh more. The difficult question itself is never drawn.
+    Draws are without replacement within a pair, and independent between pairs, so an item may come several
+    times: frequent skills weigh more. The difficult question itself is never drawn.
 
     Parameters
     ----------
@@ -132,8 +146,13 @@ def select_offline(
         for skill in dict.fromkeys(missing):
             wanted[skill] = wanted.get(skill, 0) + k_sel
             others = [item for item in skill_map.items(skill) if item != question]
-            draws += [Pick(item, skill, question) for item in ordered(others, seed, "offline", skill, question)[:k_sel]]
-    draws.sort(key=lambda pick: (rank(seed, "limit", pick.skill, pick.cause or "", pick.item_id), pick.item_id))
+            draws += [
+                Pick(item, skill, question)
+                for item in ordered(others, seed, "offline", skill, question)[:k_sel]
+            ]
+    draws.sort(
+        key=lambda pick: (rank(seed, "limit", pick.skill, pick.cause or "", pick.item_id), pick.item_id)
+    )
     picks = tuple(draws[:limit])
     reports = {}
     for skill in sorted(wanted):

@@ -1,11 +1,14 @@
-"""Which data a round is made of: STAT-Sel, STAT-Syn, the paper's baselines and the controls it lacks, all of one interface.
+"""Which data a round is made of: STAT-Sel, STAT-Syn, the paper's baselines and the controls it lacks, all of
+one interface.
 
-A strategy plans and does nothing else: given the pool, its skill map and the student's failures, it names pool questions to be
-answered (`Draw`) and new questions to be asked for (`WriteRequest`). `choose_pairs` then picks the question-answer pairs of the
-data set (paper section 3.3, arXiv 2510.10023: 9.5k of them). Every choice depends on the seed and on ids only.
+A strategy plans and does nothing else: given the pool, its skill map and the student's failures, it names
+pool questions to be answered (`Draw`) and new questions to be asked for (`WriteRequest`). `choose_pairs` then
+picks the question-answer pairs of the data set (paper section 3.3, arXiv 2510.10023: 9.5k of them). Every
+choice depends on the seed and on ids only.
 
-The controls share the targets of STAT-Sel in number: for every (difficult question, missing skill) they draw `k_sel` questions
-too, only elsewhere. `docs/decisions/0020-strategies-and-controls.md` says why each is built the way it is.
+The controls share the targets of STAT-Sel in number: for every (difficult question, missing skill) they draw
+`k_sel` questions too, only elsewhere. `docs/decisions/0020-strategies-and-controls.md` says why each is built
+the way it is.
 """
 
 from __future__ import annotations
@@ -14,8 +17,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from agent.dataplan import DataPlan, Draw, Failure, PlanInput, Request, StrategyError, StrategyName, StrategySettings, failures_by_skill
-from agent.drawing import ordered, rank
+from agent.chance import ordered, rank
+from agent.plan import (
+    DataPlan,
+    Draw,
+    Failure,
+    PlanInput,
+    Request,
+    StrategyError,
+    StrategyName,
+    StrategySettings,
+    failures_by_skill,
+)
 from agent.selection import select_offline
 from agent.synthesis import WriteRequest
 
@@ -26,7 +39,9 @@ _ALL = 10**9
 Planner = Callable[[PlanInput, StrategySettings], DataPlan]
 
 
-def plan_strategy(name: StrategyName, given: PlanInput, settings: StrategySettings = StrategySettings()) -> DataPlan:
+def plan_strategy(
+    name: StrategyName, given: PlanInput, settings: StrategySettings = StrategySettings()
+) -> DataPlan:
     """The plan of the strategy called `name`.
 
     Raises
@@ -53,22 +68,37 @@ def needs_neighbours(name: StrategyName) -> bool:
     return name in {"embed-sel", "embed-syn"}
 
 
-def _targeted(given: PlanInput, settings: StrategySettings, failures: Sequence[Failure], part: str) -> DataPlan:
-    """`k_sel` draws for each (difficult question, skill) of `failures`; the question itself is never drawn."""
-    picked = select_offline([(one.question_id, one.missing) for one in failures], given.skill_map, _ALL, given.seed, settings.k_sel)
+def _targeted(
+    given: PlanInput, settings: StrategySettings, failures: Sequence[Failure], part: str
+) -> DataPlan:
+    """`k_sel` draws for each (difficult question, skill) of `failures`; the question itself is never
+    drawn."""
+    picked = select_offline(
+        [(one.question_id, one.missing) for one in failures],
+        given.skill_map,
+        _ALL,
+        given.seed,
+        settings.k_sel,
+    )
     draws = tuple(Draw(pick.item_id, pick.skill, pick.cause, part) for pick in picked.picks)
     counts = failures_by_skill(failures)
-    return _answered(draws, settings, {skill: counts[skill] for skill, pool in picked.pools.items() if not pool.pool})
+    return _answered(
+        draws, settings, {skill: counts[skill] for skill, pool in picked.pools.items() if not pool.pool}
+    )
 
 
-def _answered(draws: tuple[Draw, ...], settings: StrategySettings, empty: Mapping[str, int] | None = None) -> DataPlan:
+def _answered(
+    draws: tuple[Draw, ...], settings: StrategySettings, empty: Mapping[str, int] | None = None
+) -> DataPlan:
     answers = settings.answers if settings.rewrite else 1
     return DataPlan(draws, answers=answers, rewritten=settings.rewrite, empty_skills=empty or {})
 
 
 def _failures(given: PlanInput) -> Sequence[Failure]:
     if not any(one.missing for one in given.failures):
-        raise StrategyError("there are no difficult questions with missing skills; check the stages assessed and diagnoses")
+        raise StrategyError(
+            "there are no difficult questions with missing skills; check the stages assessed and diagnoses"
+        )
     return given.failures
 
 
@@ -86,13 +116,31 @@ def _stat_syn(given: PlanInput, settings: StrategySettings) -> DataPlan:
                 empty[skill] += 1
             for number in range(settings.prompts):
                 drawn = ordered(others, given.seed, "reference", skill, failure.question_id, str(number))
-                requests.append(_request(given, settings, skill, tuple(drawn[: settings.references]), failure.question_id, number))
+                requests.append(
+                    _request(
+                        given,
+                        settings,
+                        skill,
+                        tuple(drawn[: settings.references]),
+                        failure.question_id,
+                        number,
+                    )
+                )
     return DataPlan(requests=tuple(requests), empty_skills=dict(empty))
 
 
-def _request(given: PlanInput, settings: StrategySettings, skill: str, references: tuple[str, ...], cause: str, number: int) -> Request:
+def _request(
+    given: PlanInput,
+    settings: StrategySettings,
+    skill: str,
+    references: tuple[str, ...],
+    cause: str,
+    number: int,
+) -> Request:
     own_seed = rank(given.seed, "write", skill, cause, str(number)) % 2**31
-    write = WriteRequest(f"{cause}/{skill}/{given.seed}/{number}", skill, references, settings.questions, own_seed)
+    write = WriteRequest(
+        f"{cause}/{skill}/{given.seed}/{number}", skill, references, settings.questions, own_seed
+    )
     return Request(write, cause, "new")
 
 
@@ -111,14 +159,20 @@ def _augment(given: PlanInput, settings: StrategySettings) -> DataPlan:
 def _hard(given: PlanInput, settings: StrategySettings) -> DataPlan:
     hard = [item for item in given.item_ids if given.levels.get(item) in settings.hard_levels]
     if not hard:
-        raise StrategyError(f"no pool question has a level in {settings.hard_levels}; the strategy 'hard' needs the field level")
+        raise StrategyError(
+            f"no pool question has a level in {settings.hard_levels}; the strategy 'hard' needs the field"
+            " level"
+        )
     return _answered(_all_of(hard, "hard"), settings)
 
 
 def _neighbours(given: PlanInput, failure: Failure) -> Sequence[str]:
     found = given.nearest.get(failure.question_id)
     if not found:
-        raise StrategyError(f"no nearest pool questions of {failure.question_id!r} were computed; the embed- strategies need them")
+        raise StrategyError(
+            f"no nearest pool questions of {failure.question_id!r} were computed; the embed- strategies need"
+            " them"
+        )
     return [item for item in found if item != failure.question_id]
 
 
@@ -132,7 +186,8 @@ def _embed_sel(given: PlanInput, settings: StrategySettings) -> DataPlan:
 
 
 def _embed_syn(given: PlanInput, settings: StrategySettings) -> DataPlan:
-    """The references are the nearest questions; the skill named to the teacher is the first one the question needs."""
+    """The references are the nearest questions; the skill named to the teacher is the first one the question
+    needs."""
     requests = []
     for failure in _failures(given):
         near = _neighbours(given, failure)
@@ -145,11 +200,20 @@ def _embed_syn(given: PlanInput, settings: StrategySettings) -> DataPlan:
 
 
 def _random_draws(given: PlanInput, settings: StrategySettings) -> tuple[Draw, ...]:
-    """As many draws as STAT-Sel, from the whole pool: `k_sel` without repetition for each (difficult question, skill)."""
-    targeted = Counter((draw.cause, draw.skill) for draw in _targeted(given, settings, _failures(given), "count").draws)
+    """As many draws as STAT-Sel, from the whole pool: `k_sel` without repetition for each (difficult
+    question, skill)."""
+    targeted = Counter(
+        (draw.cause, draw.skill) for draw in _targeted(given, settings, _failures(given), "count").draws
+    )
     draws: list[Draw] = []
-    for (cause, skill), count in sorted(targeted.items(), key=lambda pair: (pair[0][0] or "", pair[0][1] or "")):
-        others = (item for item in ordered(given.item_ids, given.seed, "random", cause or "", skill or "") if item != cause)
+    for (cause, skill), count in sorted(
+        targeted.items(), key=lambda pair: (pair[0][0] or "", pair[0][1] or "")
+    ):
+        others = (
+            item
+            for item in ordered(given.item_ids, given.seed, "random", cause or "", skill or "")
+            if item != cause
+        )
         draws += [Draw(item, None, cause, "random") for _, item in zip(range(count), others, strict=False)]
     return tuple(draws)
 
@@ -159,27 +223,40 @@ def _random(given: PlanInput, settings: StrategySettings) -> DataPlan:
 
 
 def _question_skill(given: PlanInput, settings: StrategySettings) -> DataPlan:
-    """As many skills for each difficult question as are missing, but taken from all it needs, whether missing or not."""
+    """As many skills for each difficult question as are missing, but taken from all it needs, whether missing
+    or not."""
     asked = [
-        one.model_copy(update={"missing": tuple(ordered(one.needed, given.seed, "needed", one.question_id)[: len(set(one.missing))])})
+        one.model_copy(
+            update={
+                "missing": tuple(
+                    ordered(one.needed, given.seed, "needed", one.question_id)[: len(set(one.missing))]
+                )
+            }
+        )
         for one in _failures(given)
     ]
     return _targeted(given, settings, asked, "question-skill")
 
 
 def _shuffled(given: PlanInput, settings: StrategySettings) -> DataPlan:
-    """The same profile with the names of its skills permuted: as peaked as the true one, and aimed elsewhere."""
+    """The same profile with the names of its skills permuted: as peaked as the true one, and aimed
+    elsewhere."""
     missing = [skill for skill in failures_by_skill(_failures(given)) if given.skill_map.items(skill)]
     turned = shuffled_names(missing, list(given.skill_map.sizes), given.seed)
     aimed = [
-        one.model_copy(update={"missing": tuple(turned[skill] for skill in dict.fromkeys(one.missing) if skill in turned)})
+        one.model_copy(
+            update={
+                "missing": tuple(turned[skill] for skill in dict.fromkeys(one.missing) if skill in turned)
+            }
+        )
         for one in given.failures
     ]
     return _targeted(given, settings, aimed, "shuffled")
 
 
 def shuffled_names(missing: Sequence[str], skills: Sequence[str], seed: int) -> Mapping[str, str]:
-    """A random one-to-one map from `missing` into `skills` (which hold them) that leaves no name where it was.
+    """A random one-to-one map from `missing` into `skills` (which hold them) that leaves no name where it
+    was.
 
     >>> turned = shuffled_names(["a", "b"], ["a", "b", "c"], seed=0)
     >>> sorted(turned) == ["a", "b"] and all(old != new for old, new in turned.items()) and len(set(turned.values())) == 2

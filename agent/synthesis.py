@@ -7,22 +7,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.catalog import SkillMap
-from agent.drawing import ordered, rank
+from agent.chance import ordered, rank
 
 
 @dataclass(frozen=True, slots=True)
 class SynthesisSettings:
     """Sizes of the requests.
 
-    The paper shows 3 references, asks for 2 questions a prompt and 3 solutions of each. `acceptance` is the part of the
-    written questions expected to survive the filters (consistency, duplicates, contamination). `pairs_per_question` is how many
-    of a question's agreeing solutions are counted on as examples: 1 asks for as many different questions as examples, the
-    paper keeps all that agree (up to 3), which costs a third.
+    The paper shows 3 references, asks for 2 questions a prompt and 3 solutions of each. `acceptance` is the
+    part of the written questions expected to survive the filters (consistency, duplicates, contamination).
+    `pairs_per_question` is how many of a question's agreeing solutions are counted on as examples: 1 asks for
+    as many different questions as examples, the paper keeps all that agree (up to 3), which costs a third.
 
     Raises
     ------
     ValueError
-        When a size is below 1, `acceptance` outside (0, 1], or `pairs_per_question` outside [1, solutions_per_question].
+        When a size is below 1, `acceptance` outside (0, 1], or `pairs_per_question` outside [1,
+        solutions_per_question].
     """
 
     questions_per_prompt: int = 2
@@ -33,11 +34,16 @@ class SynthesisSettings:
 
     def __post_init__(self) -> None:
         if min(self.questions_per_prompt, self.references_per_prompt, self.solutions_per_question) < 1:
-            raise ValueError("questions_per_prompt, references_per_prompt and solutions_per_question must be at least 1")
+            raise ValueError(
+                "questions_per_prompt, references_per_prompt and solutions_per_question must be at least 1"
+            )
         if not 0 < self.acceptance <= 1:
             raise ValueError(f"acceptance must lie in (0, 1], got {self.acceptance}")
         if not 1 <= self.pairs_per_question <= self.solutions_per_question:
-            raise ValueError(f"pairs_per_question must lie in [1, {self.solutions_per_question}], got {self.pairs_per_question}")
+            raise ValueError(
+                f"pairs_per_question must lie in [1, {self.solutions_per_question}], got"
+                f" {self.pairs_per_question}"
+            )
 
     @property
     def examples_per_question(self) -> float:
@@ -50,7 +56,8 @@ DEFAULT_SYNTHESIS = SynthesisSettings()
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """One call of `Teacher.write`. `request_id` is the same whenever the plan is made again; fewer references mean a small pool."""
+    """One call of `Teacher.write`. `request_id` is the same whenever the plan is made again; fewer references
+    mean a small pool."""
 
     request_id: str
     skill: str
@@ -63,7 +70,8 @@ class WriteRequest:
 class SynthesisPlan:
     """The requests in order, and what they should come to.
 
-    `calls` counts teacher calls: one for each request and one for each question (its solutions come in one call).
+    `calls` counts teacher calls: one for each request and one for each question (its solutions come in one
+    call).
     """
 
     requests: tuple[WriteRequest, ...]
@@ -81,8 +89,8 @@ def plan_synthesis(
 ) -> SynthesisPlan:
     """Plan requests that should yield `wanted[skill]` examples for each skill.
 
-    References walk through the skill's items in a random order and start over in another one, so that every item serves
-    before any serves twice. A skill without items gets requests without references.
+    References walk through the skill's items in a random order and start over in another one, so that every
+    item serves before any serves twice. A skill without items gets requests without references.
 
     Raises
     ------
@@ -100,12 +108,18 @@ def plan_synthesis(
     for skill in sorted(wanted):
         if wanted[skill] < 0:
             raise ValueError(f"wanted[{skill!r}] is negative: {wanted[skill]}")
-        requests += _requests(skill, math.ceil(wanted[skill] / settings.examples_per_question - 1e-9), skill_map, seed, settings)
+        requests += _requests(
+            skill, math.ceil(wanted[skill] / settings.examples_per_question - 1e-9), skill_map, seed, settings
+        )
     questions = sum(request.count for request in requests)
-    return SynthesisPlan(tuple(requests), questions * settings.examples_per_question, len(requests) + questions)
+    return SynthesisPlan(
+        tuple(requests), questions * settings.examples_per_question, len(requests) + questions
+    )
 
 
-def _requests(skill: str, questions: int, skill_map: SkillMap, seed: int, settings: SynthesisSettings) -> list[WriteRequest]:
+def _requests(
+    skill: str, questions: int, skill_map: SkillMap, seed: int, settings: SynthesisSettings
+) -> list[WriteRequest]:
     prompts = math.ceil(questions / settings.questions_per_prompt)
     references = _references(skill, prompts, settings.references_per_prompt, skill_map, seed)
     requests = []

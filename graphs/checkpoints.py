@@ -1,4 +1,5 @@
-"""Where curation rounds keep their place: LangGraph checkpoints in a SQLite file, read back as plain data only."""
+"""Where curation rounds keep their place: LangGraph checkpoints in a SQLite file, read back as plain data
+only."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ BUSY_TIMEOUT_S = 30.0
 def sqlite_checkpoints(path: Path) -> Iterator[SqliteSaver]:
     """A checkpointer on the file `path`, which is made when it is missing.
 
-    Reading a checkpoint never imports or calls anything beyond LangGraph's own safe types, whatever `LANGGRAPH_STRICT_MSGPACK`
-    says: that variable is read once at import, too late for a library to rely on.
+    Reading a checkpoint never imports or calls anything beyond LangGraph's own safe types, whatever
+    `LANGGRAPH_STRICT_MSGPACK` says: that variable is read once at import, too late for a library to rely on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # LangGraph's threads share the connection; SqliteSaver guards it with a lock.

@@ -1,4 +1,5 @@
-"""What the durable graphs (catalog, curate) share: gated nodes with crash points, fan-out in chunks, and going on where a run died."""
+"""What the durable graphs (catalog, curate) share: gated nodes with crash points, fan-out in chunks, and
+going on where a run died."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from graphs.teacher import TeacherUnavailable
 from streams.crash import CrashPoint
 
 RECURSION_LIMIT = 50
-# LangGraph saves a finished task's result through the same thread pool that runs the tasks: in a small pool the result waits
-# behind every queued task, and a crash loses it. So all tasks of a fan-out get a thread, and a gate lets few work at once.
+# LangGraph saves a finished task's result through the same thread pool that runs the tasks: in a small pool
+# the result waits behind every queued task, and a crash loses it. So all tasks of a fan-out get a thread, and
+# a gate lets few work at once.
 MAX_TASKS = 200
 POOL_THREADS = MAX_TASKS + 16
 
@@ -39,7 +41,8 @@ Item = TypeVar("Item")
 
 
 def node(graph: str, name: str, step: Callable[[Any, C], S]) -> Callable[..., S]:
-    """A node of a step, with a crash point before its work and one after it, when nothing of it is saved yet."""
+    """A node of a step, with a crash point before its work and one after it, when nothing of it is saved
+    yet."""
 
     def run(state: Any, runtime: Runtime[Any]) -> S:
         with runtime.context.gate:
@@ -58,7 +61,8 @@ def chunks(items: list[Item], size: int) -> list[list[Item]]:
 
 
 def is_unavailable(error: Exception) -> bool:
-    """The only reason to ask a teacher again: LangGraph's default would also repeat a refused request (400, 401).
+    """The only reason to ask a teacher again: LangGraph's default would also repeat a refused request (400,
+    401).
 
     A teacher that retries by itself is not asked again here: one layer retries.
     """
@@ -70,7 +74,11 @@ DEFAULT_RETRY = RetryPolicy(initial_interval=1.0, max_interval=60.0, max_attempt
 
 def configuration(thread_id: str) -> dict[str, Any]:
     """The run configuration of one durable run: its thread is its id."""
-    return {"configurable": {"thread_id": thread_id}, "max_concurrency": POOL_THREADS, "recursion_limit": RECURSION_LIMIT}
+    return {
+        "configurable": {"thread_id": thread_id},
+        "max_concurrency": POOL_THREADS,
+        "recursion_limit": RECURSION_LIMIT,
+    }
 
 
 def saver_of(graph: AnyGraph) -> BaseCheckpointSaver[Any] | None:
@@ -78,7 +86,9 @@ def saver_of(graph: AnyGraph) -> BaseCheckpointSaver[Any] | None:
     return graph.checkpointer if isinstance(graph.checkpointer, BaseCheckpointSaver) else None
 
 
-def finish(graph: AnyGraph, begin: Mapping[str, Any], context: Any, thread_id: str, done: str, changed: Exception) -> Mapping[str, Any]:
+def finish(
+    graph: AnyGraph, begin: Mapping[str, Any], context: Any, thread_id: str, done: str, changed: Exception
+) -> Mapping[str, Any]:
     """The final state of a thread, running only what is left of it. `done` is the key of the result.
 
     Raises `changed` when the thread was begun with another `plan` than that of `begin`.

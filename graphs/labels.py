@@ -14,7 +14,8 @@ _STRIPES = 64
 
 
 class LabelCache(Protocol):
-    """Remembers the skills of question texts. Called from several threads; losing an entry costs a teacher call, nothing else."""
+    """Remembers the skills of question texts. Called from several threads; losing an entry costs a teacher
+    call, nothing else."""
 
     def get(self, question: str) -> tuple[str, ...] | None:
         """The skills of this exact text, or `None` when it was never labelled."""
@@ -38,7 +39,8 @@ class MemoryLabels:
 
 @dataclass(frozen=True)
 class Needed:
-    """The skills a question needs, how many labels were thrown away on the way, and what asking cost (nothing when known)."""
+    """The skills a question needs, how many labels were thrown away on the way, and what asking cost (nothing
+    when known)."""
 
     skills: tuple[str, ...]
     discarded: int = 0
@@ -49,15 +51,18 @@ class Needed:
 class Labeller:
     """Labels questions with skills of the catalog.
 
-    Labels outside the catalog and beyond `MAX_SKILLS_PER_ITEM` are discarded and counted. An abstention (no known skill) is not
-    remembered, and neither is anything that names a skill the catalog no longer has: both are asked again.
+    Labels outside the catalog and beyond `MAX_SKILLS_PER_ITEM` are discarded and counted. An abstention (no
+    known skill) is not remembered, and neither is anything that names a skill the catalog no longer has: both
+    are asked again.
     """
 
     teacher: Teacher
     catalog: SkillCatalog
     cache: LabelCache
     # One lock per stripe of questions: outputs of one batch that share a question wait for one call.
-    _locks: tuple[threading.Lock, ...] = field(default_factory=lambda: tuple(threading.Lock() for _ in range(_STRIPES)), repr=False)
+    _locks: tuple[threading.Lock, ...] = field(
+        default_factory=lambda: tuple(threading.Lock() for _ in range(_STRIPES)), repr=False
+    )
 
     def needed(self, question: str) -> Needed:
         """The skills `question` needs, empty when the teacher abstains. Raises `TeacherUnavailable`."""

@@ -1,13 +1,14 @@
-"""Graph factories for `langgraph dev` (langgraph.json): they show the graphs. The server brings its own checkpointer.
+"""Graph factories for `langgraph dev` (langgraph.json): they show the graphs. The server brings its own
+checkpointer.
 
 Runs need a context with a teacher, which JSON cannot carry; they are started by the composition root.
 """
 
 from __future__ import annotations
 
-from graphs.catalog_graph import CatalogGraph, build_catalog
-from graphs.curate import CurateGraph, build_curate
-from graphs.monitor import MonitorGraph, build_monitor
+from graphs.catalog.graph import CatalogGraph, build_catalog
+from graphs.curate.graph import CurateGraph, build_curate
+from graphs.monitor.graph import MonitorGraph, build_monitor
 
 
 def catalog() -> CatalogGraph:

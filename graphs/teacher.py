@@ -1,8 +1,10 @@
-"""The teacher port: everything the graphs ask of a teacher, whether a language model or the demo's symbolic one.
+"""The teacher port: everything the graphs ask of a teacher, whether a language model or the demo's symbolic
+one.
 
-Student text and questions are data for a teacher, never instructions. Every reply carries its cost. A teacher that cannot
-answer *abstains* (verdict "abstained", or an empty list): an abstention changes nothing in the profile and is counted.
-A teacher that fails for a passing reason (rate limit, time-out, 503) raises `TeacherUnavailable`; the caller retries later.
+Student text and questions are data for a teacher, never instructions. Every reply carries its cost. A teacher
+that cannot answer *abstains* (verdict "abstained", or an empty list): an abstention changes nothing in the
+profile and is counted. A teacher that fails for a passing reason (rate limit, time-out, 503) raises
+`TeacherUnavailable`; the caller retries later.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ Verdict = Literal["correct", "incorrect", "abstained"]
 class TeacherUnavailable(Exception):
     """The teacher cannot answer now; nothing is wrong with the input. Retry with back-off.
 
-    `exhausted`: the teacher has retried already, so whoever catches it resumes later and does not retry at once (retries in one layer).
+    `exhausted`: the teacher has retried already, so whoever catches it resumes later and does not retry at
+    once (retries in one layer).
     """
 
     exhausted = False
@@ -35,7 +38,8 @@ class TeacherExhausted(TeacherUnavailable):
 
 
 class TeacherMisconfigured(Exception):
-    """The teacher's server refuses us for good: a key, a model name, a capability. The message names the setting; no retry helps."""
+    """The teacher's server refuses us for good: a key, a model name, a capability. The message names the
+    setting; no retry helps."""
 
 
 class _Reply(BaseModel):
@@ -107,14 +111,16 @@ class Teacher(Protocol):
         """Judge a student's `answer`; name the skills it failed to apply. Never sees a gold solution."""
 
     def write(self, skill: str, references: Sequence[PoolItem], count: int, seed: int) -> Written:
-        """Write `count` new questions that need `skill`, different in kind from `references` and similarly difficult."""
+        """Write `count` new questions that need `skill`, different in kind from `references` and similarly
+        difficult."""
 
     def solve(self, question: str, count: int, seed: int) -> Solutions:
         """Solve `question` `count` times independently."""
 
 
 class CatalogTeacher(Teacher, Protocol):
-    """A teacher that can also make a catalog and rewrite worked solutions: what the offline method needs beyond the loop."""
+    """A teacher that can also make a catalog and rewrite worked solutions: what the offline method needs
+    beyond the loop."""
 
     def name_skill(self, question: str) -> SkillName:
         """Name the fine skill that `question` exercises (paper section 3.1, after arXiv 2405.12205)."""

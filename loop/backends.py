@@ -1,4 +1,5 @@
-"""The back ends that every command needs, without a model library in sight: directory, state store, event log."""
+"""The back ends that every command needs, without a model library in sight: directory, state store, event
+log."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from pathlib import Path
 from loop.config import Config, ConfigError
 from streams.local_log import LocalLog
 from streams.log import EventLog
-from streams.store import StateStore
+from streams.state.store import StateStore
 
 
 class UnusableDirectory(ConfigError):
@@ -32,11 +33,16 @@ def open_store(config: Config, root: Path) -> StateStore:
 
 
 def open_log(config: Config, root: Path, instance: str | None = "embedded") -> EventLog:
-    """The event log: the configured cluster, or a SQLite file in the run's directory. `instance` names the group member."""
+    """The event log: the configured cluster, or a SQLite file in the run's directory. `instance` names the
+    group member."""
     if config.log.kind == "local":
         return LocalLog(root / "log.db", instance=instance)
     try:
-        from streams.kafka_log import KafkaLog
+        from streams.kafka.log import KafkaLog
     except ImportError as exc:
-        raise ConfigError("log.kind is 'kafka', but kafka-python is not installed; pip install 'skillloop[kafka]'") from exc
-    return KafkaLog(config.log.kafka if instance is None else config.log.kafka.model_copy(update={"instance": instance}))
+        raise ConfigError(
+            "log.kind is 'kafka', but kafka-python is not installed; pip install 'skillloop[kafka]'"
+        ) from exc
+    return KafkaLog(
+        config.log.kafka if instance is None else config.log.kafka.model_copy(update={"instance": instance})
+    )

@@ -1,9 +1,11 @@
-"""Configuration: one frozen object, from a TOML file with environment variables on top, read once at the edge.
+"""Configuration: one frozen object, from a TOML file with environment variables on top, read once at the
+edge.
 
 Relative paths start at the file's folder.
 
-`SKILLLOOP_<SECTION>__<KEY>=value` overrides one key (`SKILLLOOP_STORE__URL=postgresql+psycopg://...`). Values are read as TOML
-where they parse as TOML, else as text. An unknown key is an error that names the nearest right one.
+`SKILLLOOP_<SECTION>__<KEY>=value` overrides one key (`SKILLLOOP_STORE__URL=postgresql+psycopg://...`). Values
+are read as TOML where they parse as TOML, else as text. An unknown key is an error that names the nearest
+right one.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, Valid
 from agent.budget import Caps
 from agent.decision import PolicySettings
 from agent.drift import DriftSettings
-from agent.reading import ReadSettings
+from agent.posterior import ReadSettings
 from agent.replay import ReplaySettings
 from agent.synthesis import SynthesisSettings
-from graphs.chat_settings import ChatSettings
-from streams.kafka_settings import KafkaSettings
+from graphs.chat.settings import ChatSettings
+from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import SftSettings
 
@@ -44,10 +46,12 @@ class Section(BaseModel):
 
 
 class TaskSection(Section):
-    """What the student is for: the demo's world, or `files` of questions as `skillloop stat` reads and writes them (docs/online.md).
+    """What the student is for: the demo's world, or `files` of questions as `skillloop stat` reads and writes
+    them (docs/online.md).
 
-    `catalog`: its catalog.jsonl. `pool`: questions with solutions that may be trained on. `held_out`: questions with answers for the
-    gate, never trained on. `labels`: its labels.jsonl, for questions that name no skills themselves. `grade`: how answers are compared.
+    `catalog`: its catalog.jsonl. `pool`: questions with solutions that may be trained on. `held_out`:
+    questions with answers for the gate, never trained on. `labels`: its labels.jsonl, for questions that name
+    no skills themselves. `grade`: how answers are compared.
     """
 
     kind: Literal["demo", "files"] = "demo"
@@ -66,7 +70,8 @@ class TaskSection(Section):
 
 
 class StudentSection(Section):
-    """Which student. `base` is a directory in Hugging Face format, a hub name, or `builtin:llama` / `builtin:qwen` (the demo's)."""
+    """Which student. `base` is a directory in Hugging Face format, a hub name, or `builtin:llama` /
+    `builtin:qwen` (the demo's)."""
 
     name: str = Field(default="demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     base: str = "builtin:llama"
@@ -88,15 +93,18 @@ class StoreSection(Section):
 
 
 class MlflowSection(Section):
-    """Tracking and registry. An empty `tracking_uri` means a SQLite file `mlflow.db` in the run's directory."""
+    """Tracking and registry. An empty `tracking_uri` means a SQLite file `mlflow.db` in the run's
+    directory."""
 
     tracking_uri: str = ""
 
 
 class TeacherSection(Section):
-    """The teacher: `symbolic` for the demo's world, or `chat`: any OpenAI-compatible server, set up in `[teacher.chat]`.
+    """The teacher: `symbolic` for the demo's world, or `chat`: any OpenAI-compatible server, set up in
+    `[teacher.chat]`.
 
-    The rates make the symbolic one as fallible as a real one: the paper's agrees with itself 70 % of the time.
+    The rates make the symbolic one as fallible as a real one: the paper's agrees with itself 70 % of the
+    time.
     """
 
     kind: Literal["symbolic", "chat"] = "symbolic"
@@ -107,12 +115,13 @@ class TeacherSection(Section):
 
 
 class MonitorSection(Section):
-    """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the stored profile.
+    """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the
+    stored profile.
 
-    `source`: `outputs` are diagnosed here; `diagnoses` of a teacher outside this program are only folded into the profile. Never run
-    both on one student: each answer would count twice.
-    `filters`: who decides whether an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `prm` (the process
-    reward model in the folder `prm`), `teacher`, and `a&b` for two that must agree (graphs/filters.py).
+    `source`: `outputs` are diagnosed here; `diagnoses` of a teacher outside this program are only folded into
+    the profile. Never run both on one student: each answer would count twice. `filters`: who decides whether
+    an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `prm` (the process
+    reward model in the folder `prm`), `teacher`, and `a&b` for two that must agree (graphs/filters/chain.py).
     """
 
     source: Literal["outputs", "diagnoses"] = "outputs"
@@ -126,9 +135,11 @@ class MonitorSection(Section):
 
 
 class CurateSection(Section):
-    """How a round's data is made. A new question is kept when `min_agreement` of its solutions agree (paper section 3.3).
+    """How a round's data is made. A new question is kept when `min_agreement` of its solutions agree (paper
+    section 3.3).
 
-    Old data is replayed where the champion answers it right; `replay_candidates` pool items are tried for that.
+    Old data is replayed where the champion answers it right; `replay_candidates` pool items are tried for
+    that.
     """
 
     synthesis: SynthesisSettings = SynthesisSettings()
@@ -138,7 +149,8 @@ class CurateSection(Section):
 
 
 class DemoSection(Section):
-    """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at questions `first_shift` and `second_shift`."""
+    """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at questions `first_shift`
+    and `second_shift`."""
 
     questions: int = Field(default=2800, gt=0)
     tick: int = Field(default=100, gt=0)
@@ -179,8 +191,11 @@ class Config(Section):
     demo: DemoSection = DemoSection()
 
 
-def load(path: Path | None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The configuration in `path` (None: all defaults), then `environ`, then `overrides` ({"section": {"key": value}}).
+def load(
+    path: Path | None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """The configuration in `path` (None: all defaults), then `environ`, then `overrides` ({"section": {"key":
+    value}}).
 
     Raises `ConfigError` with the file, the key and the nearest right name.
     """
@@ -212,7 +227,9 @@ def from_folder(value: Any, folder: Path) -> Any:
     if isinstance(value, tuple):
         return tuple(from_folder(one, folder) for one in value)
     if isinstance(value, BaseModel):
-        return value.model_copy(update={name: from_folder(getattr(value, name), folder) for name in type(value).model_fields})
+        return value.model_copy(
+            update={name: from_folder(getattr(value, name), folder) for name in type(value).model_fields}
+        )
     return value
 
 

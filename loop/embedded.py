@@ -1,11 +1,13 @@
-"""The whole loop in one process: every worker takes its turn, in a fixed order, so the same events give the same decisions."""
+"""The whole loop in one process: every worker takes its turn, in a fixed order, so the same events give the
+same decisions."""
 
 from __future__ import annotations
 
-from loop.services import Services
-from loop.wiring import MonitorWorker, round_workers
+from loop.wiring import round_workers
+from loop.workers.monitor import MonitorWorker
+from loop.workers.services import Services
 from streams.log import EventLog
-from streams.rounds import ACTIVE
+from streams.state.rounds import ACTIVE
 
 
 class Embedded:
@@ -30,7 +32,8 @@ class Embedded:
         return any(round_.state in ACTIVE for round_ in self.services.rounds.list(self.services.student))
 
     def settle(self) -> None:
-        """Work until the log is consumed and no round is under way. Failing dependencies are waited for, with back-off."""
+        """Work until the log is consumed and no round is under way. Failing dependencies are waited for, with
+        back-off."""
         while True:
             while self.step():
                 pass

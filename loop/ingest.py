@@ -1,16 +1,18 @@
-"""Backfill: answers from a JSON Lines file into the event log. Resumable, idempotent; bad lines are reported and counted.
+"""Backfill: answers from a JSON Lines file into the event log. Resumable, idempotent; bad lines are reported
+and counted.
 
 A line is one of two things:
 
-- our event, the fields of `StudentOutput` (docs/schemas/skillloop.student-output.v1.json); `event_id`, `student` and
-  `student_version` may be absent;
-- an OpenAI chat completion as it was logged, `{"request": {"messages": [...], "model": ..., "user": ...}, "response": {"id": ...,
-  "created": ..., "model": ..., "choices": [{"message": {"content": ...}}]}}`, with optional `session`, `feedback` ("up", "down")
-  and `gold` beside them. The question is the last user message, every choice is an answer, and a model named `<name>-v12` is
-  version 12 of its student.
+- our event, the fields of `StudentOutput` (docs/schemas/skillloop.student-output.v1.json); `event_id`,
+  `student` and `student_version` may be absent;
+- an OpenAI chat completion as it was logged, `{"request": {"messages": [...], "model": ..., "user": ...},
+  "response": {"id": ..., "created": ..., "model": ..., "choices": [{"message": {"content": ...}}]}}`, with
+  optional `session`, `feedback` ("up", "down") and `gold` beside them. The question is the last user message,
+  every choice is an answer, and a model named `<name>-v12` is version 12 of its student.
 
-An id that is absent is made from the line's bytes and number, so the same file gives the same events again and the second copy of
-each is dropped as known. The position is kept beside the log after every page: a run that stops goes on where it was.
+An id that is absent is made from the line's bytes and number, so the same file gives the same events again
+and the second copy of each is dropped as known. The position is kept beside the log after every page: a run
+that stops goes on where it was.
 """
 
 from __future__ import annotations
@@ -67,10 +69,14 @@ class Ingested:
 Progress = Callable[[int, int], None]
 
 
-def ingest(path: Path, log: EventLog, folder: Path, defaults: Defaults, progress: Progress = lambda done, total: None) -> Ingested:
-    """Append the answers in `path` to the log; `folder` keeps the position; `progress` is told bytes done and in all.
+def ingest(
+    path: Path, log: EventLog, folder: Path, defaults: Defaults, progress: Progress = lambda done, total: None
+) -> Ingested:
+    """Append the answers in `path` to the log; `folder` keeps the position; `progress` is told bytes done and
+    in all.
 
-    Raises `IngestError` for a file that cannot be read, `LogUnavailable` where the log fails: run it again, it goes on from there.
+    Raises `IngestError` for a file that cannot be read, `LogUnavailable` where the log fails: run it again,
+    it goes on from there.
     """
     try:
         with path.open("rb") as file:
@@ -79,7 +85,9 @@ def ingest(path: Path, log: EventLog, folder: Path, defaults: Defaults, progress
         raise IngestError(f"cannot read {path}: {exc}") from exc
 
 
-def _ingest(file: BinaryIO, path: Path, log: EventLog, position: _Position, defaults: Defaults, progress: Progress) -> Ingested:
+def _ingest(
+    file: BinaryIO, path: Path, log: EventLog, position: _Position, defaults: Defaults, progress: Progress
+) -> Ingested:
     total = os.fstat(file.fileno()).st_size
     offset, number = position.load(file)
     done = Ingested(resumed_at=number)
@@ -98,7 +106,9 @@ def _ingest(file: BinaryIO, path: Path, log: EventLog, position: _Position, defa
     return done
 
 
-def _append(page: list[Outgoing], log: EventLog, position: _Position, at: tuple[int, int], done: Ingested) -> list[Outgoing]:
+def _append(
+    page: list[Outgoing], log: EventLog, position: _Position, at: tuple[int, int], done: Ingested
+) -> list[Outgoing]:
     if page:
         log.append(page)
         done.events += len(page)
@@ -142,14 +152,20 @@ def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutpu
     line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"line-{number}")
     if "response" in body:
         return [_event(fields) for fields in _completions(body, line_id, defaults)]
-    return [_event({"event_id": line_id, "student": defaults.student, "student_version": defaults.version, **body})]
+    return [
+        _event(
+            {"event_id": line_id, "student": defaults.student, "student_version": defaults.version, **body}
+        )
+    ]
 
 
 def _event(fields: Mapping[str, Any]) -> StudentOutput:
     try:
         return StudentOutput.model_validate_json(json.dumps(fields))
     except (ValidationError, RecursionError) as exc:
-        first = exc.errors()[0] if isinstance(exc, ValidationError) else {"loc": (), "msg": "nested too deeply"}
+        first = (
+            exc.errors()[0] if isinstance(exc, ValidationError) else {"loc": (), "msg": "nested too deeply"}
+        )
         raise BadLine(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
 
 
@@ -166,7 +182,11 @@ def _completions(body: Mapping[str, Any], line_id: str, defaults: Defaults) -> I
     if not isinstance(request, dict) or not isinstance(response, dict):
         raise BadLine("request and response must be objects")
     try:
-        question = next(_text(message["content"]) for message in reversed(request["messages"]) if message["role"] == "user")
+        question = next(
+            _text(message["content"])
+            for message in reversed(request["messages"])
+            if message["role"] == "user"
+        )
         choices = [_text(choice["message"]["content"]) for choice in response["choices"]]
         asked_at = datetime.fromtimestamp(float(response["created"]), UTC).isoformat()
     except StopIteration:
@@ -178,7 +198,12 @@ def _completions(body: Mapping[str, Any], line_id: str, defaults: Defaults) -> I
     extra = {name: body[name] for name in ("feedback", "gold") if body.get(name) is not None}
     session = str(body.get("session") or request.get("user") or "")[:200]
     for number, answer in enumerate(choices):
-        who = {"student": student, "student_version": version, "session": session, "event_id": derived_id(cause, f"choice-{number}")}
+        who = {
+            "student": student,
+            "student_version": version,
+            "session": session,
+            "event_id": derived_id(cause, f"choice-{number}"),
+        }
         yield {**who, "occurred_at": asked_at, "question": question, "answer": answer, **extra}
 
 
@@ -200,7 +225,9 @@ class _Position:
     """How far a file was ingested, kept in a small file that is replaced as a whole."""
 
     def __init__(self, path: Path, folder: Path) -> None:
-        self._file = folder / "ingest" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
+        self._file = (
+            folder / "ingest" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
+        )
 
     def load(self, file: BinaryIO) -> tuple[int, int]:
         """(bytes, lines) done; (0, 0) for a new file, or one whose beginning has changed."""

@@ -1,4 +1,5 @@
-"""Long-running commands: all workers in one process, or one worker in its own, and the two manual switches."""
+"""Long-running commands: all workers in one process, or one worker in its own, and the two manual
+switches."""
 
 from __future__ import annotations
 
@@ -13,14 +14,15 @@ from rich.console import Console
 
 from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
-from loop.deploy import set_route
 from loop.embedded import Embedded
-from loop.round_worker import RoundWorker
-from loop.services import Services
-from loop.wiring import MonitorWorker, open_services, round_workers, set_up_student, worker_name
+from loop.wiring import open_services, round_workers, set_up_student, worker_name
+from loop.workers.deploy import set_route
+from loop.workers.monitor import MonitorWorker
+from loop.workers.round import RoundWorker
+from loop.workers.services import Services
 from streams.consume import calm_collector
 from streams.log import LogUnavailable
-from streams.store import StoreUnavailable
+from streams.state.store import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,10 @@ def run_up(config: Config, root: Path, once: bool, console: Console) -> None:
     with open_services(config, root) as services, open_log(config, root) as log:
         set_up_student(services)
         embedded = Embedded(services, log)
-        console.print(f"serving the loop of student {config.student.name!r} from {root}; stop with Ctrl-C", highlight=False)
+        console.print(
+            f"serving the loop of student {config.student.name!r} from {root}; stop with Ctrl-C",
+            highlight=False,
+        )
         if once:
             embedded.settle()
         else:
@@ -74,7 +79,10 @@ def _wait_for_student(services: Services) -> None:
         if services.rounds.route(services.student) is not None:
             return
         services.clock.sleep(1.0)
-    raise ConfigError(f"student {services.student!r} was not set up within {SETUP_S} s; start `skillloop worker deploy`, which does it")
+    raise ConfigError(
+        f"student {services.student!r} was not set up within {SETUP_S} s; start `skillloop worker deploy`,"
+        " which does it"
+    )
 
 
 def _turn(workers: list[RoundWorker]) -> bool:
@@ -121,7 +129,10 @@ def roll_back(config: Config, root: Path, console: Console) -> None:
         set_up_student(services)
         previous = services.registry.alias("previous")
         if previous is None:
-            raise ConfigError(f"student {services.student!r} has no previous champion; `skillloop rounds list` shows what there is")
+            raise ConfigError(
+                f"student {services.student!r} has no previous champion; `skillloop rounds list` shows what"
+                " there is"
+            )
         _switch(services, previous, "rollback", console)
 
 
@@ -132,4 +143,6 @@ def _switch(services: Services, version: int, action: str, console: Console) -> 
     else:
         services.registry.promote(version)
     set_route(services, version, None, action, services.clock.now())
-    console.print(f"version {version} of {services.student!r} is champion and is served from now on", highlight=False)
+    console.print(
+        f"version {version} of {services.student!r} is champion and is served from now on", highlight=False
+    )

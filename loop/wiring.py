@@ -1,4 +1,5 @@
-"""Wiring: which implementation stands behind each port, by configuration. The only place that knows them all."""
+"""Wiring: which implementation stands behind each port, by configuration. The only place that knows them
+all."""
 
 from __future__ import annotations
 
@@ -11,30 +12,20 @@ from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
-from graphs.assess import Assessor
-from graphs.chat_settings import callers
-from graphs.filters import FilterParts, filters
-from graphs.monitor import STOPS_THE_BATCH, MonitorContext
 from loop.backends import open_store
 from loop.config import Config, ConfigError
-from loop.curate import CurateWorker
-from loop.decide import Decider
-from loop.deploy import DeployWorker, set_route
-from loop.folding import fold_handler
-from loop.monitor import GROUP, DiagnoseHandler, StoredLabels
-from loop.round_worker import TRANSIENT, RoundWorker
-from loop.services import Services, nobody
-from loop.task import Task
-from loop.train import JudgeWorker, TrainWorker
-from serving.step_rewards import RewardModel
+from loop.tasks.task import Task
+from loop.workers.curate import CurateWorker
+from loop.workers.deploy import DeployWorker, set_route
+from loop.workers.judge import JudgeWorker
+from loop.workers.round import RoundWorker
+from loop.workers.services import Services, nobody
+from loop.workers.train import TrainWorker
 from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.clock import SystemClock
-from streams.consume import ConsumeLoop, ConsumeSettings, Handler
 from streams.crash import ENVIRONMENT, crash_point
-from streams.log import EventLog, LogUnavailable
-from streams.outbox import OutboxRelay
-from streams.rounds import RoundStore
-from streams.store import StateStore, StoreUnavailable
+from streams.state.rounds import RoundStore
+from streams.state.store import StateStore
 from training.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -54,18 +45,22 @@ def open_task(config: Config, root: Path, store: StateStore) -> Task:
     Raises `ConfigError` for a teacher that cannot teach the task.
     """
     if config.task.kind == "files":
-        from loop.files_task import files_task
+        from loop.tasks.files import files_task
 
         return files_task(config, root, store)
-    from loop.demo.task import demo_task
+    from loop.tasks.world.task import demo_task
 
     if config.teacher.kind != "symbolic":
-        raise ConfigError(f"teacher.kind {config.teacher.kind!r} needs task.kind 'files': the demo's world has its symbolic teacher")
+        raise ConfigError(
+            f"teacher.kind {config.teacher.kind!r} needs task.kind 'files': the demo's world has its symbolic"
+            " teacher"
+        )
     return demo_task(config)
 
 
 def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = None) -> Services:
-    """Everything the workers need; `ports` replaces single parts (clock, crash, engine, registry, task, listen, owner)."""
+    """Everything the workers need; `ports` replaces single parts (clock, crash, engine, registry, task,
+    listen, owner)."""
     disable_progress_bar()  # the loop shows its own
     given = dict(ports or {})
     store = given.get("store") or open_store(config, root)
@@ -76,7 +71,8 @@ def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = 
         store=store,
         rounds=RoundStore(store),
         task=task,
-        engine=given.get("engine") or TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size)),
+        engine=given.get("engine")
+        or TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size)),
         registry=given.get("registry") or open_registry(config, root),
         clock=given.get("clock") or SystemClock(),
         crash=given.get("crash") or crash_point(os.environ.get(ENVIRONMENT)),
@@ -99,63 +95,6 @@ def set_up_student(services: Services) -> None:
     base = services.registry.register_base(services.task.base_dir)
     if services.rounds.route(services.student) is None:
         set_route(services, base.version, None, "promote", services.clock.now())
-
-
-class MonitorWorker:
-    """Consumes outputs, relays the outbox, asks the policy."""
-
-    def __init__(self, services: Services, log: EventLog) -> None:
-        task, settings = services.task, services.config.monitor
-        folds = settings.source == "diagnoses"
-        consume = ConsumeSettings(
-            group=GROUP,
-            topics=("diagnoses",) if folds else ("student-outputs",),
-            max_records=settings.max_records,
-            max_attempts=settings.max_attempts,
-            backoff_s=settings.backoff_s,
-            transient=(*TRANSIENT, *STOPS_THE_BATCH),
-            look_first=not folds,
-        )
-        handler: Handler = fold_handler
-        if not folds:
-            labels = StoredLabels(services.store, task.catalog)
-            context = MonitorContext(task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash)
-            threads = callers(services.config.teacher.chat)
-            handler = DiagnoseHandler(context, labels, settings, services.clock, threads, book=not task.books_itself)
-        self.loop = ConsumeLoop(log, services.store, handler, consume, clock=SystemClock(), crash=services.crash)
-        self.relay = OutboxRelay(services.store, log, services.crash)
-        self.decider = Decider(services.config, services.store, services.rounds, task)
-        self._listen = services.listen
-
-    def step(self) -> bool:
-        """One batch, then the outbox, then the policy. True when something was consumed."""
-        done = self.loop.step()
-        self.send()
-        standing = self.decider.step()
-        if standing is not None:
-            self._listen("standing", {"standing": standing})
-        return done > 0
-
-    def send(self) -> None:
-        """Empty the outbox; what cannot be sent now stays there for the next time."""
-        try:
-            self.relay.step()
-        except (LogUnavailable, StoreUnavailable) as exc:
-            logger.warning("the outbox waits: %s", exc)
-
-    def pause(self, seconds: float) -> None:
-        """Wait for a dependency that is away (real time, whatever clock the loop has)."""
-        SystemClock().sleep(seconds)
-
-
-def assessors(config: Config, task: Task) -> tuple[Assessor, ...]:
-    """The difficulty filters in order of trust. Raises `ConfigError` for one that is unknown or lacks its part."""
-    prm = config.monitor.prm
-    parts = FilterParts(grade=lambda _, gold, answer: task.grade(gold, answer), rewards=None if prm is None else RewardModel(prm))
-    try:
-        return filters(config.monitor.filters, parts)
-    except ValueError as exc:
-        raise ConfigError(f"monitor.filters: {exc}") from exc
 
 
 def round_workers(services: Services) -> tuple[RoundWorker, ...]:

@@ -14,7 +14,8 @@ class EngineError(Exception):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode. `temperature` 0 is greedy; `samples` answers per prompt; `seed` fixes sampled decoding."""
+    """How to decode. `temperature` 0 is greedy; `samples` answers per prompt; `seed` fixes sampled
+    decoding."""
 
     max_new_tokens: int = 96
     temperature: float = 0.0
@@ -26,10 +27,11 @@ class Engine(Protocol):
     """Answers prompts with one version of the student at a time; a batch never mixes versions."""
 
     def load(self, version: int, adapter: Path | None) -> None:
-        """Make `version` servable: the base alone (`adapter` None) or the base with the adapter in that directory.
+        """Make `version` servable: the base alone (`adapter` None) or the base with the adapter in that
+        directory.
 
-        Loading a loaded version again with the same files is a no-op; with other files it is an `EngineError`,
-        since a version is immutable. Raises `EngineError` for a corrupt or foreign adapter.
+        Loading a loaded version again with the same files is a no-op; with other files it is an
+        `EngineError`, since a version is immutable. Raises `EngineError` for a corrupt or foreign adapter.
         """
 
     def unload(self, version: int) -> None:
@@ -38,5 +40,8 @@ class Engine(Protocol):
     def versions(self) -> tuple[int, ...]:
         """The loaded versions, ascending."""
 
-    def generate(self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()) -> list[list[str]]:
-        """Answers per prompt, shape (len(prompts), sampling.samples). Raises `EngineError` for an unloaded version."""
+    def generate(
+        self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()
+    ) -> list[list[str]]:
+        """Answers per prompt, shape (len(prompts), sampling.samples). Raises `EngineError` for an unloaded
+        version."""

@@ -1,4 +1,5 @@
-"""An engine whose answers come from a function: for tests and dry runs. Shipped, so that nothing has to be patched."""
+"""An engine whose answers come from a function: for tests and dry runs. Shipped, so that nothing has to be
+patched."""
 
 from __future__ import annotations
 
@@ -27,13 +28,17 @@ class ScriptedEngine:
         self._digests: dict[int, str | None] = {}
 
     def load(self, version: int, adapter: Path | None) -> None:
-        """See `serving.engine.Engine.load`; adapter files must exist and be whole, though nothing is computed with them."""
+        """See `serving.engine.Engine.load`; adapter files must exist and be whole, though nothing is computed
+        with them."""
         digest = None if adapter is None else adapter_digest(adapter)
         if adapter is not None:
             tensor_shapes(adapter)
         with self._lock:
             if version in self._digests and self._digests[version] != digest:
-                raise EngineError(f"version {version} is loaded with other files; versions are immutable, register a new one")
+                raise EngineError(
+                    f"version {version} is loaded with other files; versions are immutable, register a"
+                    " new one"
+                )
             self._digests[version] = digest
 
     def unload(self, version: int) -> None:
@@ -46,9 +51,14 @@ class ScriptedEngine:
         with self._lock:
             return tuple(sorted(self._digests))
 
-    def generate(self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()) -> list[list[str]]:
+    def generate(
+        self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()
+    ) -> list[list[str]]:
         """Answers per prompt, shape (len(prompts), sampling.samples)."""
         with self._lock:
             if version not in self._digests:
                 raise EngineError(f"version {version} is not loaded; loaded are {self.versions()}")
-        return [[self._answer(prompt, version, sample) for sample in range(sampling.samples)] for prompt in prompts]
+        return [
+            [self._answer(prompt, version, sample) for sample in range(sampling.samples)]
+            for prompt in prompts
+        ]

@@ -2,10 +2,10 @@
 
 Two families, told apart by the class that the model's configuration names:
 
-- a causal language model answers each step with `+` or `-` in a chat: the reward is the probability of `+` against `-`
-  (RLHFlow/Llama3.1-8B-PRM-Mistral-Data, the one of the paper, and its relatives);
-- a token classifier judges the separator after each step: the reward is the probability of its second label (models trained with
-  TRL's stepwise supervision).
+- a causal language model answers each step with `+` or `-` in a chat: the reward is the probability of `+`
+  against `-` (RLHFlow/Llama3.1-8B-PRM-Mistral-Data, the one of the paper, and its relatives);
+- a token classifier judges the separator after each step: the reward is the probability of its second label
+  (models trained with TRL's stepwise supervision).
 
 Models that bring code of their own are refused: their code would run here.
 """
@@ -27,7 +27,8 @@ SEPARATOR = "\n"
 
 
 class RewardModel:
-    """A process reward model in `folder`, on CUDA in bf16 when there is one. Thread-safe: one solution at a time, in one pass.
+    """A process reward model in `folder`, on CUDA in bf16 when there is one. Thread-safe: one solution at a
+    time, in one pass.
 
     Raises `EngineError` when the folder holds no reward model of a family that is known here.
     """
@@ -45,9 +46,14 @@ class RewardModel:
         except (OSError, ValueError, KeyError) as exc:
             raise EngineError(f"the reward model in {folder} cannot be loaded ({exc})") from exc
         if not self._classifies and not self._tokenizer.chat_template:
-            raise EngineError(f"the reward model in {folder} has no chat template, which a causal one is asked with")
+            raise EngineError(
+                f"the reward model in {folder} has no chat template, which a causal one is asked with"
+            )
         if self._classifies and config.num_labels != 2:
-            raise EngineError(f"the reward model in {folder} has {config.num_labels} labels; 2 are expected, wrong and right")
+            raise EngineError(
+                f"the reward model in {folder} has {config.num_labels} labels; 2 are expected, wrong and"
+                " right"
+            )
         self._model = model.to(self._device).eval()
         self._longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)
 
@@ -69,8 +75,8 @@ class RewardModel:
     def _chat(self, question: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
         """The tokens of the chat up to the last step, and the places whose next token is a verdict.
 
-        Each verdict before it is taken as right, as those models were trained. A template that renders a turn differently
-        once it is followed by others cannot be read in one pass: `EngineError`.
+        Each verdict before it is taken as right, as those models were trained. A template that renders a turn
+        differently once it is followed by others cannot be read in one pass: `EngineError`.
         """
         turns: list[dict[str, str]] = []
         asked: list[int] = []
@@ -79,7 +85,9 @@ class RewardModel:
             turns.append({"role": "user", "content": step if turns else f"{question} {step}"})
             longer = self._render(turns)
             if longer[: len(asked)] != asked:
-                raise EngineError("the reward model's chat template changes earlier turns when later ones follow")
+                raise EngineError(
+                    "the reward model's chat template changes earlier turns when later ones follow"
+                )
             asked = longer
             places.append(len(asked) - 1)
             turns.append({"role": "assistant", "content": RIGHT})

@@ -1,8 +1,9 @@
 """The in-process engine: one base model in transformers, one PEFT adapter per version.
 
-What makes it fast on a CPU with the stock `generate`: a static key-value cache (the dynamic one copies itself at every token),
-batches of similar length, and stages: after `stage_tokens` tokens the finished rows leave and the others are packed anew, so
-one long answer does not hold up a batch. The cost is one more prefill per stage.
+What makes it fast on a CPU with the stock `generate`: a static key-value cache (the dynamic one copies itself
+at every token), batches of similar length, and stages: after `stage_tokens` tokens the finished rows leave
+and the others are packed anew, so one long answer does not hold up a batch. The cost is one more prefill per
+stage.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class _Row:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """`batch_size` rows at a time; `stage_tokens` new tokens between two packings; `device` None: CUDA when there is one."""
+    """`batch_size` rows at a time; `stage_tokens` new tokens between two packings; `device` None: CUDA when
+    there is one."""
 
     batch_size: int = 256
     stage_tokens: int = 24
@@ -61,21 +63,33 @@ class TransformersEngine:
         transformers_logging.disable_progress_bar()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
-            base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=dtype, use_safetensors=True, local_files_only=True)
+            base = AutoModelForCausalLM.from_pretrained(
+                base_dir, dtype=dtype, use_safetensors=True, local_files_only=True
+            )
         except (OSError, ValueError, KeyError) as exc:
             raise EngineError(f"the base student in {base_dir} cannot be loaded ({exc})") from exc
         self._stops = _stop_tokens(base, self._tokenizer)
-        base.generation_config = GenerationConfig(eos_token_id=sorted(self._stops), pad_token_id=min(self._stops))
+        base.generation_config = GenerationConfig(
+            eos_token_id=sorted(self._stops), pad_token_id=min(self._stops)
+        )
         self._base = base.to(self._device).eval()
-        self._linears = {name: (m.in_features, m.out_features) for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
+        self._linears = {
+            name: (m.in_features, m.out_features)
+            for name, m in base.named_modules()
+            if isinstance(m, torch.nn.Linear)
+        }
 
     def load(self, version: int, adapter: Path | None) -> None:
-        """See `serving.engine.Engine.load`. The adapter must name modules of this base and change its logits."""
+        """See `serving.engine.Engine.load`. The adapter must name modules of this base and change its
+        logits."""
         digest = None if adapter is None else adapter_digest(adapter)
         with self._lock:
             if version in self._digests:
                 if self._digests[version] != digest:
-                    raise EngineError(f"version {version} is loaded with other files; versions are immutable, register a new one")
+                    raise EngineError(
+                        f"version {version} is loaded with other files; versions are immutable, register a"
+                        " new one"
+                    )
                 return
             if adapter is not None:
                 check_fits(adapter, self._linears)
@@ -93,8 +107,11 @@ class TransformersEngine:
         with self._lock:
             return tuple(sorted(self._digests))
 
-    def generate(self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()) -> list[list[str]]:
-        """Answers per prompt, shape (len(prompts), sampling.samples); greedy answers do not depend on earlier calls."""
+    def generate(
+        self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()
+    ) -> list[list[str]]:
+        """Answers per prompt, shape (len(prompts), sampling.samples); greedy answers do not depend on earlier
+        calls."""
         if not prompts:
             return []
         with self._lock:
@@ -114,7 +131,9 @@ class TransformersEngine:
         limit = self._base.config.max_position_embeddings
         for prompt, ids in zip(prompts, encoded, strict=True):
             if not 0 < len(ids) < limit:
-                raise EngineError(f"a prompt has {len(ids)} tokens, this student takes 1 to {limit - 1}: {prompt[:60]!r}")
+                raise EngineError(
+                    f"a prompt has {len(ids)} tokens, this student takes 1 to {limit - 1}: {prompt[:60]!r}"
+                )
         return [_Row(place, encoded[place // samples]) for place in range(len(encoded) * samples)]
 
     def _stage(self, rows: list[_Row], budget: int, sampling: Sampling) -> None:
@@ -128,27 +147,42 @@ class TransformersEngine:
                 row.done = stop is not None or len(new) < budget
 
     def _continue(self, batch: list[_Row], budget: int, sampling: Sampling) -> list[list[int]]:
-        """The next tokens of each row, equally many; fewer than `budget` when every row stopped or the positions are used up."""
+        """The next tokens of each row, equally many; fewer than `budget` when every row stopped or the
+        positions are used up."""
         texts = [row.prompt + row.answer for row in batch]
         width = max(map(len, texts))
         budget = min(budget, self._base.config.max_position_embeddings - width)
         if budget <= 0:
             return [[] for _ in batch]
         pad = min(self._stops)
-        ids = torch.tensor([[pad] * (width - len(text)) + text for text in texts], device=self._device)  # (B, T), padded left
-        mask = torch.tensor([[0] * (width - len(text)) + [1] * len(text) for text in texts], device=self._device)
+        ids = torch.tensor(
+            [[pad] * (width - len(text)) + text for text in texts], device=self._device
+        )  # (B, T), padded left
+        mask = torch.tensor(
+            [[0] * (width - len(text)) + [1] * len(text) for text in texts], device=self._device
+        )
         try:
-            out = self._base.generate(input_ids=ids, attention_mask=mask, generation_config=self._decoding(budget, sampling))
+            out = self._base.generate(
+                input_ids=ids, attention_mask=mask, generation_config=self._decoding(budget, sampling)
+            )
         except (RuntimeError, ValueError) as exc:
-            raise EngineError(f"generation failed on {len(batch)} prompts of up to {width} tokens ({exc})") from exc
+            raise EngineError(
+                f"generation failed on {len(batch)} prompts of up to {width} tokens ({exc})"
+            ) from exc
         return [list(map(int, row)) for row in out[:, width:].tolist()]
 
     def _decoding(self, budget: int, sampling: Sampling) -> GenerationConfig:
-        common = {"max_new_tokens": budget, "eos_token_id": sorted(self._stops), "pad_token_id": min(self._stops)}
+        common = {
+            "max_new_tokens": budget,
+            "eos_token_id": sorted(self._stops),
+            "pad_token_id": min(self._stops),
+        }
         fast = {"cache_implementation": "static", "disable_compile": True}
         if sampling.temperature == 0:
             return GenerationConfig(**common, **fast, do_sample=False)
-        return GenerationConfig(**common, **fast, do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0)
+        return GenerationConfig(
+            **common, **fast, do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0
+        )
 
     def _applying(self, version: int | None) -> AbstractContextManager[Any]:
         """The context in which the base computes with a version's adapter, or (None) as itself."""
@@ -176,18 +210,26 @@ class TransformersEngine:
 
     def _prove(self, version: int, adapter: Path, weights: dict[str, Any]) -> None:
         """The loaded weights are exactly the file's, and they change what the base computes."""
-        loaded = get_peft_model_state_dict(self._peft, adapter_name=_name(version), save_embedding_layers=False)
+        loaded = get_peft_model_state_dict(
+            self._peft, adapter_name=_name(version), save_embedding_layers=False
+        )
         if loaded.keys() != weights.keys():
             odd = sorted(loaded.keys() ^ weights.keys())
-            raise EngineError(f"the adapter in {adapter} and its configuration disagree on {odd[:3]} ({len(odd)} tensors)")
+            raise EngineError(
+                f"the adapter in {adapter} and its configuration disagree on {odd[:3]} ({len(odd)} tensors)"
+            )
         if not all(torch.equal(loaded[name].float().cpu(), weights[name].float()) for name in weights):
             raise EngineError(f"the adapter in {adapter} was not loaded as it is in the file")
         zero = not any(bool(weight.any()) for name, weight in weights.items() if "lora_B" in name)
         if not zero and torch.equal(self._probe(None), self._probe(version)):
-            raise EngineError(f"the adapter in {adapter} does not change this base's logits; it is not applied")
+            raise EngineError(
+                f"the adapter in {adapter} does not change this base's logits; it is not applied"
+            )
 
     def _probe(self, version: int | None) -> Any:
-        ids = torch.arange(PROBE_TOKENS, device=self._device).remainder(self._base.config.vocab_size)[None]  # (1, T)
+        ids = torch.arange(PROBE_TOKENS, device=self._device).remainder(self._base.config.vocab_size)[
+            None
+        ]  # (1, T)
         with self._applying(version), torch.inference_mode():
             return self._base(input_ids=ids).logits
 
@@ -210,7 +252,9 @@ def _stop_tokens(base: Any, tokenizer: Any) -> frozenset[int]:
     listed = base.generation_config.eos_token_id
     found = {tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])} - {None}
     if not found:
-        raise EngineError("the base student names no end-of-sequence token in its tokenizer or generation configuration")
+        raise EngineError(
+            "the base student names no end-of-sequence token in its tokenizer or generation configuration"
+        )
     return frozenset(found)
 
 

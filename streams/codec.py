@@ -1,7 +1,7 @@
 """Events to bytes and back: JSON value, CloudEvents 1.0 attributes in headers (Kafka binary content mode).
 
-Source: CloudEvents 1.0.2, Kafka Protocol Binding, section 3.2. Decoding is ours and never a deserializer of the client,
-since one that raises hangs kafka-python (facts.md).
+Source: CloudEvents 1.0.2, Kafka Protocol Binding, section 3.2. Decoding is ours and never a deserializer of
+the client, since one that raises hangs kafka-python (facts.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def encode(event: Event) -> Outgoing:
-    """The record of an event, for its topic. Raises `ValueError` where a text is not Unicode (a lone surrogate)."""
+    """The record of an event, for its topic. Raises `ValueError` where a text is not Unicode (a lone
+    surrogate)."""
     headers = {
         "ce_specversion": "1.0",
         "ce_id": event.event_id,
@@ -36,11 +37,14 @@ def encode(event: Event) -> Outgoing:
         value = event.model_dump_json().encode()
     except PydanticSerializationError as exc:
         raise ValueError(f"event {event.event_id!r} cannot be written as JSON: {exc}") from exc
-    return Outgoing(event.TOPIC, event.key.encode(), value, tuple((name, text.encode()) for name, text in headers.items()))
+    return Outgoing(
+        event.TOPIC, event.key.encode(), value, tuple((name, text.encode()) for name, text in headers.items())
+    )
 
 
 class DecodeError(Exception):
-    """A record that no version of this program can read. `reason` is a short class for metrics and dead-letter headers."""
+    """A record that no version of this program can read. `reason` is a short class for metrics and
+    dead-letter headers."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -53,14 +57,23 @@ class Codec:
     `upcasts` maps (type, version as written) to the function that makes the next version's body of it.
     """
 
-    def __init__(self, types: Sequence[type[Event]] = EVENT_TYPES, upcasts: Mapping[tuple[str, int], Upcast] | None = None) -> None:
-        self._types = {kind.TYPE.encode(): (kind, kind.__pydantic_validator__.validate_json) for kind in types}
+    def __init__(
+        self,
+        types: Sequence[type[Event]] = EVENT_TYPES,
+        upcasts: Mapping[tuple[str, int], Upcast] | None = None,
+    ) -> None:
+        self._types = {
+            kind.TYPE.encode(): (kind, kind.__pydantic_validator__.validate_json) for kind in types
+        }
         self._upcasts = upcasts or {}
 
     def decode(self, record: Record) -> Event:
-        """The event of a record. Raises `DecodeError` for anything it cannot be read from, and nothing else."""
+        """The event of a record. Raises `DecodeError` for anything it cannot be read from, and nothing
+        else."""
         if len(record.value) > MAX_BYTES:
-            raise DecodeError("oversized", f"value has {len(record.value)} bytes, at most {MAX_BYTES} are accepted")
+            raise DecodeError(
+                "oversized", f"value has {len(record.value)} bytes, at most {MAX_BYTES} are accepted"
+            )
         kind, validate = self._kind(record)
         try:
             event: Event = validate(record.value)  # the common case in one pass: JSON and model together
@@ -71,7 +84,8 @@ class Codec:
         return event
 
     def _decode_in_steps(self, kind: type[Event], value: bytes) -> Event:
-        """Find out what is wrong, or convert an older version. Ends in JSON again, which refuses text that is not Unicode."""
+        """Find out what is wrong, or convert an older version. Ends in JSON again, which refuses text that is
+        not Unicode."""
         body = _body(value)
         version = body.get("schema_version", 1)
         if type(version) is not int or version != kind.VERSION:
@@ -87,21 +101,31 @@ class Codec:
                 found = self._types.get(value)
                 if found is None:
                     known = ", ".join(sorted(key.decode() for key in self._types))
-                    raise DecodeError("unknown-type", f"unknown event type {value.decode(errors='replace')!r}; known: {known}")
+                    raise DecodeError(
+                        "unknown-type",
+                        f"unknown event type {value.decode(errors='replace')!r}; known: {known}",
+                    )
                 return found
         raise DecodeError("no-type", "record has no ce_type header")
 
     def _convert(self, kind: type[Event], version: Any, body: dict[str, Any]) -> dict[str, Any]:
         if type(version) is not int or not 1 <= version <= kind.VERSION:
-            raise DecodeError("unknown-version", f"{kind.TYPE} schema_version {version!r}; this program reads 1 to {kind.VERSION}")
+            raise DecodeError(
+                "unknown-version",
+                f"{kind.TYPE} schema_version {version!r}; this program reads 1 to {kind.VERSION}",
+            )
         for step in range(version, kind.VERSION):
             upcast = self._upcasts.get((kind.TYPE, step))
             if upcast is None:
-                raise DecodeError("unknown-version", f"no up-conversion of {kind.TYPE} from schema_version {step}")
+                raise DecodeError(
+                    "unknown-version", f"no up-conversion of {kind.TYPE} from schema_version {step}"
+                )
             try:
                 body = upcast(body)
             except Exception as exc:
-                raise DecodeError("invalid", f"up-conversion of {kind.TYPE} from schema_version {step} failed: {exc!r}") from exc
+                raise DecodeError(
+                    "invalid", f"up-conversion of {kind.TYPE} from schema_version {step} failed: {exc!r}"
+                ) from exc
         return body
 
 

@@ -17,7 +17,15 @@ from streams.crash import CrashPoint, no_crash
 from streams.dead_letters import dead_letter
 from streams.events import Event
 from streams.log import Consumer, EventLog, LogError, LogUnavailable, Outgoing, Partition, Record
-from streams.store import Batch, BucketKey, DuplicateEvents, StaleOffsets, StateStore, StoreRefused, StoreUnavailable
+from streams.state.store import (
+    Batch,
+    BucketKey,
+    DuplicateEvents,
+    StaleOffsets,
+    StateStore,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 logger = logging.getLogger(__name__)
 COLLECT_EVERY_S = 1.0
@@ -25,9 +33,11 @@ COLLECT_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Effects:
-    """What handling some events changes; written in one transaction. `failed` maps event ids to why they can never be handled.
+    """What handling some events changes; written in one transaction. `failed` maps event ids to why they can
+    never be handled.
 
-    Handlers need not add up: keys may be anything that compares equal to a `BucketKey`, such as a named tuple.
+    Handlers need not add up: keys may be anything that compares equal to a `BucketKey`, such as a named
+    tuple.
     """
 
     buckets: Mapping[BucketKey, tuple[int, int]] = field(default_factory=dict)
@@ -51,10 +61,12 @@ Handler = Callable[[Sequence[Event]], Effects]
 
 @dataclass(frozen=True)
 class ConsumeSettings:
-    """`transient` are the handler's exceptions that mean "again later": they pause the consumer and never make a dead letter.
+    """`transient` are the handler's exceptions that mean "again later": they pause the consumer and never
+    make a dead letter.
 
-    `look_first`: ask the store which ids are known before handling a batch, so that a handler that costs something is not called for
-    them. Without it the batch is taken for new, and the store's refusal (nothing is written) makes the next try look.
+    `look_first`: ask the store which ids are known before handling a batch, so that a handler that costs
+    something is not called for them. Without it the batch is taken for new, and the store's refusal (nothing
+    is written) makes the next try look.
     """
 
     group: str
@@ -73,21 +85,26 @@ class ConsumeLoop:
 
     The order of a step, and what a crash after each point costs:
 
-    1. poll; partitions that are newly assigned are first sought to the offset in the store (crash: nothing happened);
+    1. poll; partitions that are newly assigned are first sought to the offset in the store (crash: nothing
+       happened);
     2. decode; a record that cannot be decoded becomes a dead letter in this batch's outbox;
     3. drop events whose id is known (`look_first`) or came earlier in the batch;
     4. handle (may call teachers; repeated after a crash, so handlers have no side effects but their result);
-    5. one transaction in the store: offsets by compare-and-set, event ids, buckets, watermarks, ledger, outbox
-       (crash before: the batch comes again; crash after: it does not);
-    6. commit the offsets to the log, for lag tools only (crash: the lag shown is too large until the next commit).
+    5. one transaction in the store: offsets by compare-and-set, event ids, buckets, watermarks, ledger,
+       outbox (crash before: the batch comes again; crash after: it does not);
+    6. commit the offsets to the log, for lag tools only (crash: the lag shown is too large until the next
+       commit).
 
-    A batch that the database can never take (`StoreRefused`) is done again record by record; the record that it refuses becomes a
-    dead letter. The outbox is emptied by `streams.outbox.OutboxRelay`. Transient failures in 1, 4 and 5 rewind to the stored
-    offsets, pause, and retry with back-off. `StaleOffsets` in 5 means the partition was lost: the batch is dropped and the stored
-    offsets are read. A topic that ends before the stored offset is a `LogError`: it was made anew.
+    A batch that the database can never take (`StoreRefused`) is done again record by record; the record that
+    it refuses becomes a dead letter. The outbox is emptied by `streams.state.outbox.OutboxRelay`. Transient
+    failures in 1, 4 and 5 rewind to the stored offsets, pause, and retry with back-off. `StaleOffsets` in 5
+    means the partition was lost: the batch is dropped and the stored offsets are read. A topic that ends
+    before the stored offset is a `LogError`: it was made anew.
     """
 
-    def __init__(self, log: EventLog, store: StateStore, handler: Handler, settings: ConsumeSettings, **ports: Any) -> None:
+    def __init__(
+        self, log: EventLog, store: StateStore, handler: Handler, settings: ConsumeSettings, **ports: Any
+    ) -> None:
         self._store = store
         self._handler = handler
         self.settings = settings
@@ -110,7 +127,8 @@ class ConsumeLoop:
         return self._retry_at is not None
 
     def step(self) -> int:
-        """Process one batch; the number of records whose effect is now in the store (0: nothing to do, or waiting)."""
+        """Process one batch; the number of records whose effect is now in the store (0: nothing to do, or
+        waiting)."""
         try:
             records = self._poll()
             done = self._process(records) if records else 0
@@ -150,7 +168,8 @@ class ConsumeLoop:
         return self._follow_assignment(records)
 
     def _follow_assignment(self, records: list[Record]) -> list[Record]:
-        """Forget lost partitions; seek gained ones to the store's offset, dropping what was polled from elsewhere.
+        """Forget lost partitions; seek gained ones to the store's offset, dropping what was polled from
+        elsewhere.
 
         Clearing `_next` makes every partition a gained one: that is how the loop rewinds.
         """
@@ -164,8 +183,13 @@ class ConsumeLoop:
             moved = {partition for partition in gained if first.get(partition) != start[partition]}
             self._consumer.seek({partition: start[partition] for partition in moved})
             records = [record for record in records if record.partition not in moved]
-        # A partition lost and regained inside one poll comes from the log's own commits, which may lag behind the store.
-        return [record for record in records if record.offset >= self._next.get(record.partition, record.offset + 1)]
+        # A partition lost and regained inside one poll comes from the log's own commits, which may lag behind
+        # the store.
+        return [
+            record
+            for record in records
+            if record.offset >= self._next.get(record.partition, record.offset + 1)
+        ]
 
     def _stored_offsets(self, partitions: frozenset[Partition]) -> dict[Partition, int]:
         stored = self._store.offsets(self.settings.group)
@@ -174,8 +198,9 @@ class ConsumeLoop:
             for partition, end in self._log.end_offsets(topic).items():
                 if start.get(partition, 0) > end:
                     raise LogError(
-                        f"{self.settings.group}: the state store has read {topic}[{partition.number}] up to {start[partition]}, but it "
-                        f"ends at {end}: the topic was made anew or has lost records. Restore it, or use a new consumer group name"
+                        f"{self.settings.group}: the state store has read {topic}[{partition.number}] up to"
+                        f" {start[partition]}, but it ends at {end}: the topic was made anew or has lost"
+                        " records. Restore it, or use a new consumer group name"
                     )
         return start
 
@@ -201,8 +226,14 @@ class ConsumeLoop:
         events, letters = self._decode(records)
         effects = self._handle(list(events.values()))
         for event_id, why in effects.failed.items():
-            letters.append(dead_letter(self._record_of(event_id, records), "failed", why, self.settings.max_attempts))
-        event_ids = [event_id for event_id in events if event_id not in effects.failed] if effects.failed else list(events)
+            letters.append(
+                dead_letter(self._record_of(event_id, records), "failed", why, self.settings.max_attempts)
+            )
+        event_ids = (
+            [event_id for event_id in events if event_id not in effects.failed]
+            if effects.failed
+            else list(events)
+        )
         self._commit(records, event_ids, replace(effects, outbox=[*letters, *effects.outbox]))
         self.counts.update(records=len(records), events=len(event_ids), dead_letters=len(letters))
         return len(records)
@@ -238,7 +269,9 @@ class ConsumeLoop:
         self._crash("consume.after-commit")
         try:
             self._consumer.commit(after)
-        except LogError as exc:  # the truth is in the store: only the lag shown is wrong, until the next commit
+        except (
+            LogError
+        ) as exc:  # the truth is in the store: only the lag shown is wrong, until the next commit
             logger.info("offsets not committed to the log: %s", exc)
 
     def _decode(self, records: Sequence[Record]) -> tuple[dict[str, Event], list[Outgoing]]:
@@ -287,18 +320,21 @@ class ConsumeLoop:
 
 
 def calm_collector() -> None:
-    """Have Python's cycle collector run only between batches, and never over what is loaded by now. For a process that consumes.
+    """Have Python's cycle collector run only between batches, and never over what is loaded by now. For a
+    process that consumes.
 
-    A batch is thousands of objects that live until its commit and hold no cycles; with the default thresholds the collector walks
-    them, and all modules, again and again: a quarter of a consumer's processor time (docs/scaling.md). The loop collects itself, at
-    most once a second.
+    A batch is thousands of objects that live until its commit and hold no cycles; with the default thresholds
+    the collector walks them, and all modules, again and again: a quarter of a consumer's processor time
+    (docs/scaling.md). The loop collects itself, at most once a second.
     """
     gc.collect()
     gc.freeze()
     gc.disable()
 
 
-def _add_counts(one: Mapping[BucketKey, tuple[int, int]], other: Mapping[BucketKey, tuple[int, int]]) -> dict[BucketKey, tuple[int, int]]:
+def _add_counts(
+    one: Mapping[BucketKey, tuple[int, int]], other: Mapping[BucketKey, tuple[int, int]]
+) -> dict[BucketKey, tuple[int, int]]:
     total = dict(one)
     for key, (needed, missing) in other.items():
         before = total.get(key, (0, 0))
@@ -310,4 +346,7 @@ def _merge_watermarks(
     one: Mapping[tuple[str, int], tuple[int, float]], other: Mapping[tuple[str, int], tuple[int, float]]
 ) -> dict[tuple[str, int], tuple[int, float]]:
     start = (0, float("-inf"))
-    return {key: (one.get(key, start)[0] + outputs, max(one.get(key, start)[1], latest)) for key, (outputs, latest) in other.items()}
+    return {
+        key: (one.get(key, start)[0] + outputs, max(one.get(key, start)[1], latest))
+        for key, (outputs, latest) in other.items()
+    }

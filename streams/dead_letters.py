@@ -1,4 +1,5 @@
-"""Dead letters: records that can never be processed, kept with the reason on `<topic>.dlq` (precedents: KIP-298, KIP-1034)."""
+"""Dead letters: records that can never be processed, kept with the reason on `<topic>.dlq` (precedents:
+KIP-298, KIP-1034)."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class DeadLetter:
 def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Outgoing:
     """The dead letter of a record: raw bytes, key and headers, plus headers that say what went wrong.
 
-    A value over `MAX_LETTER_BYTES` is cut to that, with its size in a header `dlq_cut_from`: the topic must be able to take it.
+    A value over `MAX_LETTER_BYTES` is cut to that, with its size in a header `dlq_cut_from`: the topic must
+    be able to take it.
     """
     extra = {
         "reason": reason,
@@ -49,16 +51,24 @@ def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Out
         extra["cut_from"] = str(len(record.value))
     headers = tuple((PREFIX + name, text.encode(errors="replace")) for name, text in extra.items())
     value = record.value[:MAX_LETTER_BYTES]
-    return Outgoing(dead_letter_topic(record.partition.topic), record.key, value, _original_headers(record) + headers)
+    return Outgoing(
+        dead_letter_topic(record.partition.topic), record.key, value, _original_headers(record) + headers
+    )
 
 
 def _original_headers(record: Record) -> Headers:
-    return tuple((name, value) for name, value in record.headers if not name.startswith(PREFIX) and name != OUTBOX_ID)
+    return tuple(
+        (name, value) for name, value in record.headers if not name.startswith(PREFIX) and name != OUTBOX_ID
+    )
 
 
 def parse(record: Record) -> DeadLetter:
     """Read a record of a dead-letter topic."""
-    found = {name[len(PREFIX) :]: value.decode(errors="replace") for name, value in record.headers if name.startswith(PREFIX)}
+    found = {
+        name[len(PREFIX) :]: value.decode(errors="replace")
+        for name, value in record.headers
+        if name.startswith(PREFIX)
+    }
     return DeadLetter(
         position=record,
         reason=found.get("reason", "unknown"),
@@ -72,13 +82,17 @@ def parse(record: Record) -> DeadLetter:
 
 
 def redrive(letter: DeadLetter) -> Outgoing:
-    """The original record again, for its own topic. Its event id was never marked as known, so it is processed anew.
+    """The original record again, for its own topic. Its event id was never marked as known, so it is
+    processed anew.
 
     Raises `ValueError` for a letter that was cut: its end is gone.
     """
     record = letter.position
     if letter.cut_from:
-        raise ValueError(f"dead letter {letter.letter_id} keeps only {len(record.value)} of {letter.cut_from} bytes: it cannot be redriven")
+        raise ValueError(
+            f"dead letter {letter.letter_id} keeps only {len(record.value)} of {letter.cut_from} bytes: it"
+            " cannot be redriven"
+        )
     return Outgoing(letter.topic, record.key, record.value, _original_headers(record))
 
 
@@ -90,5 +104,6 @@ def _number(text: str | None, default: int) -> int:
 
 
 def read_all(log: EventLog, topic: str) -> Iterator[DeadLetter]:
-    """The dead letters of `topic` (the original's name), oldest first within a partition. Raises `TopicMissing`, `LogUnavailable`."""
+    """The dead letters of `topic` (the original's name), oldest first within a partition. Raises
+    `TopicMissing`, `LogUnavailable`."""
     return (parse(record) for record in log.read(dead_letter_topic(topic)))

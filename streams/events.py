@@ -1,7 +1,7 @@
 """The loop's event types (contract 1).
 
-Frozen pydantic models. Derived events have deterministic ids (`derived_id`), so a step that runs twice writes the same event
-twice and the second one is dropped as known.
+Frozen pydantic models. Derived events have deterministic ids (`derived_id`), so a step that runs twice writes
+the same event twice and the second one is dropped as known.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Bucket = Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 
 def derived_id(cause: str, step: str) -> str:
-    """The id of the event that `step` derives from the event or thing `cause` (uuid5: the same inputs give the same id).
+    """The id of the event that `step` derives from the event or thing `cause` (uuid5: the same inputs give
+    the same id).
 
     >>> derived_id("a", "diagnose") == derived_id("a", "diagnose") != derived_id("b", "diagnose")
     True
@@ -32,7 +33,9 @@ def derived_id(cause: str, step: str) -> str:
 
 def _utc(value: datetime) -> datetime:
     if value.tzinfo is None:
-        raise ValueError(f"time {value.isoformat()} has no zone; write it as UTC, for example {value.isoformat()}Z")
+        raise ValueError(
+            f"time {value.isoformat()} has no zone; write it as UTC, for example {value.isoformat()}Z"
+        )
     if not value.utcoffset():
         return value  # the usual case, and cheaper than a conversion
     try:
@@ -42,7 +45,8 @@ def _utc(value: datetime) -> datetime:
 
 
 class Event(BaseModel):
-    """What every event carries. `occurred_at` is event time (UTC), `causation_id` the event that led to this one."""
+    """What every event carries. `occurred_at` is event time (UTC), `causation_id` the event that led to this
+    one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     TYPE: ClassVar[str]
@@ -84,7 +88,8 @@ class StudentOutput(Event):
 class Diagnosed(Event):
     """What the teacher found in one output (`causation_id`). Folding these gives the profile (contract 3).
 
-    `missing` is a subset of `needed`; `discarded` counts labels outside it that were dropped. An abstention counts nowhere.
+    `missing` is a subset of `needed`; `discarded` counts labels outside it that were dropped. An abstention
+    counts nowhere.
     """
 
     TYPE: ClassVar[str] = "skillloop.diagnosed"

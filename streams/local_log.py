@@ -1,8 +1,9 @@
 """The embedded event log: one SQLite file in WAL mode, durable, shared by several processes on one machine.
 
-Every append is one transaction with `synchronous=FULL`. Group members are rows with a lease that every poll renews; a member
-that died loses its partitions when the lease ends (the state store's compare-and-set keeps it from writing in any case). With
-an `instance` name the member keeps its identity over restarts (static membership) and takes its partitions back at once.
+Every append is one transaction with `synchronous=FULL`. Group members are rows with a lease that every poll
+renews; a member that died loses its partitions when the lease ends (the state store's compare-and-set keeps
+it from writing in any case). With an `instance` name the member keeps its identity over restarts (static
+membership) and takes its partitions back at once.
 """
 
 from __future__ import annotations
@@ -37,9 +38,16 @@ T = TypeVar("T")
 
 
 class LocalLog:
-    """See the module's description. Raises `LogUnavailable` when the file cannot be opened, is locked too long, or the disk is full."""
+    """See the module's description. Raises `LogUnavailable` when the file cannot be opened, is locked too
+    long, or the disk is full."""
 
-    def __init__(self, path: Path, topics: Sequence[TopicSpec] = TOPICS, clock: Clock | None = None, instance: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        topics: Sequence[TopicSpec] = TOPICS,
+        clock: Clock | None = None,
+        instance: str | None = None,
+    ) -> None:
         self.path = path
         self.instance = instance
         self.clock = clock or SystemClock()
@@ -50,9 +58,14 @@ class LocalLog:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
-            self._db.executemany("INSERT OR IGNORE INTO topics VALUES (?, ?)", [(spec.name, spec.partitions) for spec in topics])
+            self._db.executemany(
+                "INSERT OR IGNORE INTO topics VALUES (?, ?)",
+                [(spec.name, spec.partitions) for spec in topics],
+            )
         except (OSError, sqlite3.Error) as exc:
-            raise LogUnavailable(f"cannot open the event log {path}: {exc}; check that the folder exists and is writable") from exc
+            raise LogUnavailable(
+                f"cannot open the event log {path}: {exc}; check that the folder exists and is writable"
+            ) from exc
 
     def append(self, records: Sequence[Outgoing]) -> None:
         with self._lock:
@@ -66,7 +79,9 @@ class LocalLog:
                         self._db.execute("ROLLBACK")
                     raise
             except sqlite3.Error as exc:
-                raise LogUnavailable(f"cannot append {len(records)} records to {self.path}: {exc}; nothing was written") from exc
+                raise LogUnavailable(
+                    f"cannot append {len(records)} records to {self.path}: {exc}; nothing was written"
+                ) from exc
 
     def _write(self, records: Sequence[Outgoing]) -> None:
         ends: dict[Partition, int] = {}
@@ -74,7 +89,10 @@ class LocalLog:
         rows = []
         for record in records:
             if record.topic not in counts:
-                raise TopicMissing(f"topic {record.topic!r} does not exist in {self.path}; known: {', '.join(sorted(counts))}")
+                raise TopicMissing(
+                    f"topic {record.topic!r} does not exist in {self.path}; known:"
+                    f" {', '.join(sorted(counts))}"
+                )
             partition = Partition(record.topic, partition_of(record.key, counts[record.topic]))
             position = ends[partition] if partition in ends else self._end(partition)
             ends[partition] = position + 1
@@ -95,7 +113,11 @@ class LocalLog:
 
     def partition_counts(self) -> dict[str, int]:
         """Topic -> number of partitions."""
-        return dict(self._do("read the topics", lambda: self._db.execute("SELECT name, partitions FROM topics").fetchall()))
+        return dict(
+            self._do(
+                "read the topics", lambda: self._db.execute("SELECT name, partitions FROM topics").fetchall()
+            )
+        )
 
     def end_offsets(self, topic: str) -> dict[Partition, int]:
         partitions = self.partitions([topic])
@@ -106,7 +128,9 @@ class LocalLog:
         counts = self.partition_counts()
         missing = [topic for topic in topics if topic not in counts]
         if missing:
-            raise TopicMissing(f"topic {missing[0]!r} does not exist in {self.path}; known: {', '.join(sorted(counts))}")
+            raise TopicMissing(
+                f"topic {missing[0]!r} does not exist in {self.path}; known: {', '.join(sorted(counts))}"
+            )
         return [Partition(topic, number) for topic in topics for number in range(counts[topic])]
 
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
@@ -122,10 +146,14 @@ class LocalLog:
     def fetch(self, partition: Partition, start: int, limit: int) -> list[Record]:
         """Up to `limit` records of one partition from offset `start`."""
         query = (
-            "SELECT position, key, value, headers FROM records WHERE topic = ? AND number = ? AND position >= ? ORDER BY position LIMIT ?"
+            "SELECT position, key, value, headers FROM records WHERE topic = ? AND number = ? AND position >="
+            " ? ORDER BY position LIMIT ?"
         )
         rows = self._do("read", lambda: self._db.execute(query, (*partition, start, limit)).fetchall())
-        return [Record(partition, position, key, value, _headers(headers)) for position, key, value, headers in rows]
+        return [
+            Record(partition, position, key, value, _headers(headers))
+            for position, key, value, headers in rows
+        ]
 
     def consumer(self, group: str, topics: Sequence[str]) -> LocalConsumer:
         return LocalConsumer(self, group, topics)
@@ -141,7 +169,8 @@ class LocalLog:
         self.close()
 
     def renew(self, group: str, member: str) -> list[str]:
-        """Renew a member's lease where it is due, and return the living members. (A renewal is a write: not at every poll.)"""
+        """Renew a member's lease where it is due, and return the living members. (A renewal is a write: not
+        at every poll.)"""
         now = self.clock.now().timestamp()
         query = "SELECT member, expires FROM members WHERE member_group = ? AND expires >= ?"
 
@@ -149,7 +178,9 @@ class LocalLog:
             living = dict(self._db.execute(query, (group, now)).fetchall())
             if living.get(member, 0.0) < now + LEASE_S - RENEW_S:
                 self._db.execute("DELETE FROM members WHERE member_group = ? AND expires < ?", (group, now))
-                self._db.execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (group, member, now + LEASE_S))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (group, member, now + LEASE_S)
+                )
                 living[member] = now + LEASE_S
             return list(living)
 
@@ -169,7 +200,10 @@ class LocalLog:
     def save_commits(self, group: str, offsets: Mapping[Partition, int]) -> None:
         """Store committed next offsets."""
         rows = [(group, partition.topic, partition.number, offset) for partition, offset in offsets.items()]
-        self._do("commit offsets", lambda: self._db.executemany("INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?)", rows))
+        self._do(
+            "commit offsets",
+            lambda: self._db.executemany("INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?)", rows),
+        )
 
 
 class LocalConsumer:
@@ -229,7 +263,9 @@ class LocalConsumer:
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         foreign = set(offsets) - self._assigned
         if foreign:
-            raise LogError(f"cannot seek in {min(foreign)}: it is not assigned to this member of {self._group}")
+            raise LogError(
+                f"cannot seek in {min(foreign)}: it is not assigned to this member of {self._group}"
+            )
         self._positions.update(offsets)
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:

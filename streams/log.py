@@ -1,7 +1,7 @@
 """The event-log port: partitioned, append-only, consumed in groups. Implementations: local, memory, Kafka.
 
-Values and keys are bytes everywhere. Positions belong to the consumer's own state store: a consumer seeks to the offsets it
-has stored; what it commits to the log is only for lag tools.
+Values and keys are bytes everywhere. Positions belong to the consumer's own state store: a consumer seeks to
+the offsets it has stored; what it commits to the log is only for lag tools.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ class LogUnavailable(LogError):
 
 
 class MemberFenced(LogError):
-    """The log has given this group member's name to another connection: end this process; a supervisor may start it again."""
+    """The log has given this group member's name to another connection: end this process; a supervisor may
+    start it again."""
 
 
 class TopicMissing(LogError):
@@ -37,7 +38,8 @@ class Partition(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record as read: where it stands and its bytes. (A named tuple: one is made per event, and this is the cheapest.)"""
+    """A record as read: where it stands and its bytes. (A named tuple: one is made per event, and this is the
+    cheapest.)"""
 
     partition: Partition
     offset: int
@@ -60,7 +62,8 @@ class Consumer(Protocol):
     """One member of a consumer group."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Up to `max_records` next records of the assigned partitions, in order within a partition; empty after `timeout_s`."""
+        """Up to `max_records` next records of the assigned partitions, in order within a partition; empty
+        after `timeout_s`."""
 
     def assignment(self) -> frozenset[Partition]:
         """The partitions this member reads now. It may change inside `poll`."""
@@ -85,7 +88,8 @@ class EventLog(Protocol):
     """An event log."""
 
     def append(self, records: Sequence[Outgoing]) -> None:
-        """Write durably, all in order per key; returns after the acknowledgement. Raises `LogUnavailable`, `TopicMissing`."""
+        """Write durably, all in order per key; returns after the acknowledgement. Raises `LogUnavailable`,
+        `TopicMissing`."""
 
     def consumer(self, group: str, topics: Sequence[str]) -> Consumer:
         """A new member of `group` reading `topics` from the group's commits, else from the beginning."""
@@ -94,7 +98,8 @@ class EventLog(Protocol):
         """Next offset to be written, per partition. Raises `TopicMissing`, `LogUnavailable`."""
 
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
-        """Every record that is in `topic` now, from the offsets in `start` (else the oldest kept), in order within a partition.
+        """Every record that is in `topic` now, from the offsets in `start` (else the oldest kept), in order
+        within a partition.
 
         Belongs to no group and moves no offset. Raises `TopicMissing`, `LogUnavailable`.
         """

@@ -1,4 +1,5 @@
-"""The in-memory event log: a fake for tests, with crash points and ordered outages. One process, one thread."""
+"""The in-memory event log: a fake for tests, with crash points and ordered outages. One process, one
+thread."""
 
 from __future__ import annotations
 
@@ -13,10 +14,13 @@ from streams.topics import TOPICS, TopicSpec
 
 
 class MemoryLog:
-    """Same behaviour as the real ones, in one process. `unavailable` counts appends and polls that fail before it works again."""
+    """Same behaviour as the real ones, in one process. `unavailable` counts appends and polls that fail
+    before it works again."""
 
     def __init__(self, topics: Sequence[TopicSpec] = TOPICS, crash: CrashPoint = no_crash) -> None:
-        self.records: dict[Partition, list[Record]] = {Partition(spec.name, n): [] for spec in topics for n in range(spec.partitions)}
+        self.records: dict[Partition, list[Record]] = {
+            Partition(spec.name, n): [] for spec in topics for n in range(spec.partitions)
+        }
         self.commits: dict[str, dict[Partition, int]] = defaultdict(dict)
         self.members: dict[str, list[str]] = defaultdict(list)
         self.crash = crash
@@ -30,7 +34,9 @@ class MemoryLog:
             count = len(self.partitions([record.topic]))
             partition = Partition(record.topic, partition_of(record.key, count))
             position = len(self.records[partition])
-            self.records[partition].append(Record(partition, position, record.key, record.value, record.headers))
+            self.records[partition].append(
+                Record(partition, position, record.key, record.value, record.headers)
+            )
         self.crash("log.after-append")
 
     def check_available(self, what: str) -> None:
@@ -44,7 +50,9 @@ class MemoryLog:
         known = {partition.topic for partition in self.records}
         for topic in topics:
             if topic not in known:
-                raise TopicMissing(f"topic {topic!r} does not exist in the memory log; known: {', '.join(sorted(known))}")
+                raise TopicMissing(
+                    f"topic {topic!r} does not exist in the memory log; known: {', '.join(sorted(known))}"
+                )
         return [partition for partition in self.records if partition.topic in topics]
 
     def end_offsets(self, topic: str) -> dict[Partition, int]:
@@ -87,7 +95,8 @@ class MemoryConsumer:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Positions start at the group's commits, as they do in the real logs; the loop seeks to the store's offsets."""
+        """Positions start at the group's commits, as they do in the real logs; the loop seeks to the store's
+        offsets."""
         assigned = share(self._log.partitions(self._topics), self._log.members[self._group], self._member)
         for partition in assigned - self._assigned:
             self._positions[partition] = self._log.commits[self._group].get(partition, 0)

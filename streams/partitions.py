@@ -9,7 +9,8 @@ from streams.log import Partition
 
 
 def partition_of(key: bytes | None, partitions: int) -> int:
-    """The partition of a key: stable across processes and versions; records without a key go to partition 0."""
+    """The partition of a key: stable across processes and versions; records without a key go to partition
+    0."""
     return 0 if key is None else zlib.crc32(key) % partitions
 
 
@@ -23,11 +24,14 @@ def share(partitions: Iterable[Partition], members: Sequence[str], member: str) 
     if member not in ordered:
         return frozenset()
     place = ordered.index(member)
-    return frozenset(partition for turn, partition in enumerate(sorted(partitions)) if turn % len(ordered) == place)
+    return frozenset(
+        partition for turn, partition in enumerate(sorted(partitions)) if turn % len(ordered) == place
+    )
 
 
 def in_turn(partitions: Iterable[Partition], turn: int) -> list[Partition]:
-    """The partitions in the order in which poll number `turn` reads them: another one comes first each time, so none starves.
+    """The partitions in the order in which poll number `turn` reads them: another one comes first each time,
+    so none starves.
 
     >>> [partition.number for partition in in_turn([Partition("t", n) for n in range(3)], 4)]
     [1, 2, 0]

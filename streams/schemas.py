@@ -1,4 +1,5 @@
-"""The JSON Schemas of all event types as files: `python -m streams.schemas docs/schemas` writes them, a test keeps them up to date."""
+"""The JSON Schemas of all event types as files: `python -m streams.schemas docs/schemas` writes them, a test
+keeps them up to date."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from streams.codec import json_schemas
 
 def schema_files() -> dict[str, str]:
     """File name -> text."""
-    return {name: json.dumps(schema, indent=2, sort_keys=True) + "\n" for name, schema in json_schemas().items()}
+    return {
+        name: json.dumps(schema, indent=2, sort_keys=True) + "\n" for name, schema in json_schemas().items()
+    }
 
 
 def write(folder: Path) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from streams.events import EVENT_TYPES
 
 DAY_MS = 24 * 3600 * 1000
-# Events may have 1 MiB. Topics take more, so that a larger record becomes a dead letter instead of an error at its producer.
+# Events may have 1 MiB. Topics take more, so that a larger record becomes a dead letter instead of an error
+# at its producer.
 MAX_LETTER_BYTES = 8 * 1_048_576
 
 

@@ -1,4 +1,5 @@
-"""A watchdog for calls that may never return: it ends the process, which is safe, since everything here survives a kill."""
+"""A watchdog for calls that may never return: it ends the process, which is safe, since everything here
+survives a kill."""
 
 from __future__ import annotations
 
@@ -15,16 +16,24 @@ EXIT_STUCK = 75  # EX_TEMPFAIL: a supervisor should start the process again
 
 
 def end_process(what: str, limit_s: float) -> None:
-    """Log where every thread stands and exit with `EXIT_STUCK`. A stuck thread cannot be stopped in any gentler way."""
-    logger.critical("%s has not returned within %.0f s: ending this process; start it again, nothing is lost", what, limit_s)
+    """Log where every thread stands and exit with `EXIT_STUCK`. A stuck thread cannot be stopped in any
+    gentler way."""
+    logger.critical(
+        "%s has not returned within %.0f s: ending this process; start it again, nothing is lost",
+        what,
+        limit_s,
+    )
     faulthandler.dump_traceback(all_threads=True)
     os._exit(EXIT_STUCK)
 
 
 class Watchdog:
-    """Calls `on_stuck(what, limit_s)` from its own thread when a guarded block takes longer than `limit_s` seconds."""
+    """Calls `on_stuck(what, limit_s)` from its own thread when a guarded block takes longer than `limit_s`
+    seconds."""
 
-    def __init__(self, what: str, limit_s: float, on_stuck: Callable[[str, float], None] = end_process) -> None:
+    def __init__(
+        self, what: str, limit_s: float, on_stuck: Callable[[str, float], None] = end_process
+    ) -> None:
         self._what = what
         self._limit_s = limit_s
         self._on_stuck = on_stuck

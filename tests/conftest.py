@@ -23,9 +23,11 @@ MINUTES = ("test_crash_seeds.py", "test_vllm.py", "test_vllm_teacher.py", "test_
 
 
 class ByFile(LoadScopeScheduling):
-    """A file's tests stay together, since its fixtures are dear; the long crash tests are dealt out, all that need vLLM share one.
+    """A file's tests stay together, since its fixtures are dear; the long crash tests are dealt out, all that
+    need vLLM share one.
 
-    pytest-xdist 3.8 has `loadgroup` for this, which has no effect under pytest 9.2: it marks the groups in a node id nobody reads.
+    pytest-xdist 3.8 has `loadgroup` for this, which has no effect under pytest 9.2: it marks the groups in a
+    node id nobody reads.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -69,20 +71,36 @@ def wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path)
 def vllm_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a real vLLM on CPU that serves a tiny random model called `teacher`.
 
-    It runs from an environment of its own, since it pins its torch. The console script of the CPU package fails; the module works.
+    It runs from an environment of its own, since it pins its torch. The console script of the CPU package
+    fails; the module works.
     """
     if not PYTHON.exists():
         pytest.skip("needs vLLM in .venv-vllm: make vllm-env")
     folder = tmp_path_factory.mktemp(request.param)
     builder = ROOT / "tests" / "graphs" / "tiny_models.py"
-    subprocess.run([sys.executable, builder, request.param, folder / "model"], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        [sys.executable, builder, request.param, folder / "model"],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     port = free_port()
     base_url = f"http://127.0.0.1:{port}/v1"
-    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", folder / "model", "--served-model-name", "teacher"]
+    command = [
+        PYTHON,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        folder / "model",
+        "--served-model-name",
+        "teacher",
+    ]
     options = ["--max-model-len", "4096", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     offline = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     log = folder / "vllm.log"
-    with log.open("wb") as out, subprocess.Popen([*command, *options], stdout=out, stderr=out, env=os.environ | offline) as process:
+    with (
+        log.open("wb") as out,
+        subprocess.Popen([*command, *options], stdout=out, stderr=out, env=os.environ | offline) as process,
+    ):
         try:
             wait_until_ready(process, base_url, log)
             yield base_url

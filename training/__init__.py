@@ -1,1 +1,2 @@
-"""How a student changes: data mix, LoRA SFT, evaluation, gate, MLflow registry. Only importer of peft, trl, mlflow."""
+"""How a student changes: data mix, LoRA SFT, evaluation, gate, MLflow registry. Only importer of peft, trl,
+mlflow."""

@@ -1,7 +1,8 @@
-"""An adapter as files: its canonical bytes, its hash, and the check that it is whole, finite and safe to load.
+"""An adapter as files: its canonical bytes, its hash, and the check that it is whole, finite and safe to
+load.
 
-An adapter directory holds exactly `adapter_config.json` and `adapter_model.safetensors`, so that vLLM, PEFT and the registry
-read the same thing. No pickle is ever opened.
+An adapter directory holds exactly `adapter_config.json` and `adapter_model.safetensors`, so that vLLM, PEFT
+and the registry read the same thing. No pickle is ever opened.
 """
 
 from __future__ import annotations
@@ -49,9 +50,13 @@ def base_sha256(base_dir: Path) -> str:
 
     Raises `CorruptAdapter` when the directory holds no safetensors weights.
     """
-    names = [path.name for path in base_dir.glob("*") if path.suffix in {".safetensors", ".json", ".txt", ".model"}]
+    names = [
+        path.name for path in base_dir.glob("*") if path.suffix in {".safetensors", ".json", ".txt", ".model"}
+    ]
     if not any(name.endswith(".safetensors") for name in names):
-        raise CorruptAdapter(f"{base_dir} holds no .safetensors weights; a base student must be saved as safetensors")
+        raise CorruptAdapter(
+            f"{base_dir} holds no .safetensors weights; a base student must be saved as safetensors"
+        )
     return files_sha256(base_dir, names)
 
 
@@ -71,13 +76,15 @@ def canonicalise(adapter_dir: Path, base_name: str) -> None:
 def load_check(adapter_dir: Path) -> dict[str, Any]:
     """Read every tensor once and return the configuration.
 
-    Raises `CorruptAdapter` for missing or truncated files, pickles, values that are not finite, and for what vLLM cannot
-    serve (bias, DoRA, modules_to_save).
+    Raises `CorruptAdapter` for missing or truncated files, pickles, values that are not finite, and for what
+    vLLM cannot serve (bias, DoRA, modules_to_save).
     """
     _require_files(adapter_dir)
     pickles = sorted(path.name for path in adapter_dir.iterdir() if path.suffix in PICKLE_SUFFIXES)
     if pickles:
-        raise CorruptAdapter(f"{adapter_dir} holds pickle files {pickles}; only safetensors and JSON are accepted, remove them")
+        raise CorruptAdapter(
+            f"{adapter_dir} holds pickle files {pickles}; only safetensors and JSON are accepted, remove them"
+        )
     config = read_config(adapter_dir)
     _check_tensors(adapter_dir / WEIGHTS_FILE)
     return config
@@ -89,10 +96,16 @@ def read_config(adapter_dir: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
-        raise CorruptAdapter(f"{path} is not readable JSON ({exc}); download or train the adapter again") from exc
+        raise CorruptAdapter(
+            f"{path} is not readable JSON ({exc}); download or train the adapter again"
+        ) from exc
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise CorruptAdapter(f"{path} does not describe a LoRA adapter")
-    forbidden = {"bias": config.get("bias", "none") != "none", "use_dora": config.get("use_dora"), "auto_map": config.get("auto_map")}
+    forbidden = {
+        "bias": config.get("bias", "none") != "none",
+        "use_dora": config.get("use_dora"),
+        "auto_map": config.get("auto_map"),
+    }
     forbidden["modules_to_save"] = config.get("modules_to_save")
     bad = sorted(name for name, value in forbidden.items() if value)
     if bad:
@@ -112,8 +125,12 @@ def _check_tensors(path: Path) -> None:
             names = list(file.keys())
             broken = [name for name in names if not bool(torch.isfinite(file.get_tensor(name)).all())]
     except (OSError, SafetensorError) as exc:
-        raise CorruptAdapter(f"{path} is truncated or not safetensors ({exc}); download or train the adapter again") from exc
+        raise CorruptAdapter(
+            f"{path} is truncated or not safetensors ({exc}); download or train the adapter again"
+        ) from exc
     if not names:
         raise CorruptAdapter(f"{path} holds no tensors")
     if broken:
-        raise CorruptAdapter(f"{path} holds NaN or infinite values in {broken[:3]} ({len(broken)} tensors); do not serve it")
+        raise CorruptAdapter(
+            f"{path} holds NaN or infinite values in {broken[:3]} ({len(broken)} tensors); do not serve it"
+        )

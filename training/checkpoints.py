@@ -1,7 +1,7 @@
 """Checkpoints that a killed round can trust.
 
-The trainer writes a checkpoint file by file, so a kill can leave half of one. A marker with the hash of every file is written
-last; a checkpoint without a marker, or with other bytes, is deleted when the round resumes.
+The trainer writes a checkpoint file by file, so a kill can leave half of one. A marker with the hash of every
+file is written last; a checkpoint without a marker, or with other bytes, is deleted when the round resumes.
 """
 
 from __future__ import annotations
@@ -49,11 +49,15 @@ def claim(out_dir: Path, fingerprint: str) -> None:
     if known is None:
         write_json(path, {"fingerprint": fingerprint})
     elif known.get("fingerprint") != fingerprint:
-        raise TrainingError(f"{out_dir} was begun with other settings, data, base or champion; give this round its own directory")
+        raise TrainingError(
+            f"{out_dir} was begun with other settings, data, base or champion; give this round its own"
+            " directory"
+        )
 
 
 class Marker(NamedTuple):
-    """What a whole checkpoint says of itself: the hash of its files, the training seconds up to it, the last reported loss."""
+    """What a whole checkpoint says of itself: the hash of its files, the training seconds up to it, the last
+    reported loss."""
 
     sha256: str
     seconds: float
@@ -62,7 +66,9 @@ class Marker(NamedTuple):
 
 def mark_complete(checkpoint: Path, seconds: float, loss: float) -> None:
     """Write the marker, last of all files of a checkpoint."""
-    write_json(checkpoint / MARKER, Marker(files_sha256(checkpoint, _files(checkpoint)), seconds, loss)._asdict())
+    write_json(
+        checkpoint / MARKER, Marker(files_sha256(checkpoint, _files(checkpoint)), seconds, loss)._asdict()
+    )
 
 
 def read_marker(checkpoint: Path | None) -> Marker | None:
@@ -73,7 +79,9 @@ def read_marker(checkpoint: Path | None) -> Marker | None:
 
 def last_complete(directory: Path) -> Path | None:
     """The newest whole checkpoint, or None. Newer ones that are not whole are deleted."""
-    found = sorted(directory.glob(PREFIX + "*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
+    found = sorted(
+        directory.glob(PREFIX + "*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True
+    )
     for checkpoint in found:
         marker = read_marker(checkpoint)
         if marker is not None and marker.sha256 == files_sha256(checkpoint, _files(checkpoint)):

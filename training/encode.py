@@ -1,8 +1,8 @@
 """Examples as token rows, and the exact order in which a round sees them.
 
-The order is computed before training starts and the trainer reads it in sequence, so a resumed run needs no random state to
-continue with the same data. Prompt and completion are tokenised apart and joined: the prompt's tokens are then those the served
-student sees, whatever tokens would merge across the boundary.
+The order is computed before training starts and the trainer reads it in sequence, so a resumed run needs no
+random state to continue with the same data. Prompt and completion are tokenised apart and joined: the
+prompt's tokens are then those the served student sees, whatever tokens would merge across the boundary.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Encoded:
 def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
     """Tokenise prompt + completion + end of sequence; the loss counts the completion and its end only.
 
-    Raises `ExampleTooLong` naming the longest example that exceeds `max_length` tokens, and `DatasetError` for an empty set or an
-    empty completion.
+    Raises `ExampleTooLong` naming the longest example that exceeds `max_length` tokens, and `DatasetError`
+    for an empty set or an empty completion.
     """
     if not examples:
         raise DatasetError("there are no examples to train on; a round without data must not be trained")
@@ -39,16 +39,24 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
     if empty:
         raise DatasetError(f"{len(empty)} examples have an empty completion, first {empty[0]!r}; remove them")
     if tokenizer.eos_token_id is None:
-        raise DatasetError("the base student's tokenizer has no end-of-sequence token; without one it never learns to stop")
+        raise DatasetError(
+            "the base student's tokenizer has no end-of-sequence token; without one it never learns to stop"
+        )
     prompts = tokenizer([example.prompt for example in examples])["input_ids"]
-    completions = tokenizer([example.completion for example in examples], add_special_tokens=False)["input_ids"]
-    rows = [_row(prompt, completion, tokenizer.eos_token_id) for prompt, completion in zip(prompts, completions, strict=True)]
+    completions = tokenizer([example.completion for example in examples], add_special_tokens=False)[
+        "input_ids"
+    ]
+    rows = [
+        _row(prompt, completion, tokenizer.eos_token_id)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
     _check_lengths(examples, rows, max_length)
     return rows
 
 
 def batch_plan(lengths: Sequence[int], steps: int, batch_size: int, seed: int) -> list[int]:
-    """Row numbers in training order, `steps * batch_size` of them; every pass over the data is a fresh shuffle.
+    """Row numbers in training order, `steps * batch_size` of them; every pass over the data is a fresh
+    shuffle.
 
     Rows of similar length share a batch where a window of eight batches allows it, which saves padding.
 
@@ -86,6 +94,6 @@ def _check_lengths(examples: Sequence[Example], rows: Sequence[Encoded], max_len
     if too_long:
         length, example_id = max(too_long)
         raise ExampleTooLong(
-            f"{len(too_long)} examples exceed max_length {max_length}, the longest is {example_id!r} with {length} tokens; "
-            "raise max_length or drop them when curating: nothing is truncated"
+            f"{len(too_long)} examples exceed max_length {max_length}, the longest is {example_id!r} with"
+            f" {length} tokens; raise max_length or drop them when curating: nothing is truncated"
         )

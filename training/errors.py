@@ -1,4 +1,5 @@
-"""The errors of this package. Only `RegistryUnavailable` may pass by itself; every other one needs a person or a new round."""
+"""The errors of this package. Only `RegistryUnavailable` may pass by itself; every other one needs a person
+or a new round."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class HeldOutOverlap(DatasetError):
 
 
 class ExampleTooLong(DatasetError):
-    """An example does not fit the length limit; it is refused, since truncation would teach unfinished answers."""
+    """An example does not fit the length limit; it is refused, since truncation would teach unfinished
+    answers."""
 
 
 class AdapterError(TrainingError):

@@ -1,7 +1,9 @@
-"""Evaluation: every held-out item answered and graded once, kept item by item so that two students can be compared in pairs.
+"""Evaluation: every held-out item answered and graded once, kept item by item so that two students can be
+compared in pairs.
 
-Which items count for a skill: the single-skill stratum `skill:<name>` where the evaluation set has one, and otherwise every item
-that needs the skill among others. Chains therefore never blur a skill that has items of its own.
+Which items count for a skill: the single-skill stratum `skill:<name>` where the evaluation set has one, and
+otherwise every item that needs the skill among others. Chains therefore never blur a skill that has items of
+its own.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ class Evaluation(BaseModel):
 
     @model_validator(mode="after")
     def _items_once(self) -> Evaluation:
-        repeated = [key for key, count in Counter(outcome.item_id for outcome in self.outcomes).items() if count > 1]
+        repeated = [
+            key for key, count in Counter(outcome.item_id for outcome in self.outcomes).items() if count > 1
+        ]
         if repeated:
             raise ValueError(f"{len(repeated)} items occur twice, first {repeated[0]!r}")
         return self
@@ -65,7 +69,8 @@ class Evaluation(BaseModel):
         return {outcome.item_id: outcome.correct for outcome in self.outcomes if outcome.stratum == stratum}
 
     def of_skill(self, skill: str, without: Sequence[str] = ()) -> dict[str, bool]:
-        """Outcome by item id for one skill (the rule is in the module's docstring); strata in `without` do not count."""
+        """Outcome by item id for one skill (the rule is in the module's docstring); strata in `without` do
+        not count."""
         own = self.of_stratum(SKILL_STRATUM + skill)
         if own:
             return own
@@ -91,10 +96,14 @@ class Evaluation(BaseModel):
         accuracy = self.accuracy_by_stratum()
         unknown = sorted(set(weights) - set(accuracy))
         if unknown:
-            raise EvaluationFailed(f"strata {unknown} were not measured; the evaluation has {sorted(accuracy)}")
+            raise EvaluationFailed(
+                f"strata {unknown} were not measured; the evaluation has {sorted(accuracy)}"
+            )
         total = math.fsum(weights.values())
         if not (math.isfinite(total) and total > 0 and min(weights.values()) >= 0):
-            raise EvaluationFailed(f"weights {dict(weights)} are no mixture; give finite weights of at least 0, not all 0")
+            raise EvaluationFailed(
+                f"weights {dict(weights)} are no mixture; give finite weights of at least 0, not all 0"
+            )
         return math.fsum(weight * accuracy[stratum] for stratum, weight in weights.items()) / total
 
 
@@ -113,11 +122,20 @@ def evaluate(generate: Generate, grade: Grade, items: Sequence[HeldOutItem]) -> 
     try:
         answers = generate([item.question for item in items])
     except Exception as exc:
-        raise EvaluationFailed(f"the student could not answer {len(items)} items ({type(exc).__name__}: {exc}); evaluate again") from exc
+        raise EvaluationFailed(
+            f"the student could not answer {len(items)} items ({type(exc).__name__}: {exc}); evaluate again"
+        ) from exc
     if len(answers) != len(items):
-        raise EvaluationFailed(f"the student gave {len(answers)} answers to {len(items)} items; there must be one each")
+        raise EvaluationFailed(
+            f"the student gave {len(answers)} answers to {len(items)} items; there must be one each"
+        )
     outcomes = tuple(
-        Outcome(item_id=item.item_id, stratum=item.stratum, skills=item.skills, correct=_grade(grade, item, answer))
+        Outcome(
+            item_id=item.item_id,
+            stratum=item.stratum,
+            skills=item.skills,
+            correct=_grade(grade, item, answer),
+        )
         for item, answer in zip(items, answers, strict=True)
     )
     return Evaluation(items_sha256=item_set_sha256(items), outcomes=outcomes)
@@ -127,11 +145,15 @@ def require_same_items(champion: Evaluation, challenger: Evaluation) -> None:
     """Raise `ItemSetMismatch` unless both were measured on the same items, in any order."""
     if champion.items_sha256 != challenger.items_sha256:
         raise ItemSetMismatch(
-            f"the champion was measured on items {champion.items_sha256[:12]}, the challenger on {challenger.items_sha256[:12]}; "
-            "evaluate both on one item set"
+            f"the champion was measured on items {champion.items_sha256[:12]}, the challenger on"
+            f" {challenger.items_sha256[:12]}; evaluate both on one item set"
         )
-    if {o.item_id: (o.stratum, o.skills) for o in champion.outcomes} != {o.item_id: (o.stratum, o.skills) for o in challenger.outcomes}:
-        raise ItemSetMismatch("the two evaluations claim the same item set but list different items; evaluate both again")
+    if {o.item_id: (o.stratum, o.skills) for o in champion.outcomes} != {
+        o.item_id: (o.stratum, o.skills) for o in challenger.outcomes
+    }:
+        raise ItemSetMismatch(
+            "the two evaluations claim the same item set but list different items; evaluate both again"
+        )
 
 
 def _check_items(items: Sequence[HeldOutItem]) -> None:
@@ -139,7 +161,9 @@ def _check_items(items: Sequence[HeldOutItem]) -> None:
         raise EvaluationFailed("there are no held-out items; a student cannot be judged without data")
     repeated = [key for key, count in Counter(item.item_id for item in items).items() if count > 1]
     if repeated:
-        raise EvaluationFailed(f"{len(repeated)} held-out items occur twice, first {repeated[0]!r}; item ids must be unique")
+        raise EvaluationFailed(
+            f"{len(repeated)} held-out items occur twice, first {repeated[0]!r}; item ids must be unique"
+        )
 
 
 def _grade(grade: Grade, item: HeldOutItem, answer: str) -> bool:

@@ -1,9 +1,11 @@
 """The gate: may the challenger replace the champion? Closed by default.
 
 It opens when both of these hold, on one fixed held-out set, item by item:
-1. the target skills gain: exact McNemar test on their pooled items, so two equal students pass in at most `alpha` of rounds;
-2. no skill, and no other evaluation set, loses: each one by itself must be shown not worse by `margin` (Tango 1998 at
-   `regression_alpha`), so a skill that lost the margin or more passes in about `regression_alpha` of rounds.
+1. the target skills gain: exact McNemar test on their pooled items, so two equal students pass in at most
+   `alpha` of rounds;
+2. no skill, and no other evaluation set, loses: each one by itself must be shown not worse by `margin` (Tango
+   1998 at `regression_alpha`), so a skill that lost the margin or more passes in about `regression_alpha` of
+   rounds.
 Averages are never tested alone: a neighbour can lose 35 points while the average moves by one.
 Sizes of evaluation sets that make good challengers pass: docs/decisions/0007-gate-power.md.
 """
@@ -26,9 +28,10 @@ SMALL_SKILLS = "(small skills)"
 class GateSettings(BaseModel):
     """How strict the gate is.
 
-    `min_items` per tested skill and stratum. `small_skills`: "refuse" closes the gate when a skill has fewer; "pool" tests all
-    such skills as one group, for catalogs too long to measure skill by skill (targets are never pooled away).
-    `reported_only` names strata, or prefixes before a colon, that are shown but not tested.
+    `min_items` per tested skill and stratum. `small_skills`: "refuse" closes the gate when a skill has fewer;
+    "pool" tests all such skills as one group, for catalogs too long to measure skill by skill (targets are
+    never pooled away). `reported_only` names strata, or prefixes before a colon, that are shown but not
+    tested.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,7 +45,8 @@ class GateSettings(BaseModel):
 
 
 class Row(BaseModel):
-    """One line of the verdict's table. `p_value` is McNemar's for kind "targets", Tango's otherwise; `passed` None: not tested.
+    """One line of the verdict's table. `p_value` is McNemar's for kind "targets", Tango's otherwise; `passed`
+    None: not tested.
 
     `lower_bound` is the one-sided bound, at `regression_alpha`, of challenger - champion accuracy.
     """
@@ -72,7 +76,10 @@ class Verdict(BaseModel):
 
 
 def judge(
-    champion: Evaluation | None, challenger: Evaluation | None, targets: Sequence[str], settings: GateSettings | None = None
+    champion: Evaluation | None,
+    challenger: Evaluation | None,
+    targets: Sequence[str],
+    settings: GateSettings | None = None,
 ) -> Verdict:
     """Decide on promotion. Never raises: whatever is missing or odd closes the gate, with a reason."""
     chosen = settings or GateSettings()
@@ -91,19 +98,28 @@ def _closed(reason: str) -> Verdict:
     return Verdict(promote=False, reasons=(reason,))
 
 
-def _decide(champion: Evaluation, challenger: Evaluation, targets: tuple[str, ...], settings: GateSettings) -> Verdict:
+def _decide(
+    champion: Evaluation, challenger: Evaluation, targets: tuple[str, ...], settings: GateSettings
+) -> Verdict:
     untested = tuple(name for name in champion.strata() if _matches(name, settings.reported_only))
     ids = {skill: frozenset(champion.of_skill(skill, untested)) for skill in champion.skills()}
     missing = [skill for skill in targets if len(ids.get(skill, ())) < settings.min_items]
     if not targets or missing:
         return _closed(
-            f"target skills {missing} have fewer than {settings.min_items} held-out items" if targets else "the round names no target skill"
+            f"target skills {missing} have fewer than {settings.min_items} held-out items"
+            if targets
+            else "the round names no target skill"
         )
     compare = _Comparison(champion, challenger, settings)
     rows = [compare.gain(frozenset().union(*(ids[skill] for skill in targets)))]
-    rows += [compare.loss(skill, "target" if skill in targets else "skill", kept) for skill, kept in _grouped(ids, targets, settings)]
     rows += [
-        compare.loss(name, "reported" if name in untested else "stratum", frozenset(champion.of_stratum(name)))
+        compare.loss(skill, "target" if skill in targets else "skill", kept)
+        for skill, kept in _grouped(ids, targets, settings)
+    ]
+    rows += [
+        compare.loss(
+            name, "reported" if name in untested else "stratum", frozenset(champion.of_stratum(name))
+        )
         for name in champion.strata()
         if not name.startswith(SKILL_STRATUM)
     ]
@@ -111,8 +127,11 @@ def _decide(champion: Evaluation, challenger: Evaluation, targets: tuple[str, ..
     return Verdict(promote=not refused, reasons=refused or (_praise(rows[0], settings),), table=tuple(rows))
 
 
-def _grouped(ids: dict[str, frozenset[str]], targets: Sequence[str], settings: GateSettings) -> Iterator[tuple[str, frozenset[str]]]:
-    """Skills with items in a tested stratum; with `small_skills` "pool" the small ones as one group at the end."""
+def _grouped(
+    ids: dict[str, frozenset[str]], targets: Sequence[str], settings: GateSettings
+) -> Iterator[tuple[str, frozenset[str]]]:
+    """Skills with items in a tested stratum; with `small_skills` "pool" the small ones as one group at the
+    end."""
     pooled: set[str] = set()
     for skill, kept in ids.items():
         if not kept:
@@ -160,12 +179,18 @@ class _Comparison:
 
 
 def _reason(row: Row, settings: GateSettings) -> str:
-    moved = f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items, {row.gained} gained, {row.lost} lost"
+    moved = (
+        f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items, {row.gained} gained, {row.lost}"
+        " lost"
+    )
     if row.kind == "targets":
         return f"target skills: no proven gain ({moved}; McNemar p = {row.p_value:.3f} > {settings.alpha})"
     if row.items < settings.min_items:
         return f"{row.kind} {row.name}: only {row.items} held-out items, {settings.min_items} are needed"
-    return f"{row.kind} {row.name}: a loss of {settings.margin:.0%} is not ruled out ({moved}; lower bound {row.lower_bound:+.1%})"
+    return (
+        f"{row.kind} {row.name}: a loss of {settings.margin:.0%} is not ruled out ({moved}; lower bound"
+        f" {row.lower_bound:+.1%})"
+    )
 
 
 def _praise(row: Row, settings: GateSettings) -> str:

@@ -1,7 +1,8 @@
-"""The training set of a round: written once, hashed, checked against every held-out set, and mixed with replay.
+"""The training set of a round: written once, hashed, checked against every held-out set, and mixed with
+replay.
 
-Commit order of `write_dataset`: (1) the examples under a temporary name, (2) rename, (3) the manifest, likewise. The manifest
-is the marker: a data file without a matching manifest is not a data set.
+Commit order of `write_dataset`: (1) the examples under a temporary name, (2) rename, (3) the manifest,
+likewise. The manifest is the marker: a data file without a matching manifest is not a data set.
 """
 
 from __future__ import annotations
@@ -47,9 +48,14 @@ def write_dataset(path: Path, examples: Sequence[Example]) -> Manifest:
     """
     if not examples:
         raise DatasetError(f"no examples to write to {path}; a round without data must not be trained")
-    repeated = [key for key, count in Counter(example.example_id for example in examples).items() if count > 1]
+    repeated = [
+        key for key, count in Counter(example.example_id for example in examples).items() if count > 1
+    ]
     if repeated:
-        raise DatasetError(f"{len(repeated)} example ids occur twice, first {repeated[0]!r}; ids must be unique in a data set")
+        raise DatasetError(
+            f"{len(repeated)} example ids occur twice, first {repeated[0]!r}; ids must be unique in a"
+            " data set"
+        )
     data = "".join(example.model_dump_json() + "\n" for example in examples).encode()
     manifest = _describe(data, examples)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +69,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(manifest_path(path).read_bytes())
     except (OSError, ValidationError) as exc:
-        raise DatasetError(f"{path} has no readable manifest ({exc}); it was never finished, write it again") from exc
+        raise DatasetError(
+            f"{path} has no readable manifest ({exc}); it was never finished, write it again"
+        ) from exc
 
 
 def read_dataset(path: Path) -> list[Example]:
@@ -75,7 +83,10 @@ def read_dataset(path: Path) -> list[Example]:
         raise DatasetError(f"{path} cannot be read ({exc})") from exc
     found = hashlib.sha256(data).hexdigest()
     if found != manifest.sha256:
-        raise DatasetError(f"{path} has sha256 {found}, its manifest says {manifest.sha256}; it was changed or cut, write it again")
+        raise DatasetError(
+            f"{path} has sha256 {found}, its manifest says {manifest.sha256}; it was changed or cut, write it"
+            " again"
+        )
     return [Example.model_validate_json(line) for line in data.split(b"\n") if line]
 
 
@@ -89,7 +100,8 @@ def normalised(text: str) -> str:
 
 
 def assert_disjoint(examples: Iterable[Example], held_out: Iterable[HeldOutItem]) -> None:
-    """Raise `HeldOutOverlap` when a training prompt is a held-out question, or a non-replay example derives from one by id.
+    """Raise `HeldOutOverlap` when a training prompt is a held-out question, or a non-replay example derives
+    from one by id.
 
     Exact on normalised text; near copies are found earlier, in the curate graph, by MinHash.
     """
@@ -105,16 +117,18 @@ def assert_disjoint(examples: Iterable[Example], held_out: Iterable[HeldOutItem]
     if clashes:
         example_id, item_id = clashes[0]
         raise HeldOutOverlap(
-            f"{len(clashes)} training examples repeat held-out items, first example {example_id!r} and item {item_id!r}; "
-            "remove them from the data, never from the evaluation"
+            f"{len(clashes)} training examples repeat held-out items, first example {example_id!r} and item"
+            f" {item_id!r}; remove them from the data, never from the evaluation"
         )
 
 
-def mix(new: Sequence[Example], replay: Sequence[Example], replay_fraction: float, seed: int) -> list[Example]:
+def mix(
+    new: Sequence[Example], replay: Sequence[Example], replay_fraction: float, seed: int
+) -> list[Example]:
     """New examples and replay in one order fixed by the seed, whatever order they came in.
 
-    All new examples are kept; replay is drawn without repetition until it makes up `replay_fraction` of the result, or until
-    it is used up. Raises `DatasetError` when `replay_fraction` is not in [0, 1).
+    All new examples are kept; replay is drawn without repetition until it makes up `replay_fraction` of the
+    result, or until it is used up. Raises `DatasetError` when `replay_fraction` is not in [0, 1).
     """
     if not 0 <= replay_fraction < 1:
         raise DatasetError(f"replay_fraction is {replay_fraction}; it must be at least 0 and below 1")

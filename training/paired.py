@@ -1,8 +1,10 @@
-"""Tests for two students measured on the same items. `gained`: only the challenger is right; `lost`: only the champion is.
+"""Tests for two students measured on the same items. `gained`: only the challenger is right; `lost`: only the
+champion is.
 
 - `mcnemar_p`: exact one-sided McNemar test that the challenger is better (conditional binomial).
-- `tango_p`: one-sided score test that the challenger is *not worse by the margin* (Tango 1998, Statistics in Medicine 17:891-908).
-  Its exact size at alpha .01 and margin .10 is at most .0104 for 50 to 400 items (tests/training/test_paired.py).
+- `tango_p`: one-sided score test that the challenger is *not worse by the margin* (Tango 1998, Statistics in
+  Medicine 17:891-908). Its exact size at alpha .01 and margin .10 is at most .0104 for 50 to 400 items
+  (tests/training/test_paired.py).
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def mcnemar_p(gained: int, lost: int) -> float:
 
 
 def constrained_loss_rate(gained: float, lost: float, items: float, difference: float) -> float:
-    """Maximum-likelihood rate of losses when gain rate - loss rate is held at `difference` (Tango 1998, equation 9).
+    """Maximum-likelihood rate of losses when gain rate - loss rate is held at `difference` (Tango 1998,
+    equation 9).
 
     >>> round(constrained_loss_rate(0, 0, 100, -0.1), 6)
     0.1
@@ -39,7 +42,8 @@ def constrained_loss_rate(gained: float, lost: float, items: float, difference: 
 
 
 def tango_score(gained: int, lost: int, items: int, difference: float) -> float:
-    """Standardised distance of the observed difference from `difference`; about standard normal if that is the true one."""
+    """Standardised distance of the observed difference from `difference`; about standard normal if that is
+    the true one."""
     rate = constrained_loss_rate(gained, lost, items, difference)
     variance = items * (2 * rate + difference * (1 - difference))
     distance = gained - lost - items * difference
@@ -58,7 +62,8 @@ def tango_p(gained: int, lost: int, items: int, margin: float) -> float:
 
 
 def tango_lower_bound(gained: int, lost: int, items: int, alpha: float) -> float:
-    """One-sided lower confidence bound (level 1 - alpha) of challenger accuracy - champion accuracy; duality with `tango_p`."""
+    """One-sided lower confidence bound (level 1 - alpha) of challenger accuracy - champion accuracy; duality
+    with `tango_p`."""
     z = _NORMAL.inv_cdf(1 - alpha)
     low, high = -1.0, (gained - lost) / items
     for _ in range(50):
@@ -73,8 +78,8 @@ def tango_lower_bound(gained: int, lost: int, items: int, alpha: float) -> float
 def items_needed(discordant_rate: float, margin: float, alpha: float, power: float) -> int:
     """Items for an unchanged skill to pass `tango_p(...) <= alpha` with probability `power`.
 
-    `discordant_rate` is the share of items that flip, either way, between two students of equal accuracy. Large-sample formula;
-    exact enumeration agrees within a few per cent above a rate of .04.
+    `discordant_rate` is the share of items that flip, either way, between two students of equal accuracy.
+    Large-sample formula; exact enumeration agrees within a few per cent above a rate of .04.
 
     >>> items_needed(0.15, margin=0.10, alpha=0.01, power=0.95)
     268

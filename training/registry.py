@@ -54,9 +54,11 @@ class Lineage:
 
 @dataclass(frozen=True)
 class VersionInfo:
-    """One version of a student. The base (kind "base") has no adapter, no parent and its own hash as `sha256`.
+    """One version of a student. The base (kind "base") has no adapter, no parent and its own hash as
+    `sha256`.
 
-    `adapter_dir` is where the adapter lies if the artifact store is a local folder; `Registry.download` works for every store.
+    `adapter_dir` is where the adapter lies if the artifact store is a local folder; `Registry.download` works
+    for every store.
     """
 
     version: int
@@ -72,15 +74,21 @@ class VersionInfo:
 class Registry:
     """Runs, versions and aliases of one student.
 
-    `tracking_uri` is `sqlite:////absolute/mlflow.db` or a server's address; `artifact_root` (embedded only) is the folder for
-    artifacts, None where a server decides. Raises `RegistryUnavailable` (retry) and `RegistryError` (do not) everywhere.
+    `tracking_uri` is `sqlite:////absolute/mlflow.db` or a server's address; `artifact_root` (embedded only)
+    is the folder for artifacts, None where a server decides. Raises `RegistryUnavailable` (retry) and
+    `RegistryError` (do not) everywhere.
     """
 
     def __init__(self, tracking_uri: str, student: str, artifact_root: Path | None = None) -> None:
         if not _PLAIN.fullmatch(student):
-            raise RegistryError(f"student name {student!r} may hold letters, digits, dot, dash and underscore only")
+            raise RegistryError(
+                f"student name {student!r} may hold letters, digits, dot, dash and underscore only"
+            )
         if not re.match(r"sqlite:////|postgresql(\+\w+)?://|https?://", tracking_uri):
-            raise RegistryError(f"tracking URI {tracking_uri!r} is neither an absolute sqlite:////path, PostgreSQL, nor a server")
+            raise RegistryError(
+                f"tracking URI {tracking_uri!r} is neither an absolute sqlite:////path, PostgreSQL, nor a"
+                " server"
+            )
         self._student = student
         with _translated(f"open {student!r}"):
             self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
@@ -88,14 +96,17 @@ class Registry:
             self._create_unless_there(lambda: self._client.create_registered_model(student))
 
     def register_base(self, base_dir: Path) -> VersionInfo:
-        """Make the base student version 1 and champion, unless it already is. Raises `RegistryError` for another base."""
+        """Make the base student version 1 and champion, unless it already is. Raises `RegistryError` for
+        another base."""
         sha256 = base_sha256(base_dir)
         known = self.versions()
         if not known:
             run_id = self.start_run(BASE_ROUND)
             self.log_params(run_id, {"base_dir": base_dir.resolve(), "base_sha256": sha256})
             with _translated("register the base"):
-                self._client.log_dict(run_id, {"base_dir": str(base_dir.resolve()), "base_sha256": sha256}, "base/base.json")
+                self._client.log_dict(
+                    run_id, {"base_dir": str(base_dir.resolve()), "base_sha256": sha256}, "base/base.json"
+                )
                 tags = {"kind": "base", "round_id": BASE_ROUND, "base_sha256": sha256}
                 self._client.create_model_version(self._student, f"runs:/{run_id}/base", run_id, tags=tags)
             self.finish_run(run_id)
@@ -103,7 +114,8 @@ class Registry:
         base = known[0]
         if base.kind != "base" or base.base_sha256 != sha256:
             raise RegistryError(
-                f"student {self._student!r} was registered with base {base.base_sha256[:12]}, not {sha256[:12]}; use another name"
+                f"student {self._student!r} was registered with base {base.base_sha256[:12]}, not"
+                f" {sha256[:12]}; use another name"
             )
         if self.alias("champion") is None:
             self._point("champion", base.version)
@@ -112,15 +124,21 @@ class Registry:
     def start_run(self, round_id: str, run_id: str | None = None) -> str:
         """The round's run: the given one resumed, else one found by its round_id tag, else a new one."""
         if not _PLAIN.fullmatch(round_id):
-            raise RegistryError(f"round id {round_id!r} may hold letters, digits, dot, dash and underscore only")
+            raise RegistryError(
+                f"round id {round_id!r} may hold letters, digits, dot, dash and underscore only"
+            )
         with _translated(f"start the run of round {round_id}"):
             if run_id is None:
                 query = f"tags.round_id = '{round_id}'"
-                found = self._client.search_runs([self._experiment], query, max_results=1, order_by=["attributes.start_time ASC"])
+                found = self._client.search_runs(
+                    [self._experiment], query, max_results=1, order_by=["attributes.start_time ASC"]
+                )
                 run_id = found[0].info.run_id if found else None
             if run_id is None:
                 tags = {"round_id": round_id, "student": self._student}
-                return str(self._client.create_run(self._experiment, tags=tags, run_name=round_id).info.run_id)
+                return str(
+                    self._client.create_run(self._experiment, tags=tags, run_name=round_id).info.run_id
+                )
             if self._client.get_run(run_id).data.tags.get("round_id") != round_id:
                 raise RegistryError(f"run {run_id} does not belong to round {round_id}")
             self._client.update_run(run_id, status="RUNNING")
@@ -132,14 +150,16 @@ class Registry:
             self._client.set_terminated(run_id, status)
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
-        """Write parameters. The same values again have no effect; another value for a known name is a `RegistryError`."""
+        """Write parameters. The same values again have no effect; another value for a known name is a
+        `RegistryError`."""
         rows = [Param(metric_name(key), str(value)) for key, value in params.items()]
         with _translated(f"log parameters of run {run_id}"):
             for start in range(0, len(rows), BATCH):
                 self._client.log_batch(run_id, params=rows[start : start + BATCH])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Write metrics at a step. They carry the run's start as their time, so that writing them again has no effect."""
+        """Write metrics at a step. They carry the run's start as their time, so that writing them again has
+        no effect."""
         with _translated(f"log metrics of run {run_id}"):
             moment = self._client.get_run(run_id).info.start_time
             rows = [Metric(metric_name(key), float(value), moment, step) for key, value in metrics.items()]
@@ -147,9 +167,12 @@ class Registry:
                 self._client.log_batch(run_id, metrics=rows[start : start + BATCH])
 
     def log_evaluation(self, run_id: str, phase: Literal["before", "after"], evaluation: Evaluation) -> None:
-        """Write accuracies as `before/skill/add`, `before/stratum/mix_original`, `before/accuracy`, and all outcomes as JSON."""
+        """Write accuracies as `before/skill/add`, `before/stratum/mix_original`, `before/accuracy`, and all
+        outcomes as JSON."""
         metrics = {f"{phase}/skill/{skill}": value for skill, value in evaluation.accuracy_by_skill().items()}
-        metrics |= {f"{phase}/stratum/{stratum}": value for stratum, value in evaluation.accuracy_by_stratum().items()}
+        metrics |= {
+            f"{phase}/stratum/{stratum}": value for stratum, value in evaluation.accuracy_by_stratum().items()
+        }
         self.log_metrics(run_id, metrics | {f"{phase}/accuracy": evaluation.accuracy()})
         self._log_json(run_id, evaluation.model_dump(mode="json"), f"evaluation/{phase}.json")
 
@@ -173,16 +196,25 @@ class Registry:
         """The version of a round, created once, and `challenger` pointing to it."""
         known = {info.round_id: info for info in self.versions()}
         if not known:
-            raise RegistryError(f"student {self._student!r} has no base version yet; call register_base first")
+            raise RegistryError(
+                f"student {self._student!r} has no base version yet; call register_base first"
+            )
         if round_id not in known:
-            tags = {"kind": ARTIFACT, "round_id": round_id, **{key: str(value) for key, value in vars(lineage).items()}}
+            tags = {
+                "kind": ARTIFACT,
+                "round_id": round_id,
+                **{key: str(value) for key, value in vars(lineage).items()},
+            }
             with _translated(f"create the version of round {round_id}"):
-                self._client.create_model_version(self._student, f"runs:/{run_id}/{ARTIFACT}", run_id, tags=tags)
+                self._client.create_model_version(
+                    self._student, f"runs:/{run_id}/{ARTIFACT}", run_id, tags=tags
+                )
             known = {info.round_id: info for info in self.versions()}
         info = known[round_id]
         if info.sha256 != lineage.adapter_sha256:
             raise RegistryError(
-                f"round {round_id} is version {info.version} with adapter {info.sha256[:12]}, not {lineage.adapter_sha256[:12]}"
+                f"round {round_id} is version {info.version} with adapter {info.sha256[:12]}, not"
+                f" {lineage.adapter_sha256[:12]}"
             )
         champion = self.alias("champion")
         if champion is None or champion < info.version:
@@ -190,7 +222,8 @@ class Registry:
         return info
 
     def promote(self, version: int) -> VersionInfo:
-        """Make a version champion and its predecessor `previous`. Promoting the champion again changes nothing."""
+        """Make a version champion and its predecessor `previous`. Promoting the champion again changes
+        nothing."""
         info, champion = self.version(version), self.alias("champion")
         if champion != version:
             if champion is not None:
@@ -201,14 +234,17 @@ class Registry:
         return info
 
     def rollback(self, version: int) -> VersionInfo:
-        """Take `version` back: `previous` becomes champion again. Nothing happens when `version` is not the champion.
+        """Take `version` back: `previous` becomes champion again. Nothing happens when `version` is not the
+        champion.
 
         Raises `RegistryError` when there is nothing to go back to.
         """
         champion, previous = self.alias("champion"), self.alias("previous")
         if champion == version:
             if previous is None or previous == version:
-                raise RegistryError(f"version {version} of {self._student!r} has no predecessor to roll back to")
+                raise RegistryError(
+                    f"version {version} of {self._student!r} has no predecessor to roll back to"
+                )
             self._point("champion", previous)
             champion = previous
         restored = self.champion()
@@ -244,14 +280,19 @@ class Registry:
         return None if version is None else int(version)
 
     def download(self, version: int, directory: Path) -> Path | None:
-        """A verified copy of a version's adapter in `directory` (None for the base). A whole copy already there is kept.
+        """A verified copy of a version's adapter in `directory` (None for the base). A whole copy already
+        there is kept.
 
         Raises `CorruptAdapter` when the stored bytes are not those registered; nothing is left behind then.
         """
         info = self.version(version)
         if info.kind == "base":
             return None
-        if directory.is_dir() and all((directory / name).is_file() for name in ADAPTER_FILES) and adapter_sha256(directory) == info.sha256:
+        if (
+            directory.is_dir()
+            and all((directory / name).is_file() for name in ADAPTER_FILES)
+            and adapter_sha256(directory) == info.sha256
+        ):
             return directory
         temporary = directory.with_name(f".{directory.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -261,7 +302,10 @@ class Registry:
         found = adapter_sha256(fetched)
         if found != info.sha256:
             shutil.rmtree(temporary)
-            raise CorruptAdapter(f"version {version} was registered with sha256 {info.sha256}, the store holds {found}; do not serve it")
+            raise CorruptAdapter(
+                f"version {version} was registered with sha256 {info.sha256}, the store holds {found}; do not"
+                " serve it"
+            )
         shutil.rmtree(directory, ignore_errors=True)
         fetched.rename(directory)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -289,11 +333,17 @@ class Registry:
     def _experiment_id(self, artifact_root: Path | None) -> str:
         found = self._client.get_experiment_by_name(self._student)
         if found is None:
-            location = (artifact_root / self._student).resolve().as_uri() if artifact_root is not None else None
-            self._create_unless_there(lambda: self._client.create_experiment(self._student, artifact_location=location))
+            location = (
+                (artifact_root / self._student).resolve().as_uri() if artifact_root is not None else None
+            )
+            self._create_unless_there(
+                lambda: self._client.create_experiment(self._student, artifact_location=location)
+            )
             found = self._client.get_experiment_by_name(self._student)
         if found.lifecycle_stage != "active":
-            raise RegistryError(f"experiment {self._student!r} was deleted in MLflow; restore it or use another student name")
+            raise RegistryError(
+                f"experiment {self._student!r} was deleted in MLflow; restore it or use another student name"
+            )
         return str(found.experiment_id)
 
     @staticmethod
@@ -328,15 +378,22 @@ def metric_name(text: str) -> str:
 
 @contextmanager
 def _translated(action: str) -> Iterator[None]:
-    """MLflow's failures as ours: server errors, lost connections and locked databases may pass, refusals do not."""
+    """MLflow's failures as ours: server errors, lost connections and locked databases may pass, refusals do
+    not."""
     try:
         yield
     except MlflowException as exc:
         status = exc.get_http_status_code()
         if status >= 500 or status == 429:
-            raise RegistryUnavailable(f"cannot {action}: MLflow is not available now ({exc}); retry with back-off") from exc
+            raise RegistryUnavailable(
+                f"cannot {action}: MLflow is not available now ({exc}); retry with back-off"
+            ) from exc
         raise RegistryError(f"cannot {action}: MLflow refused ({exc})") from exc
     except OSError as exc:
-        raise RegistryUnavailable(f"cannot {action}: MLflow or its artifact store cannot be reached ({exc}); retry with back-off") from exc
+        raise RegistryUnavailable(
+            f"cannot {action}: MLflow or its artifact store cannot be reached ({exc}); retry with back-off"
+        ) from exc
     except KeyError as exc:
-        raise RegistryError(f"cannot {action}: a version lacks the tag {exc}; it was not registered by skillloop") from exc
+        raise RegistryError(
+            f"cannot {action}: a version lacks the tag {exc}; it was not registered by skillloop"
+        ) from exc

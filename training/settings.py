@@ -6,9 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class SftSettings(BaseModel):
-    """How a round trains. `batch_size` is examples per optimizer step over all devices; `steps` is the whole budget.
+    """How a round trains. `batch_size` is examples per optimizer step over all devices; `steps` is the whole
+    budget.
 
-    `micro_batch_size` (None: the whole batch) is what one device holds at a time. `save_every` 0 writes no checkpoints.
+    `micro_batch_size` (None: the whole batch) is what one device holds at a time. `save_every` 0 writes no
+    checkpoints.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,5 +35,7 @@ class SftSettings(BaseModel):
     @model_validator(mode="after")
     def _batches_divide(self) -> SftSettings:
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         return self

@@ -1,4 +1,5 @@
-"""One training round: LoRA supervised fine-tuning that continues the champion's adapter (paper section 4, QLoRA recipe without NF4).
+"""One training round: LoRA supervised fine-tuning that continues the champion's adapter (paper section 4,
+QLoRA recipe without NF4).
 
 What survives a kill, in order of writing:
 1. `inputs.json` ties the directory to the exact settings, data, base and champion;
@@ -6,8 +7,9 @@ What survives a kill, in order of writing:
 3. `adapter/`, written as `adapter.tmp` and renamed;
 4. `result.json`, last: a round that has it is finished and is returned without training.
 
-A resumed run gives the same adapter bytes as an undisturbed one: the data order is computed beforehand (`training.encode`),
-weights, optimizer, schedule and random states come from the checkpoint. Equal bytes need the same machine type and thread count.
+A resumed run gives the same adapter bytes as an undisturbed one: the data order is computed beforehand
+(`training.encode`), weights, optimizer, schedule and random states come from the checkpoint. Equal bytes need
+the same machine type and thread count.
 """
 
 from __future__ import annotations
@@ -31,7 +33,15 @@ from trl import SFTConfig, SFTTrainer
 
 from agent.items import Example
 from training.adapters import adapter_sha256, base_sha256, canonicalise, load_check
-from training.checkpoints import Marker, claim, last_complete, mark_complete, read_json, read_marker, write_json
+from training.checkpoints import (
+    Marker,
+    claim,
+    last_complete,
+    mark_complete,
+    read_json,
+    read_marker,
+    write_json,
+)
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
@@ -43,7 +53,8 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class SftResult:
-    """A finished round. `tokens` counts every trained row with its prompt, `seconds` all attempts up to their last checkpoint."""
+    """A finished round. `tokens` counts every trained row with its prompt, `seconds` all attempts up to their
+    last checkpoint."""
 
     adapter_dir: Path
     sha256: str
@@ -61,11 +72,12 @@ def train_round(
     out_dir: Path,
     on_progress: Progress = lambda step, total, loss: None,
 ) -> SftResult:
-    """Train on `examples`, starting from the champion's adapter (None: a fresh one), and write the adapter into `out_dir`.
+    """Train on `examples`, starting from the champion's adapter (None: a fresh one), and write the adapter
+    into `out_dir`.
 
-    Call it again with the same arguments after a crash: it continues, or returns the finished result. `on_progress` is called
-    with (step, total steps, mean loss since the last call); what it raises stops the round and is not caught.
-    Raises `TrainingError` and its children.
+    Call it again with the same arguments after a crash: it continues, or returns the finished result.
+    `on_progress` is called with (step, total steps, mean loss since the last call); what it raises stops the
+    round and is not caught. Raises `TrainingError` and its children.
     """
     claim(out_dir, _fingerprint(settings, base_dir, champion_adapter, examples))
     done = finished_result(out_dir)
@@ -73,13 +85,21 @@ def train_round(
         return done
     tokenizer, model = _load(settings, base_dir, champion_adapter)
     rows = encode(examples, tokenizer, settings.max_length)
-    plan = batch_plan([len(row.input_ids) for row in rows], settings.steps, settings.batch_size, settings.seed)
-    data = Dataset.from_dict({"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]})
+    plan = batch_plan(
+        [len(row.input_ids) for row in rows], settings.steps, settings.batch_size, settings.seed
+    )
+    data = Dataset.from_dict(
+        {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
+    )
     before = _trainable(model)
     checkpoint = last_complete(out_dir / "checkpoints")
     watch = _Watch(on_progress, read_marker(checkpoint))
     trainer = SFTTrainer(
-        model=model, args=_trainer_config(settings, out_dir), train_dataset=data, processing_class=tokenizer, callbacks=[watch]
+        model=model,
+        args=_trainer_config(settings, out_dir),
+        train_dataset=data,
+        processing_class=tokenizer,
+        callbacks=[watch],
     )
     _run(trainer, checkpoint)
     _check_moved(before, _trainable(model))
@@ -89,14 +109,18 @@ def train_round(
 
 
 def finished_result(out_dir: Path) -> SftResult | None:
-    """The result of a finished round, or None. Raises `CorruptAdapter` when the adapter is no longer the one it wrote."""
+    """The result of a finished round, or None. Raises `CorruptAdapter` when the adapter is no longer the one
+    it wrote."""
     found = read_json(out_dir / "result.json")
     if found is None:
         return None
     adapter_dir = out_dir / "adapter"
     load_check(adapter_dir)
     if adapter_sha256(adapter_dir) != found["sha256"]:
-        raise AdapterError(f"{adapter_dir} is not the adapter that {out_dir / 'result.json'} describes; train the round in a new directory")
+        raise AdapterError(
+            f"{adapter_dir} is not the adapter that {out_dir / 'result.json'} describes; train the round in a"
+            " new directory"
+        )
     return SftResult(adapter_dir=adapter_dir, **found)
 
 
@@ -111,14 +135,16 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
         if not logs or "loss" not in logs:
             return
         self.loss = logs["loss"]
         if not math.isfinite(self.loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingDiverged(
-                f"loss {self.loss} and gradient norm {logs.get('grad_norm')} at step {state.global_step} of {state.max_steps}; "
-                "lower the learning rate and check the champion's adapter"
+                f"loss {self.loss} and gradient norm {logs.get('grad_norm')} at step {state.global_step} of"
+                f" {state.max_steps}; lower the learning rate and check the champion's adapter"
             )
         self._on_progress(state.global_step, state.max_steps, self.loss)
 
@@ -128,7 +154,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             mark_complete(checkpoint, self.seconds(), self.loss)
 
 
-def _fingerprint(settings: SftSettings, base_dir: Path, champion_adapter: Path | None, examples: Sequence[Example]) -> str:
+def _fingerprint(
+    settings: SftSettings, base_dir: Path, champion_adapter: Path | None, examples: Sequence[Example]
+) -> str:
     digest = hashlib.sha256(settings.model_dump_json().encode())
     digest.update(base_sha256(base_dir).encode())
     digest.update(b"none" if champion_adapter is None else adapter_sha256(champion_adapter).encode())
@@ -143,12 +171,23 @@ def _load(settings: SftSettings, base_dir: Path, champion_adapter: Path | None) 
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     try:
         tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
-        base = AutoModelForCausalLM.from_pretrained(base_dir, dtype=dtype, use_safetensors=True, local_files_only=True)
+        base = AutoModelForCausalLM.from_pretrained(
+            base_dir, dtype=dtype, use_safetensors=True, local_files_only=True
+        )
     except (OSError, ValueError, KeyError) as exc:
         raise TrainingError(f"the base student in {base_dir} cannot be loaded ({exc})") from exc
     if champion_adapter is None:
-        targets = settings.target_modules if isinstance(settings.target_modules, str) else set(settings.target_modules)
-        lora = LoraConfig(r=settings.lora_r, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout, task_type="CAUSAL_LM")
+        targets = (
+            settings.target_modules
+            if isinstance(settings.target_modules, str)
+            else set(settings.target_modules)
+        )
+        lora = LoraConfig(
+            r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            task_type="CAUSAL_LM",
+        )
         lora.target_modules = targets
         return tokenizer, get_peft_model(base, lora)
     _check_lineage(settings, champion_adapter)
@@ -166,8 +205,9 @@ def _check_lineage(settings: SftSettings, champion_adapter: Path) -> None:
     found = (config["r"], config["lora_alpha"])
     if found != (settings.lora_r, settings.lora_alpha):
         raise AdapterError(
-            f"the champion's adapter has (r, alpha) = {found}, the settings say {(settings.lora_r, settings.lora_alpha)}; "
-            "a lineage keeps its shape: change the settings, or start a new lineage from the base"
+            f"the champion's adapter has (r, alpha) = {found}, the settings say"
+            f" {(settings.lora_r, settings.lora_alpha)}; a lineage keeps its shape: change the settings, or"
+            " start a new lineage from the base"
         )
 
 
@@ -210,18 +250,27 @@ def _run(trainer: Any, checkpoint: Path | None) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as exc:
-        raise TrainingError(f"the device ran out of memory; set a smaller micro_batch_size or gradient_checkpointing ({exc})") from exc
+        raise TrainingError(
+            f"the device ran out of memory; set a smaller micro_batch_size or gradient_checkpointing ({exc})"
+        ) from exc
 
 
 def _trainable(model: Any) -> dict[str, Any]:
-    return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    return {
+        name: weight.detach().cpu().clone()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
 
 
 def _check_moved(before: dict[str, Any], after: dict[str, Any]) -> None:
     if not all(bool(torch.isfinite(weight).all()) for weight in after.values()):
         raise TrainingDiverged("the trained adapter holds NaN or infinite weights; lower the learning rate")
     if before.keys() != after.keys() or all(torch.equal(before[name], after[name]) for name in before):
-        raise NothingLearned(f"none of {len(before)} trainable tensors moved; check the learning rate and the adapter's target modules")
+        raise NothingLearned(
+            f"none of {len(before)} trainable tensors moved; check the learning rate and the adapter's target"
+            " modules"
+        )
 
 
 def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
@@ -237,8 +286,16 @@ def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
 def _finish(out_dir: Path, steps: int, seconds: float, tokens: int, loss: float) -> SftResult:
     adapter_dir = out_dir / "adapter"
     result = SftResult(adapter_dir, adapter_sha256(adapter_dir), steps, seconds, tokens, loss)
-    values = {"sha256": result.sha256, "steps": steps, "seconds": seconds, "tokens": tokens, "final_loss": loss}
+    values = {
+        "sha256": result.sha256,
+        "steps": steps,
+        "seconds": seconds,
+        "tokens": tokens,
+        "final_loss": loss,
+    }
     write_json(out_dir / "result.json", values)
     shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
-    logger.info("round trained: %d steps, loss %.4f, %.1f s, adapter %s", steps, loss, seconds, result.sha256[:12])
+    logger.info(
+        "round trained: %d steps, loss %.4f, %.1f s, adapter %s", steps, loss, seconds, result.sha256[:12]
+    )
     return result

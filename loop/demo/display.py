@@ -8,11 +8,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from agent.reading import Profile
-from loop.decide import Standing
+from loop.tables import accuracy_line, profile_table
+from loop.workers.decide import Standing
 
 LINES = 14
 
@@ -28,7 +27,12 @@ class Display:
         self._standing: Standing | None = None
         self._lines: list[Text] = []
         self._said: set[str] = set()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+        )
         self._bars = Progress(*columns, TimeRemainingColumn(), console=console)
         self._stream_bar = self._bars.add_task("questions answered", total=questions)
         self._train_bar = self._bars.add_task("training", total=1, visible=False)
@@ -52,7 +56,10 @@ class Display:
             self._say(f"question {total}: the traffic is now {phase!r}", "bold")
             self._phase = phase
         if not self._console.is_terminal and self._standing and total % 500 == 0:
-            self._console.print(f"  {total} of {self._questions} answered, {_accuracy(self._standing.profile)}", highlight=False)
+            self._console.print(
+                f"  {total} of {self._questions} answered, {accuracy_line(self._standing.profile)}",
+                highlight=False,
+            )
 
     def __call__(self, event: str, detail: dict[str, Any]) -> None:
         """The loop's listener."""
@@ -67,7 +74,11 @@ class Display:
             key = f"{standing.version}/{skill}/{state.alarm_bucket}"
             if key not in self._said:
                 self._said.add(key)
-                self._say(f"drift alarm: version {standing.version} misses {skill!r} more often than a mastered skill", "yellow")
+                self._say(
+                    f"drift alarm: version {standing.version} misses {skill!r} more often than a mastered"
+                    " skill",
+                    "yellow",
+                )
         if standing.decision.kind != "wait":
             decision = standing.decision
             self._say(f"question {self._answered}: the policy opens a round: {decision.reasons[0]}", "cyan")
@@ -77,7 +88,8 @@ class Display:
     def _on_curated(self, detail: dict[str, Any]) -> None:
         manifest = detail["manifest"]
         self._say(
-            f"{detail['round_id']}: {manifest['examples']} examples {manifest['per_strategy']}, dropped {detail['curation']['dropped']}"
+            f"{detail['round_id']}: {manifest['examples']} examples {manifest['per_strategy']}, dropped"
+            f" {detail['curation']['dropped']}"
         )
 
     def _on_training(self, detail: dict[str, Any]) -> None:
@@ -87,11 +99,16 @@ class Display:
     def _on_trained(self, detail: dict[str, Any]) -> None:
         self._bars.update(self._train_bar, visible=False)
         self._say(
-            f"{detail['round_id']}: trained {detail['decision']['steps']} steps, {detail['tokens']} tokens, loss {detail['loss']:.3f}"
+            f"{detail['round_id']}: trained {detail['decision']['steps']} steps, {detail['tokens']} tokens,"
+            f" loss {detail['loss']:.3f}"
         )
 
     def _on_evaluating(self, detail: dict[str, Any]) -> None:
-        who = f"version {detail['version']}" if "version" in detail else f"the challenger of {detail['round_id']}"
+        who = (
+            f"version {detail['version']}"
+            if "version" in detail
+            else f"the challenger of {detail['round_id']}"
+        )
         self._say(f"evaluating {who} on {detail['items']} held-out items", "dim")
 
     def _on_judged(self, detail: dict[str, Any]) -> None:
@@ -102,7 +119,10 @@ class Display:
         self._say(f"{detail['round_id']}: gate {'open' if verdict['promote'] else 'closed'}: {told}", style)
 
     def _on_promoted(self, detail: dict[str, Any]) -> None:
-        self._say(f"{detail['round_id']}: version {detail['version']} is champion and serves from now on", "bold green")
+        self._say(
+            f"{detail['round_id']}: version {detail['version']} is champion and serves from now on",
+            "bold green",
+        )
 
     def _on_rejected(self, detail: dict[str, Any]) -> None:
         self._say(f"{detail['round_id']}: rejected, the champion stays", "bold red")
@@ -123,28 +143,3 @@ class Display:
             parts.append(Panel(Text(self._standing.decision.reasons[0]), title="policy"))
         parts.append(Panel(Group(*self._lines[-LINES:]), title="what happened"))
         return Group(*parts)
-
-
-def _accuracy(profile: Profile) -> str:
-    accuracy = "unknown" if profile.accuracy is None else f"{100 * profile.accuracy:.1f} %"
-    return f"version {profile.version}, rolling accuracy {accuracy} over {profile.answers} answers"
-
-
-def profile_table(profile: Profile, alarms: set[str]) -> Table:
-    """The missing-skill profile with 90 % intervals, most harmful skill first."""
-    table = Table(title=f"Missing-Skill-Profile: {_accuracy(profile)}", title_justify="left")
-    for name in ("skill", "needed", "missing", "miss rate", "90 % interval", "share", "priority", "drift"):
-        table.add_column(name, justify="left" if name in ("skill", "drift") else "right")
-    for row in profile.skills:
-        interval = f"{row.low:.2f} - {row.high:.2f}"
-        cells = (
-            row.skill,
-            str(row.raw.needed),
-            str(row.raw.missing),
-            f"{row.mean:.2f}",
-            interval,
-            f"{row.share:.1%}",
-            f"{row.priority:.3f}",
-        )
-        table.add_row(*cells, "alarm" if row.skill in alarms else "")
-    return table

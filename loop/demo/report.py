@@ -1,4 +1,5 @@
-"""The demo's figures: what was truly missing, what was found, and what the rounds brought, against exact ground truth."""
+"""The demo's figures: what was truly missing, what was found, and what the rounds brought, against exact
+ground truth."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from agent.decision import Decision
 from agent.items import HeldOutItem
 from loop.config import Config
 from loop.demo.stream import schedule, served
-from loop.demo.task import items_of
-from loop.demo.world import mixture_items
-from loop.ledger import entries
-from loop.services import Services
+from loop.tasks.world.task import items_of
+from loop.tasks.world.world import mixture_items
+from loop.workers.services import Services
 from serving.engine import Sampling
 from streams.log import EventLog
+from streams.state.ledger import entries
 from training.evaluate import Evaluation, evaluate
 
 MASTERED = 0.9
@@ -32,9 +33,14 @@ class Report:
 
 
 def exam_items(config: Config) -> tuple[HeldOutItem, ...]:
-    """Held-out items that neither training nor the gate has seen: skills, original and drifted mixtures, out of distribution."""
+    """Held-out items that neither training nor the gate has seen: skills, original and drifted mixtures, out
+    of distribution."""
     demo = config.demo
-    drifted = [item for phase in schedule(demo)[1:] for item in mixture_items("exam", phase.name, phase.mixture, demo.exam_mix // 2)]
+    drifted = [
+        item
+        for phase in schedule(demo)[1:]
+        for item in mixture_items("exam", phase.name, phase.mixture, demo.exam_mix // 2)
+    ]
     return (*items_of("exam", demo), *drifted)
 
 
@@ -83,15 +89,27 @@ def make_report(services: Services, log: EventLog) -> Report:
     figures.update(_costs(services))
     figures.update(champion_version=champion, seed=config.seed)
     rows = tuple(
-        (skill, "missing" if skill in missing else "mastered" if skill in mastered else "", was[skill], now[skill]) for skill in was
+        (
+            skill,
+            "missing" if skill in missing else "mastered" if skill in mastered else "",
+            was[skill],
+            now[skill],
+        )
+        for skill in was
     )
     return Report(figures, rows)
 
 
 def truly_missing(config: Config, accuracy: dict[str, float]) -> list[str]:
-    """Ground truth by the policy's own definition: missed more often than the threshold, and asked for often enough after a shift."""
+    """Ground truth by the policy's own definition: missed more often than the threshold, and asked for often
+    enough after a shift."""
     shares = [phase.mixture.weights for phase in schedule(config.demo)[1:]]
-    asked = {skill for share in shares for skill, weight in share.items() if weight / sum(share.values()) >= config.policy.min_share}
+    asked = {
+        skill
+        for share in shares
+        for skill, weight in share.items()
+        if weight / sum(share.values()) >= config.policy.min_share
+    }
     return sorted(skill for skill in asked if 1 - accuracy[skill] > config.policy.miss_threshold)
 
 
@@ -114,7 +132,10 @@ def _served_figures(services: Services, log: EventLog) -> dict[str, float]:
     window = min(SERVED_WINDOW, max(1, len(right) // 2))
     if not right:
         return {"served_accuracy_first": 0.0, "served_accuracy_last": 0.0}
-    return {"served_accuracy_first": sum(right[:window]) / window, "served_accuracy_last": sum(right[-window:]) / window}
+    return {
+        "served_accuracy_first": sum(right[:window]) / window,
+        "served_accuracy_last": sum(right[-window:]) / window,
+    }
 
 
 def _costs(services: Services) -> dict[str, float]:
@@ -122,4 +143,9 @@ def _costs(services: Services) -> dict[str, float]:
     usage = sum((entry.usage for entry in entries(services.store, services.student)), Usage())
     trained = sum(int(round_.record.get("tokens", 0)) for round_ in services.rounds.list(services.student))
     tokens = usage.prompt_tokens + usage.completion_tokens
-    return {"teacher_calls": usage.calls, "teacher_tokens": tokens, "teacher_usd": usage.usd, "train_tokens": trained}
+    return {
+        "teacher_calls": usage.calls,
+        "teacher_tokens": tokens,
+        "teacher_usd": usage.usd,
+        "train_tokens": trained,
+    }

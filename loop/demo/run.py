@@ -1,4 +1,5 @@
-"""`skillloop demo`: users ask, the traffic drifts, the loop finds and teaches what is missing, and the figures say how well."""
+"""`skillloop demo`: users ask, the traffic drifts, the loop finds and teaches what is missing, and the
+figures say how well."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def _claim(root: Path, config: Config) -> float:
         if kept["settings"] != settings:
             changed = [key for key in settings if kept["settings"].get(key) != settings[key]]
             raise ConfigError(
-                f"{root} holds a run with other settings ({', '.join(changed)} differ); use another --dir, or remove it to start anew"
+                f"{root} holds a run with other settings ({', '.join(changed)} differ); use another --dir, or"
+                " remove it to start anew"
             )
         return float(kept["seconds"])
     _note_seconds(root, config, 0.0)
@@ -80,34 +82,49 @@ def _note_seconds(root: Path, config: Config, seconds: float) -> None:
 
 def _print(report: Report, console: Console, picture: Path, root: Path) -> None:
     figures = report.figures
-    table = Table(title="Accuracy per skill on the exam (held out from training and from the gate), %", title_justify="left")
+    table = Table(
+        title="Accuracy per skill on the exam (held out from training and from the gate), %",
+        title_justify="left",
+    )
     for name in ("skill", "", "before", "after", "change"):
         table.add_column(name, justify="left" if name in ("skill", "") else "right")
     for skill, group, before, after in report.rows:
-        table.add_row(skill, group, f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}")
+        table.add_row(
+            skill, group, f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"
+        )
     table.add_section()
     for name in ("shifted", "missing", "original", "mastered", "ood"):
         before, after = figures[f"{name}_accuracy_before"], figures[f"{name}_accuracy_after"]
         if before is None:
             continue
-        table.add_row(f"all {name}", "", f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}")
+        table.add_row(
+            f"all {name}", "", f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}"
+        )
     console.print(table)
     for row in figures["rounds"]:
         outcome = "promoted" if row["promoted"] else "not promoted"
         console.print(
-            f"round {row['id']}: {row['kind']} {', '.join(row['skills'])}; {row['examples']} examples; {outcome}", highlight=False
+            f"round {row['id']}: {row['kind']} {', '.join(row['skills'])}; {row['examples']} examples;"
+            f" {outcome}",
+            highlight=False,
         )
     console.print(
-        f"truly missing: {', '.join(figures['skills_truly_missing'])}; found: {', '.join(figures['skills_found'])}; "
-        f"precision {figures['precision']:.2f}, recall {figures['recall']:.2f}",
+        f"truly missing: {', '.join(figures['skills_truly_missing'])}; found:"
+        f" {', '.join(figures['skills_found'])}; precision {figures['precision']:.2f}, recall"
+        f" {figures['recall']:.2f}",
         highlight=False,
     )
     console.print(
-        f"served on drifted traffic: {figures['served_accuracy_first']:.1%} at first, {figures['served_accuracy_last']:.1%} at the end; "
-        f"worst loss of a skill {100 * figures['worst_skill_loss']:.1f} points; champion version {figures['champion_version']}; "
-        f"{figures['seconds']:.0f} s; teacher {figures['teacher_calls']} calls, {figures['teacher_tokens']} tokens, "
-        f"{figures['teacher_usd']:.2f} USD; {figures['train_tokens']} tokens trained",
+        f"served on drifted traffic: {figures['served_accuracy_first']:.1%} at first,"
+        f" {figures['served_accuracy_last']:.1%} at the end; worst loss of a skill"
+        f" {100 * figures['worst_skill_loss']:.1f} points; champion version {figures['champion_version']};"
+        f" {figures['seconds']:.0f} s; teacher {figures['teacher_calls']} calls, {figures['teacher_tokens']}"
+        f" tokens, {figures['teacher_usd']:.2f} USD; {figures['train_tokens']} tokens trained",
         highlight=False,
     )
     console.print(f"timeline: {picture}", highlight=False, soft_wrap=True)
-    console.print(f"MLflow:   .venv/bin/mlflow ui --backend-store-uri sqlite:///{root / 'mlflow.db'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"MLflow:   .venv/bin/mlflow ui --backend-store-uri sqlite:///{root / 'mlflow.db'}",
+        highlight=False,
+        soft_wrap=True,
+    )

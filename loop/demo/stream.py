@@ -1,4 +1,5 @@
-"""The demo's users: they ask the deployed student question after question, and the answers go into the event log."""
+"""The demo's users: they ask the deployed student question after question, and the answers go into the event
+log."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from loop.config import DemoSection
-from loop.demo.traffic import FIRST_SHIFT, SECOND_SHIFT, Phase, Traffic
-from loop.demo.world import ORIGINAL
-from loop.services import Services
+from loop.tasks.world.traffic import FIRST_SHIFT, SECOND_SHIFT, Phase, Traffic
+from loop.tasks.world.world import ORIGINAL
+from loop.workers.services import Services
 from serving.engine import Sampling
 from streams.clock import HandClock
 from streams.codec import Codec, encode
@@ -28,7 +29,8 @@ def schedule(demo: DemoSection) -> tuple[Phase, ...]:
 
 
 class DemoStream:
-    """Serves one tick of questions at a time. A tick's answers are appended in one transaction, so a crash repeats whole ticks.
+    """Serves one tick of questions at a time. A tick's answers are appended in one transaction, so a crash
+    repeats whole ticks.
 
     Event time is simulated: question `i` comes `i * seconds_between` after `START`; `clock` follows it.
     """
@@ -57,7 +59,8 @@ class DemoStream:
         return START + timedelta(seconds=index * self._demo.seconds_between)
 
     def step(self) -> int:
-        """Answer the next tick with the version that is routed; the number of questions answered (0: the stream has ended)."""
+        """Answer the next tick with the version that is routed; the number of questions answered (0: the
+        stream has ended)."""
         start = self.position
         indices = range(start, min(start + self._demo.tick, self._demo.questions))
         if not indices:
@@ -65,7 +68,9 @@ class DemoStream:
         version = self._served_version()
         asked = [self._traffic.question(index) for index in indices]
         sampling = Sampling(max_new_tokens=self._services.config.student.max_new_tokens)
-        answers = self._services.engine.generate([problem.question for _, problem in asked], version, sampling)
+        answers = self._services.engine.generate(
+            [problem.question for _, problem in asked], version, sampling
+        )
         events = [
             StudentOutput(
                 event_id=derived_id(f"{self._services.student}/{question_id}", "answer"),
@@ -98,4 +103,6 @@ def served(log: EventLog) -> Iterator[StudentOutput]:
     """Every answer that was served, read back from the log, by time."""
     codec = Codec()
     events = [codec.decode(record) for record in log.read(StudentOutput.TOPIC)]
-    yield from sorted((event for event in events if isinstance(event, StudentOutput)), key=lambda event: event.occurred_at)
+    yield from sorted(
+        (event for event in events if isinstance(event, StudentOutput)), key=lambda event: event.occurred_at
+    )

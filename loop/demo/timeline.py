@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 from agent.profile import ALL
 from loop.demo.stream import START, schedule
-from loop.services import Services
+from loop.workers.services import Services
 from streams.codec import Codec
 from streams.events import Alert
 from streams.log import EventLog
@@ -23,14 +23,20 @@ SMOOTH = 4
 
 
 def draw_timeline(services: Services, log: EventLog, highlighted: list[str], path: Path) -> None:
-    """Write the PNG. `highlighted` skills are drawn in colour, the others in grey; each point is `SMOOTH` buckets wide."""
+    """Write the PNG. `highlighted` skills are drawn in colour, the others in grey; each point is `SMOOTH`
+    buckets wide."""
     demo = services.config.demo
     figure, axes = plt.subplots(figsize=(12, 6), layout="constrained")
     for skill, points in sorted(_curves(services).items()):
         bold = skill == ALL or skill in highlighted
         label = "all answers" if skill == ALL else skill if bold else None
         colour: dict[str, Any] = {"color": "black"} if skill == ALL else {} if bold else {"color": "0.85"}
-        axes.plot(*zip(*points, strict=True), label=label, linewidth=2.5 if skill == ALL else 1.6 if bold else 0.8, **colour)
+        axes.plot(
+            *zip(*points, strict=True),
+            label=label,
+            linewidth=2.5 if skill == ALL else 1.6 if bold else 0.8,
+            **colour,
+        )
     for phase in schedule(demo)[1:]:
         axes.axvline(phase.start, color="0.4", linestyle=":")
         axes.text(phase.start, 1.03, phase.name, ha="center", fontsize=9)
@@ -61,7 +67,11 @@ def _curves(services: Services) -> dict[str, list[tuple[float, float]]]:
         return ((group + 0.5) * width - start) / demo.seconds_between
 
     return {
-        skill: [(question(group), 1 - missing / needed) for group, (needed, missing) in sorted(cells.items()) if needed]
+        skill: [
+            (question(group), 1 - missing / needed)
+            for group, (needed, missing) in sorted(cells.items())
+            if needed
+        ]
         for skill, cells in sums.items()
     }
 
@@ -73,7 +83,9 @@ def _index(moment: datetime, services: Services) -> float:
 def _alarms(services: Services, log: EventLog) -> list[tuple[float, str]]:
     codec = Codec()
     events = [codec.decode(record) for record in log.read(Alert.TOPIC)]
-    return [(_index(event.occurred_at, services), event.skill) for event in events if isinstance(event, Alert)]
+    return [
+        (_index(event.occurred_at, services), event.skill) for event in events if isinstance(event, Alert)
+    ]
 
 
 def _rounds(services: Services) -> list[tuple[float, str, bool]]:

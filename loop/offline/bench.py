@@ -9,18 +9,19 @@ from typing import Any, Protocol
 
 from agent.catalog import SkillCatalog
 from agent.items import PoolItem
-from graphs.filters import StepRewards
+from graphs.curate.neighbours import Embed
+from graphs.filters.chain import StepRewards
 from graphs.teacher import CatalogTeacher
 from loop.offline.config import StatConfig
-from loop.offline.data import Data, load_data, pool_items, subject_key
-from loop.offline.embedding import Embed
+from loop.offline.data import Data, load_data
 from loop.offline.folder import RunFolder
-from loop.offline.grading import Grade
 from loop.offline.journal import Runner
-from loop.offline.jsonl import file_sha256
-from loop.offline.records import CatalogRow, LabelRow
+from loop.tasks.grading import Grade
+from loop.tasks.questions import pool_items, subject_key
+from loop.tasks.records import CatalogRow, LabelRow
 from serving.engine import Engine
 from streams.crash import CrashPoint, no_crash
+from streams.files import file_sha256
 
 
 class Student(Protocol):
@@ -39,8 +40,8 @@ class Student(Protocol):
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything a stage may use. `open_student` and `embed` are called only by the stages that need them; `student_id` is a hash of
-    the student's files, `rewards_id` one of the reward model's."""
+    """Everything a stage may use. `open_student` and `embed` are called only by the stages that need them;
+    `student_id` is a hash of the student's files, `rewards_id` one of the reward model's."""
 
     config: StatConfig
     folder: RunFolder
@@ -56,7 +57,8 @@ class Bench:
     suffix: str = ""
 
     def named(self, stage: str) -> str:
-        """The name of a stage that depends on the strategy: with the strategy's name, when it is not the configured one."""
+        """The name of a stage that depends on the strategy: with the strategy's name, when it is not the
+        configured one."""
         return stage + self.suffix
 
     @cached_property
@@ -73,7 +75,11 @@ class Bench:
     def data_sha256(self) -> dict[str, str]:
         """The hashes of the data files by name of their use."""
         section = self.config.data
-        files = {"train": section.train, "validation": section.validation, **{f"held-out:{path.name}": path for path in section.held_out}}
+        files = {
+            "train": section.train,
+            "validation": section.validation,
+            **{f"held-out:{path.name}": path for path in section.held_out},
+        }
         return {name: file_sha256(path) for name, path in files.items() if path is not None}
 
     def catalog_rows(self) -> list[CatalogRow]:
@@ -91,7 +97,8 @@ class Bench:
 
 @dataclass(frozen=True)
 class OfferedSkills:
-    """Which skills the teacher may choose from: those of the question's subject (paper section 3.1), all where it has none."""
+    """Which skills the teacher may choose from: those of the question's subject (paper section 3.1), all
+    where it has none."""
 
     rows: Sequence[CatalogRow]
 
@@ -104,7 +111,11 @@ class OfferedSkills:
     def _by_subject(self) -> dict[str, tuple[str, ...]]:
         subjects = {subject_key(subject) for row in self.rows for subject in row.subjects}
         return {
-            subject: tuple(row.skill for row in self.rows if not row.subjects or subject in map(subject_key, row.subjects))
+            subject: tuple(
+                row.skill
+                for row in self.rows
+                if not row.subjects or subject in map(subject_key, row.subjects)
+            )
             for subject in subjects
         }
 

@@ -1,4 +1,5 @@
-"""The data set's card: what it was made from, how, what is in it and what was left out; Hugging Face's front matter on top."""
+"""The data set's card: what it was made from, how, what is in it and what was left out; Hugging Face's front
+matter on top."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from pathlib import Path
 
 from loop.offline.bench import Bench
 from loop.offline.folder import Manifest
-from loop.offline.jsonl import write_text
 from loop.offline.records import DatasetRow
+from streams.files import write_text
 
 TOP_SKILLS = 20
 
@@ -20,7 +21,8 @@ def card_path(bench: Bench) -> Path:
 
 
 def write_card(bench: Bench) -> Path | None:
-    """Write the card of the finished data set; None when there is no data set. Equal data sets give equal cards."""
+    """Write the card of the finished data set; None when there is no data set. Equal data sets give equal
+    cards."""
     manifest = bench.folder.manifest(bench.named("dataset"))
     if manifest is None:
         return None
@@ -39,15 +41,25 @@ def card(bench: Bench, manifest: Manifest, rows: Sequence[DatasetRow]) -> str:
     parts = [
         _front_matter(bench, len(rows)),
         f"# {config.strategy.name}: {len(rows)} question-answer pairs",
-        "Made by `skillloop stat` (Skill-Targeted Adaptive Training, arXiv 2510.10023, section 3.3). One JSON object a line: `id`, "
-        "`messages` (user, assistant), `skills`, `origin`.",
+        (
+            "Made by `skillloop stat` (Skill-Targeted Adaptive Training, arXiv 2510.10023, section 3.3). One"
+            " JSON object a line: `id`, `messages` (user, assistant), `skills`, `origin`."
+        ),
         "## How\n\n" + _table({"teacher": bench.teacher_id, "seed": config.seed, **parameters}),
-        "## From what\n\n" + _table({f"sha256 of {name}": digest for name, digest in manifest.inputs.items()}),
+        "## From what\n\n"
+        + _table({f"sha256 of {name}": digest for name, digest in manifest.inputs.items()}),
         "## What is in it\n\n" + _table({name: f"{value:g}" for name, value in manifest.figures.items()}),
-        f"## Skills, the first {TOP_SKILLS}\n\n" + _table(dict(skills.most_common(TOP_SKILLS))) if skills else "",
-        "## Left out\n\nQuestions that repeat another of the set, and questions that match a held-out or validation question "
-        f"(Jaccard of word triples {config.duplicates.duplicate} and {config.duplicates.contamination}), selected and synthesized alike. "
-        "The licence is that of the training questions.",
+        (
+            f"## Skills, the first {TOP_SKILLS}\n\n" + _table(dict(skills.most_common(TOP_SKILLS)))
+            if skills
+            else ""
+        ),
+        (
+            "## Left out\n\nQuestions that repeat another of the set, and questions that match a held-out or"
+            f" validation question (Jaccard of word triples {config.duplicates.duplicate} and"
+            f" {config.duplicates.contamination}), selected and synthesized alike. The licence is that of the"
+            " training questions."
+        ),
         "\n".join(f"- {note}" for note in manifest.notes),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -57,8 +69,8 @@ def _front_matter(bench: Bench, rows: int) -> str:
     size = "n<1K" if rows < 1000 else "1K<n<10K" if rows < 10_000 else "10K<n<100K"
     name = bench.config.strategy.name
     return (
-        f"---\ntask_categories: [text-generation]\nsize_categories: [{size}]\nconfigs:\n- config_name: {name}\n"
-        f"  data_files: {bench.folder.path(bench.named('dataset')).name}\n---"
+        f"---\ntask_categories: [text-generation]\nsize_categories: [{size}]\nconfigs:\n- config_name:"
+        f" {name}\n  data_files: {bench.folder.path(bench.named('dataset')).name}\n---"
     )
 
 

@@ -1,5 +1,5 @@
-"""What a run can be checked against on real data: the grader against human-checked flags, STAT-Sel against the paper's counts,
-and the duplicates between a training and a test set. `benchmarks/offline.py` prints them.
+"""What a run can be checked against on real data: the grader against human-checked flags, STAT-Sel against
+the paper's counts, and the duplicates between a training and a test set. `benchmarks/offline.py` prints them.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.catalog import SkillMap
-from agent.dataplan import Failure, PlanInput, StrategySettings, choose_pairs
-from agent.drawing import ordered, rank
+from agent.chance import ordered, rank
+from agent.plan import Failure, PlanInput, StrategySettings, choose_pairs
 from agent.selection import PoolReport
 from agent.strategies import plan_strategy
-from graphs.duplicates import QuestionIndex, Same, SameQuestion
-from loop.offline.data import Question, subject_key
-from loop.offline.grading import Grade
-from loop.offline.jsonl import read_objects
+from graphs.curate.duplicates import QuestionIndex, Same, SameQuestion
+from loop.tasks.grading import Grade
+from loop.tasks.questions import Question, subject_key
+from streams.files import read_objects
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """An answer that the grader and the file's flag judge differently. The texts are for explaining it, not for keeping."""
+    """An answer that the grader and the file's flag judge differently. The texts are for explaining it, not
+    for keeping."""
 
     answer_id: str
     flag: bool
@@ -45,19 +46,25 @@ class Agreement:
 
 
 def agreement(path: Path, grade: Grade) -> Agreement:
-    """Grade the answers of a file with the fields question, response, reference_answer, extracted, graded_correct."""
+    """Grade the answers of a file with the fields question, response, reference_answer, extracted,
+    graded_correct."""
     rows = list(read_objects(path))
     found: list[Disagreement] = []
     for row in rows:
         graded = grade(row["question"], row["reference_answer"], row["response"])
         if graded is not row["graded_correct"]:
-            found.append(Disagreement(row["id"], row["graded_correct"], graded, row["reference_answer"], str(row["extracted"])))
+            found.append(
+                Disagreement(
+                    row["id"], row["graded_correct"], graded, row["reference_answer"], str(row["extracted"])
+                )
+            )
     return Agreement(len(rows), tuple(found))
 
 
 @dataclass(frozen=True)
 class SelectionCounts:
-    """What STAT-Sel comes to. `drawn` and `items` count with and without repetition; `pools` are per missing skill."""
+    """What STAT-Sel comes to. `drawn` and `items` count with and without repetition; `pools` are per missing
+    skill."""
 
     difficult: int
     targets: int
@@ -73,9 +80,12 @@ class SelectionCounts:
         return self.drawn == sum(report.picked for report in self.pools.values())
 
 
-def difficult_questions(questions: Sequence[Question], pool: Sequence[Question], count: int, seed: int) -> list[Failure]:
-    """A profile to select for: `count` questions, each missing its own skill and one or two more of its subject, as the paper
-    reports 2-3 per response. The further skills are drawn by how often the subject's pool questions need them.
+def difficult_questions(
+    questions: Sequence[Question], pool: Sequence[Question], count: int, seed: int
+) -> list[Failure]:
+    """A profile to select for: `count` questions, each missing its own skill and one or two more of its
+    subject, as the paper reports 2-3 per response. The further skills are drawn by how often the subject's
+    pool questions need them.
     """
     by_subject: dict[str, list[str]] = {}
     for one in pool:
@@ -87,18 +97,28 @@ def difficult_questions(questions: Sequence[Question], pool: Sequence[Question],
         one = by_id[item_id]
         subject = by_subject.get(subject_key(one.subject), [])
         wanted = 2 + rank(seed, "skills", item_id) % 2
-        drawn = [subject[rank(seed, "further", item_id, str(turn)) % len(subject)] for turn in range(20)] if subject else []
+        drawn = (
+            [subject[rank(seed, "further", item_id, str(turn)) % len(subject)] for turn in range(20)]
+            if subject
+            else []
+        )
         missing = tuple(dict.fromkeys((*one.skills, *drawn)))[:wanted]
         failures.append(Failure(question_id=item_id, needed=missing, missing=missing))
     return failures
 
 
 def selection_counts(
-    pool: Sequence[Question], failures: Sequence[Failure], seed: int, settings: StrategySettings = StrategySettings()
+    pool: Sequence[Question],
+    failures: Sequence[Failure],
+    seed: int,
+    settings: StrategySettings = StrategySettings(),
 ) -> SelectionCounts:
-    """Plan STAT-Sel and count (paper section 3.3: 500 difficult questions, 2-3 skills, 5 questions each, 3 answers, 9.5k pairs)."""
+    """Plan STAT-Sel and count (paper section 3.3: 500 difficult questions, 2-3 skills, 5 questions each, 3
+    answers, 9.5k pairs)."""
     skill_map = SkillMap((one.item_id, one.skills) for one in pool if one.skills)
-    plan = plan_strategy("stat-sel", PlanInput(skill_map, [one.item_id for one in pool], failures, seed), settings)
+    plan = plan_strategy(
+        "stat-sel", PlanInput(skill_map, [one.item_id for one in pool], failures, seed), settings
+    )
     pairs = choose_pairs(plan, settings.pairs, seed)
     targets = Counter(skill for failure in failures for skill in failure.missing)
     picked = Counter(draw.skill for draw in plan.draws)
@@ -110,13 +130,20 @@ def selection_counts(
         pairs=len(pairs),
         pair_items=len({pair.draw.item_id for pair in pairs}),
         pools={
-            skill: PoolReport(count * settings.k_sel, len(skill_map.items(skill)), len(skill_map.items(skill)), picked[skill])
+            skill: PoolReport(
+                count * settings.k_sel,
+                len(skill_map.items(skill)),
+                len(skill_map.items(skill)),
+                picked[skill],
+            )
             for skill, count in targets.items()
         },
     )
 
 
-def duplicates(train: Sequence[Question], test: Sequence[Question], rule: SameQuestion = SameQuestion(threshold=0.6)) -> dict[str, Same]:
+def duplicates(
+    train: Sequence[Question], test: Sequence[Question], rule: SameQuestion = SameQuestion(threshold=0.6)
+) -> dict[str, Same]:
     """The training questions that a test question repeats, by id: exactly, or nearly by `rule`."""
     held_out = QuestionIndex(rule, (one.question for one in test))
     found = {one.item_id: held_out.find(one.question) for one in train}

@@ -1,4 +1,5 @@
-"""The configuration of `skillloop stat`: one frozen object from a TOML file, with the environment on top (`configs/stat/`)."""
+"""The configuration of `skillloop stat`: one frozen object from a TOML file, with the environment on top
+(`configs/stat/`)."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from agent.dataplan import StrategyName, StrategySettings
-from graphs.chat_settings import ChatSettings
+from agent.plan import StrategyName, StrategySettings
+from graphs.chat.settings import ChatSettings
 from loop.config import ConfigError, Section, check_keys, from_environment, from_folder, merge
 from training.settings import SftSettings
 
 
 class DataSection(Section):
-    """The files. Relative paths start at the configuration's folder. `held_out` sets are kept out of training and measure."""
+    """The files. Relative paths start at the configuration's folder. `held_out` sets are kept out of training
+    and measure."""
 
     train: Path
     validation: Path | None = None
@@ -25,7 +27,8 @@ class DataSection(Section):
 
 
 class CatalogSection(Section):
-    """Where the skills come from: the labels in the data, a file of `catalog` rows, or the teacher (paper section 3.1)."""
+    """Where the skills come from: the labels in the data, a file of `catalog` rows, or the teacher (paper
+    section 3.1)."""
 
     source: Literal["given", "file", "teacher"] = "given"
     file: Path | None = None
@@ -35,7 +38,8 @@ class CatalogSection(Section):
 
 
 class StudentSection(Section):
-    """The student: a folder in Hugging Face format. Answers as in the paper: no examples, temperature 0.1, one response."""
+    """The student: a folder in Hugging Face format. Answers as in the paper: no examples, temperature 0.1,
+    one response."""
 
     base: Path | None = None
     batch_size: int = Field(default=16, gt=0)
@@ -45,13 +49,15 @@ class StudentSection(Section):
 
 
 class FilterSection(Section):
-    """Which answers are difficult: the first filter in `order` with an opinion decides (paper section 3.2). Filters are
-    `gold`, `consistency`, `prm`, `teacher`, and `a&b` for two that must agree (graphs/filters.py).
+    """Which answers are difficult: the first filter in `order` with an opinion decides (paper section 3.2).
+    Filters are `gold`, `consistency`, `prm`, `teacher`, and `a&b` for two that must agree
+    (graphs/filters/chain.py).
 
-    `tau1`, `tau2`: thresholds of the process reward model in the folder `prm`. `consistency`: wrong when the commonest answer
-    occurs fewer than `min_votes` times. `grade`: how final answers are compared. `diagnosed_samples`: answers per question that
-    are judged, the others only vote. `constrain` accepts only missing skills that the question's labels name (agent/profile.py);
-    false is the paper's way: any skill of the subject, which suits questions with a single label.
+    `tau1`, `tau2`: thresholds of the process reward model in the folder `prm`. `consistency`: wrong when the
+    commonest answer occurs fewer than `min_votes` times. `grade`: how final answers are compared.
+    `diagnosed_samples`: answers per question that are judged, the others only vote. `constrain` accepts only
+    missing skills that the question's labels name (agent/profile.py); false is the paper's way: any skill of
+    the subject, which suits questions with a single label.
     """
 
     order: tuple[str, ...] = ("gold", "teacher")
@@ -65,8 +71,9 @@ class FilterSection(Section):
 
 
 class TeacherSection(Section):
-    """Who teaches. `scripted` is the fake of `loop/offline/scripted.py` with the replies of the file `script`; `chat` any
-    OpenAI-compatible server, set up in `[teacher.chat]` (graphs/chat_settings.py), with its price or the word that it is free.
+    """Who teaches. `scripted` is the fake of `loop/offline/scripted.py` with the replies of the file
+    `script`; `chat` any OpenAI-compatible server, set up in `[teacher.chat]` (graphs/chat/settings.py), with
+    its price or the word that it is free.
     """
 
     kind: Literal["scripted", "chat"] = "scripted"
@@ -75,7 +82,8 @@ class TeacherSection(Section):
 
 
 class BudgetSection(Section):
-    """`cap_usd` stops before the call that would pass it. The others are what an estimate assumes where nothing is known yet."""
+    """`cap_usd` stops before the call that would pass it. The others are what an estimate assumes where
+    nothing is known yet."""
 
     cap_usd: float | None = Field(default=None, ge=0)
     difficult_share: float = Field(default=0.5, ge=0, le=1)
@@ -89,13 +97,14 @@ class BudgetSection(Section):
 
 
 class StrategySection(StrategySettings):
-    """Which strategy, and the paper's parameters (agent/dataplan.py)."""
+    """Which strategy, and the paper's parameters (agent/plan.py)."""
 
     name: StrategyName = "stat-sel"
 
 
 class DuplicateSection(Section):
-    """Jaccard thresholds of graphs/duplicates.py, for repeats within the data and for contamination by untouchable questions."""
+    """Jaccard thresholds of graphs/curate/duplicates.py, for repeats within the data and for contamination by
+    untouchable questions."""
 
     duplicate: float = Field(default=0.7, gt=0, le=1)
     contamination: float = Field(default=0.6, gt=0, le=1)
@@ -110,11 +119,14 @@ class EmbedSection(Section):
 
 
 class TrainSection(Section):
-    """The LoRA round (paper section 4): 3 epochs, batches of 8; `sft.steps` is computed from them. `max_steps` shortens it."""
+    """The LoRA round (paper section 4): 3 epochs, batches of 8; `sft.steps` is computed from them.
+    `max_steps` shortens it."""
 
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
-    sft: SftSettings = SftSettings(steps=1, batch_size=8, micro_batch_size=1, lora_dropout=0.05, max_grad_norm=0.3, weight_decay=0.1)
+    sft: SftSettings = SftSettings(
+        steps=1, batch_size=8, micro_batch_size=1, lora_dropout=0.05, max_grad_norm=0.3, weight_decay=0.1
+    )
 
 
 class EvaluateSection(Section):
@@ -125,7 +137,8 @@ class EvaluateSection(Section):
 
 
 class StatConfig(Section):
-    """Everything. `answers` is a file of the student's answers; without it the student of `[student]` answers."""
+    """Everything. `answers` is a file of the student's answers; without it the student of `[student]`
+    answers."""
 
     seed: int = Field(default=0, ge=0)
     answers: Path | None = None
@@ -142,7 +155,9 @@ class StatConfig(Section):
     evaluate: EvaluateSection = EvaluateSection()
 
 
-def load_stat(path: Path, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None) -> StatConfig:
+def load_stat(
+    path: Path, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+) -> StatConfig:
     """The configuration in `path`, then `environ` (`SKILLLOOP_<SECTION>__<KEY>`), then `overrides`.
 
     Raises `ConfigError` with the file, the key and the nearest right name.

@@ -1,7 +1,9 @@
-"""What the rest of a run will ask of the teacher and cost, before it is spent: counts where they are known, assumptions where not.
+"""What the rest of a run will ask of the teacher and cost, before it is spent: counts where they are known,
+assumptions where not.
 
-Known are the data and the results of finished stages; what comes after an unfinished one is assumed by `[budget]`. Tokens are
-estimated from characters. It is an estimate: the cap, checked before every call, is the guarantee.
+Known are the data and the results of finished stages; what comes after an unfinished one is assumed by
+`[budget]`. Tokens are estimated from characters. It is an estimate: the cap, checked before every call, is
+the guarantee.
 """
 
 from __future__ import annotations
@@ -10,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.budget import Price, UnpricedModel, Usage
-from agent.dataplan import StrategyError
+from agent.plan import StrategyError
 from loop.offline.bench import Bench
-from loop.offline.building import make_plan
 from loop.offline.config import StatConfig
 from loop.offline.journal import count_kept
 from loop.offline.records import AssessedRow
+from loop.offline.stages.dataset import make_plan
 
 PAPER_SKILLS = 20
 SKILL_CHARS = 25
@@ -43,7 +45,10 @@ def price_of(config: StatConfig) -> Price:
     if config.teacher.kind == "scripted" or config.teacher.chat is None:
         return Price(free=True)
     if config.teacher.chat.price is None:
-        raise UnpricedModel(f"no price for model {config.teacher.chat.model!r}: set teacher.chat.price, or price = {{ free = true }}")
+        raise UnpricedModel(
+            f"no price for model {config.teacher.chat.model!r}: set teacher.chat.price, or price = {{ free ="
+            " true }"
+        )
     return config.teacher.chat.price
 
 
@@ -71,10 +76,17 @@ def total(lines: Sequence[Line], price: Price) -> Usage:
 
 
 def _line(bench: Bench, kind: str, calls: int, shown: float, said: int, assumed: bool) -> Line:
-    """`shown` characters beside the instructions and `said` tokens in each call; calls whose reply is kept cost nothing."""
+    """`shown` characters beside the instructions and `said` tokens in each call; calls whose reply is kept
+    cost nothing."""
     section = bench.config.budget
     left = max(0, calls - count_kept(bench.folder.work / f"{kind}.jsonl"))
-    return Line(kind, left, round(left * (section.prompt_overhead_tokens + shown / section.chars_per_token)), left * said, assumed)
+    return Line(
+        kind,
+        left,
+        round(left * (section.prompt_overhead_tokens + shown / section.chars_per_token)),
+        left * said,
+        assumed,
+    )
 
 
 def _question_chars(bench: Bench) -> float:
@@ -126,7 +138,16 @@ def _dataset(bench: Bench, standing: frozenset[str]) -> list[Line]:
         pairs = min(strategy.pairs, draws * strategy.answers)
         lines.append(_line(bench, "rewrite", pairs, question + solution, section.solution_tokens, assumed))
     new = requests * strategy.questions
-    lines.append(_line(bench, "write", requests, question * strategy.references, section.question_tokens * strategy.questions, assumed))
+    lines.append(
+        _line(
+            bench,
+            "write",
+            requests,
+            question * strategy.references,
+            section.question_tokens * strategy.questions,
+            assumed,
+        )
+    )
     lines.append(_line(bench, "solve", new * strategy.solutions, question, section.solution_tokens, assumed))
     return lines
 

@@ -1,8 +1,10 @@
-"""The run's directory: one JSONL file and one manifest per stage, and what makes a finished stage stand or fall.
+"""The run's directory: one JSONL file and one manifest per stage, and what makes a finished stage stand or
+fall.
 
-A stage is finished when its manifest says so: the manifest is written last and holds the hash of everything the result depends on
-(settings, data files, results of earlier stages, teacher) and of the result itself. When any of them differs the stage is done
-again; what a teacher or a student already answered is kept in `work/` (loop/offline/journal.py) and not asked again.
+A stage is finished when its manifest says so: the manifest is written last and holds the hash of everything
+the result depends on (settings, data files, results of earlier stages, teacher) and of the result itself.
+When any of them differs the stage is done again; what a teacher or a student already answered is kept in
+`work/` (loop/offline/journal.py) and not asked again.
 
     DIR/catalog.jsonl ... DIR/dataset.jsonl    results
     DIR/manifests/<stage>.json                 markers, written after the result
@@ -22,7 +24,7 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from agent.items import Frozen
-from loop.offline.jsonl import DataError, file_sha256, read_rows, text_sha256, write_rows, write_text
+from streams.files import DataError, file_sha256, read_rows, text_sha256, write_rows, write_text
 
 Row = TypeVar("Row", bound=BaseModel)
 
@@ -32,7 +34,8 @@ class RunBusy(Exception):
 
 
 class Manifest(Frozen):
-    """What a finished stage depends on and what it made. `figures` are counts for the user, `notes` sentences."""
+    """What a finished stage depends on and what it made. `figures` are counts for the user, `notes`
+    sentences."""
 
     stage: str
     inputs: Mapping[str, str]
@@ -73,7 +76,12 @@ class RunFolder:
         return path.is_file() and file_sha256(path) == found.sha256
 
     def finish(
-        self, stage: str, inputs: Mapping[str, str], rows: Sequence[BaseModel], figures: Mapping[str, float], notes: Sequence[str]
+        self,
+        stage: str,
+        inputs: Mapping[str, str],
+        rows: Sequence[BaseModel],
+        figures: Mapping[str, float],
+        notes: Sequence[str],
     ) -> Manifest:
         """Write the result, then the manifest."""
         write_rows(self.path(stage), rows)
@@ -95,7 +103,9 @@ class RunFolder:
     def rows(self, stage: str, kind: type[Row]) -> list[Row]:
         """The result of a finished stage. Raises `DataError` when it is not there."""
         if self.manifest(stage) is None:
-            raise DataError(f"{self.path(stage)} is not there yet; run the stages before it, or start with --from {stage}")
+            raise DataError(
+                f"{self.path(stage)} is not there yet; run the stages before it, or start with --from {stage}"
+            )
         return read_rows(self.path(stage), kind)
 
     def result_sha256(self, stage: str) -> str:
@@ -111,7 +121,9 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as exc:
-                raise RunBusy(f"another process works in {self.root}; wait for it, or choose another folder with --run") from exc
+                raise RunBusy(
+                    f"another process works in {self.root}; wait for it, or choose another folder with --run"
+                ) from exc
             yield
 
     def _manifest_path(self, stage: str) -> Path:
@@ -120,4 +132,6 @@ class RunFolder:
 
 def settings_sha256(*settings: BaseModel | str | int | float | None) -> str:
     """One hash over settings; secrets do not enter it."""
-    return text_sha256(*(one.model_dump_json() if isinstance(one, BaseModel) else json.dumps(one) for one in settings))
+    return text_sha256(
+        *(one.model_dump_json() if isinstance(one, BaseModel) else json.dumps(one) for one in settings)
+    )

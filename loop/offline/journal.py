@@ -1,11 +1,15 @@
-"""Work that costs something, done once: each finished job is one line of a file, and a restart does only what is missing.
+"""Work that costs something, done once: each finished job is one line of a file, and a restart does only what
+is missing.
 
-1. The key of a job is a hash of everything its result depends on, the teacher and its prompt version included.
-2. A line is written with one `write` after the job; a line that a kill cut short is dropped when the file is opened again.
+1. The key of a job is a hash of everything its result depends on, the teacher and its prompt version
+   included.
+2. A line is written with one `write` after the job; a line that a kill cut short is dropped when the file is
+   opened again.
 3. Results are looked up by key, so the order in which jobs end changes nothing.
 
-`TeacherUnavailable`, `TeacherMisconfigured`, `BudgetExceeded` and `UnpricedModel` stop all jobs: they say nothing about the job at
-hand, and running the command again goes on. Any other error belongs to its job; it is returned and not remembered.
+`TeacherUnavailable`, `TeacherMisconfigured`, `BudgetExceeded` and `UnpricedModel` stop all jobs: they say
+nothing about the job at hand, and running the command again goes on. Any other error belongs to its job; it
+is returned and not remembered.
 """
 
 from __future__ import annotations
@@ -82,7 +86,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._written:
             os.fsync(self._file)
         os.close(self._file)
@@ -90,7 +96,8 @@ class Journal:
 
 @dataclass(frozen=True)
 class Runner:
-    """How jobs are run: where results lie, how many at once, who watches (`progress` is told of each end), where to crash in tests."""
+    """How jobs are run: where results lie, how many at once, who watches (`progress` is told of each end),
+    where to crash in tests."""
 
     folder: Path
     concurrency: int = 8
@@ -98,14 +105,20 @@ class Runner:
     crash: CrashPoint = no_crash
 
     def run(self, kind: str, jobs: Sequence[Job[Reply]], reply: type[Reply]) -> dict[str, Reply | Failed]:
-        """Do the jobs that are not done yet; every job's result by key. Raises what stops all jobs, when those under way ended."""
+        """Do the jobs that are not done yet; every job's result by key. Raises what stops all jobs, when
+        those under way ended."""
         with Journal(self.folder / f"{kind}.jsonl") as journal:
             missing = list({job.key: job for job in jobs if journal.get(job.key) is None}.values())
             failed = self._run_missing(kind, missing, journal, len(jobs) - len(missing))
             kept = {job.key: journal.get(job.key) for job in jobs}
-        return {key: failed[key] if value is None else reply.model_validate_json(value) for key, value in kept.items()}
+        return {
+            key: failed[key] if value is None else reply.model_validate_json(value)
+            for key, value in kept.items()
+        }
 
-    def _run_missing(self, kind: str, jobs: Sequence[Job[Reply]], journal: Journal, done: int) -> dict[str, Failed]:
+    def _run_missing(
+        self, kind: str, jobs: Sequence[Job[Reply]], journal: Journal, done: int
+    ) -> dict[str, Failed]:
         failed: dict[str, Failed] = {}
         total = done + len(jobs)
         self.progress(kind, done, total)

@@ -1,4 +1,5 @@
-"""What a run has paid: one line for every call that was answered. The cap counts all of them, also those of earlier starts."""
+"""What a run has paid: one line for every call that was answered. The cap counts all of them, also those of
+earlier starts."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ ROUND = "stat"
 
 
 class LedgerFile:
-    """A `graphs.meter.LedgerSink` on a JSONL file. A line that a kill cut short is left out when it is read."""
+    """A `graphs.chat.meter.LedgerSink` on a JSONL file. A line that a kill cut short is left out when it is
+    read."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

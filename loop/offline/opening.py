@@ -9,25 +9,25 @@ from functools import cache
 from pathlib import Path
 
 from agent.budget import Caps
-from agent.dataplan import StrategyName
-from graphs.chat_settings import ChatSettings, callers
-from graphs.chat_teacher import ChatTeacher
-from graphs.grading import MathGrader
-from graphs.meter import Meter
-from graphs.reply_cache import SqliteReplies
+from agent.plan import StrategyName
+from graphs.chat.cache import SqliteReplies
+from graphs.chat.meter import Meter
+from graphs.chat.settings import ChatSettings, callers
+from graphs.chat.teacher import ChatTeacher
+from graphs.curate.neighbours import Embed, sentence_transformer, tfidf
+from graphs.filters.grading import MathGrader
 from graphs.teacher import CatalogTeacher
 from loop.backends import prepare
 from loop.config import ConfigError
 from loop.offline.bench import Bench, Student
 from loop.offline.config import StatConfig
-from loop.offline.embedding import Embed, sentence_transformer, tfidf
 from loop.offline.folder import RunFolder
-from loop.offline.grading import grade_text
 from loop.offline.journal import Runner
 from loop.offline.ledger import ROUND, LedgerFile, read_ledger
 from loop.offline.rewards import remembered_rewards
 from loop.offline.scripted import scripted_teacher
-from loop.offline.student import HfStudent, model_id
+from loop.tasks.grading import grade_text
+from loop.tasks.student import HfStudent, model_id
 from streams.crash import ENVIRONMENT, crash_point
 
 Progress = Callable[[str, int, int], None]
@@ -47,7 +47,8 @@ def open_bench(
 ) -> Iterator[Bench]:
     """Everything a run needs, with the directory held for this process.
 
-    `strategy` replaces the configured one; its data set gets a file of its own. Raises `RunBusy`, `ConfigError`, `DataError`.
+    `strategy` replaces the configured one; its data set gets a file of its own. Raises `RunBusy`,
+    `ConfigError`, `DataError`.
     """
     folder = RunFolder(prepare(root))
     crash = crash_point(environ.get(ENVIRONMENT))
@@ -83,14 +84,21 @@ def open_teacher(config: StatConfig, folder: RunFolder) -> Iterator[CatalogTeach
     if config.teacher.kind == "scripted" or config.teacher.chat is None:
         yield scripted_teacher(config.teacher.script)
         return
-    with SqliteReplies(folder.work / "replies.sqlite") as replies, closing(LedgerFile(folder.root / "ledger.jsonl")) as ledger:
+    with (
+        SqliteReplies(folder.work / "replies.sqlite") as replies,
+        closing(LedgerFile(folder.root / "ledger.jsonl")) as ledger,
+    ):
         with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
             yield teacher
 
 
-def chat_teacher(settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: LedgerFile) -> ChatTeacher:
+def chat_teacher(
+    settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: LedgerFile
+) -> ChatTeacher:
     """A chat teacher whose calls are booked on the run; the cap counts what earlier starts paid."""
-    meter = Meter(settings.model, settings.price, Caps(usd_per_round=cap_usd), ledger, read_ledger(ledger.path))
+    meter = Meter(
+        settings.model, settings.price, Caps(usd_per_round=cap_usd), ledger, read_ledger(ledger.path)
+    )
     return ChatTeacher.connect(settings, replies, meter, student="offline").for_round(ROUND)
 
 
@@ -106,7 +114,10 @@ def _opener(config: StatConfig) -> Callable[[], Student]:
     @cache
     def opened() -> Student:
         if config.student.base is None:
-            raise ConfigError("student.base is needed: give a student in Hugging Face format, or its answers in a file (answers = ...)")
+            raise ConfigError(
+                "student.base is needed: give a student in Hugging Face format, or its answers in a file"
+                " (answers = ...)"
+            )
         return HfStudent(config.student.base, config.student.batch_size)
 
     return opened

@@ -1,4 +1,5 @@
-"""The stages of the offline method in order; a finished one is kept, an interrupted one goes on where it stopped.
+"""The stages of the offline method in order; a finished one is kept, an interrupted one goes on where it
+stopped.
 
 catalog -> labels -> answers -> assessed -> diagnoses -> profile -> dataset -> (train) -> (evaluate)
 """
@@ -9,16 +10,16 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from loop.config import ConfigError
-from loop.offline.answering import ANSWERS
 from loop.offline.bench import Bench
-from loop.offline.building import dataset
 from loop.offline.card import write_card
 from loop.offline.folder import Manifest
-from loop.offline.judging import ASSESSED, DIAGNOSES
-from loop.offline.labelling import CATALOG, LABELS
-from loop.offline.profiling import PROFILE
-from loop.offline.stage import Stage
-from loop.offline.training import evaluation, train
+from loop.offline.stages.answers import ANSWERS
+from loop.offline.stages.dataset import dataset
+from loop.offline.stages.diagnoses import ASSESSED, DIAGNOSES
+from loop.offline.stages.labels import CATALOG, LABELS
+from loop.offline.stages.profile import PROFILE
+from loop.offline.stages.stage import Stage
+from loop.offline.stages.train import evaluation, train
 
 STAGES = ("catalog", "labels", "answers", "assessed", "diagnoses", "profile", "dataset", "train", "evaluate")
 """What `--from` and `--until` may name."""
@@ -78,7 +79,8 @@ def _run(bench: Bench, stage: Stage, listen: Listen) -> Manifest:
 
 
 def standing(bench: Bench) -> frozenset[str]:
-    """The stages whose results stand: finished, with inputs as they are now, and none before them to be done again."""
+    """The stages whose results stand: finished, with inputs as they are now, and none before them to be done
+    again."""
     found = []
     for stage in stages(bench):
         if not bench.folder.is_finished(stage.name, stage.inputs(bench)):
@@ -89,4 +91,6 @@ def standing(bench: Bench) -> frozenset[str]:
 
 def finished(bench: Bench) -> Sequence[Manifest]:
     """The manifests of the stages that are finished, whether or not they still stand."""
-    return [found for found in (bench.folder.manifest(stage.name) for stage in stages(bench)) if found is not None]
+    return [
+        found for found in (bench.folder.manifest(stage.name) for stage in stages(bench)) if found is not None
+    ]

@@ -1,4 +1,5 @@
-"""One row of each stage's result. The files are these, one JSON object a line; docs/stat.md describes them for users."""
+"""One row of each stage's result. The files are these, one JSON object a line; docs/stat.md describes them
+for users."""
 
 from __future__ import annotations
 
@@ -7,31 +8,13 @@ from typing import Literal
 from pydantic import Field
 
 from agent.budget import Usage
-from agent.dataplan import StrategyName
 from agent.items import Frozen
-
-
-class CatalogRow(Frozen):
-    """One skill (paper section 3.1). `subjects` are those whose questions may need it; empty: all."""
-
-    skill: str
-    description: str = ""
-    subjects: tuple[str, ...] = ()
-
-
-class LabelRow(Frozen):
-    """The skills one question needs. `source`: the data, the teacher, or nobody (the teacher abstained or failed)."""
-
-    question_id: str
-    part: Literal["pool", "validation"]
-    skills: tuple[str, ...]
-    source: Literal["given", "teacher", "none"]
-    discarded: int = 0
-    error: str = ""
+from agent.plan import StrategyName
 
 
 class AnswerRow(Frozen):
-    """One answer of the student to a validation question; `sample` numbers several answers to one question."""
+    """One answer of the student to a validation question; `sample` numbers several answers to one
+    question."""
 
     question_id: str
     sample: int = Field(ge=0)
@@ -39,7 +22,8 @@ class AnswerRow(Frozen):
 
 
 class AssessedRow(Frozen):
-    """Whether an answer is right, by the first difficulty filter with an opinion; `difficult` answers are diagnosed."""
+    """Whether an answer is right, by the first difficulty filter with an opinion; `difficult` answers are
+    diagnosed."""
 
     question_id: str
     sample: int
@@ -54,7 +38,8 @@ class AssessedRow(Frozen):
 
 
 class DiagnosisRow(Frozen):
-    """What the teacher says of one difficult answer (paper section 3.2). `missing` is a subset of `needed`."""
+    """What the teacher says of one difficult answer (paper section 3.2). `missing` is a subset of
+    `needed`."""
 
     question_id: str
     sample: int
@@ -68,9 +53,11 @@ class DiagnosisRow(Frozen):
 
 
 class ProfileRow(Frozen):
-    """One skill of the profile: answers that needed it and missed it, its miss rate, and how many pool questions need it.
+    """One skill of the profile: answers that needed it and missed it, its miss rate, and how many pool
+    questions need it.
 
-    `missing` is the paper's count (misses over difficult answers); `miss_rate` divides it by the opportunities.
+    `missing` is the paper's count (misses over difficult answers); `miss_rate` divides it by the
+    opportunities.
     """
 
     skill: str
@@ -82,7 +69,8 @@ class ProfileRow(Frozen):
 
 
 class Origin(Frozen):
-    """Where one pair of the data set came from. `usage` is what its text cost; shared calls are charged to the first pair."""
+    """Where one pair of the data set came from. `usage` is what its text cost; shared calls are charged to
+    the first pair."""
 
     strategy: StrategyName
     part: str

@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from graphs.filters import StepRewards
+from graphs.filters.chain import StepRewards
 from loop.config import ConfigError
 from loop.offline.journal import Journal
-from loop.offline.jsonl import text_sha256
 from serving.engine import EngineError
 from serving.step_rewards import RewardModel
+from streams.files import text_sha256
 
 
 class RememberedRewards:
-    """A reward model whose rewards are kept in a journal, so that a run that was stopped does not ask again."""
+    """A reward model whose rewards are kept in a journal, so that a run that was stopped does not ask
+    again."""
 
     def __init__(self, folder: Path, model_id: str, journal: Journal) -> None:
         self._folder = folder
@@ -32,7 +33,7 @@ class RememberedRewards:
             raise ConfigError(f"filters.prm: {exc}") from exc
 
     def __call__(self, question: str, steps: Sequence[str]) -> list[float] | None:
-        """See `graphs.filters.StepRewards`. Raises `ConfigError` when the model cannot be loaded."""
+        """See `graphs.filters.chain.StepRewards`. Raises `ConfigError` when the model cannot be loaded."""
         key = text_sha256("rewards", self._model_id, question, *steps)
         known = self._journal.get(key)
         if known is None:

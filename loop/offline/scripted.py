@@ -1,4 +1,5 @@
-"""A teacher for `skillloop stat` without a language model, for tests and dry runs: its replies come from a script file."""
+"""A teacher for `skillloop stat` without a language model, for tests and dry runs: its replies come from a
+script file."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphs.scripted import Call, ScriptedTeacher
 from graphs.teacher import Diagnosis
-from loop.offline.jsonl import DataError
+from graphs.testing.scripted import Call, ScriptedTeacher
+from streams.files import DataError
 
 
 def scripted_teacher(script: Path | None) -> ScriptedTeacher:
-    """The teacher of a script: a JSON object with `labels` (question -> skills), `missing` (question -> skills; without it, the
-    first two needed ones) and `calls` (a file that gets one line for every call, relative to the script).
+    """The teacher of a script: a JSON object with `labels` (question -> skills), `missing` (question ->
+    skills; without it, the first two needed ones) and `calls` (a file that gets one line for every call,
+    relative to the script).
 
     Every answer it is shown is wrong; a question's fine skill is its first label. Raises `DataError`.
     """

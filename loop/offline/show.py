@@ -1,4 +1,5 @@
-"""What the user sees of a run: the estimate, progress bars, what each stage made, the profile and the selection's figures."""
+"""What the user sees of a run: the estimate, progress bars, what each stage made, the profile and the
+selection's figures."""
 
 from __future__ import annotations
 
@@ -22,7 +23,14 @@ SHOWN_SKILLS = 15
 
 def show_estimate(console: Console, lines: Sequence[Line], price: Price, cap_usd: float | None) -> None:
     """The table of what is left to ask; assumed numbers are marked."""
-    table = Table("teacher calls", "calls", "prompt tokens", "completion tokens", "USD", title="Estimate of what is left to ask")
+    table = Table(
+        "teacher calls",
+        "calls",
+        "prompt tokens",
+        "completion tokens",
+        "USD",
+        title="Estimate of what is left to ask",
+    )
     for line in lines:
         table.add_row(
             line.kind + (" (assumed)" if line.assumed else ""),
@@ -32,10 +40,19 @@ def show_estimate(console: Console, lines: Sequence[Line], price: Price, cap_usd
             f"{line.usd(price):.2f}",
         )
     usage = total(lines, price)
-    table.add_row("all", f"{usage.calls:,}", f"{usage.prompt_tokens:,}", f"{usage.completion_tokens:,}", f"{usage.usd:.2f}", style="bold")
+    table.add_row(
+        "all",
+        f"{usage.calls:,}",
+        f"{usage.prompt_tokens:,}",
+        f"{usage.completion_tokens:,}",
+        f"{usage.usd:.2f}",
+        style="bold",
+    )
     console.print(table)
     if not price.free:
-        console.print(f"cap: {'none' if cap_usd is None else f'{cap_usd:.2f} USD'} for the whole run", highlight=False)
+        console.print(
+            f"cap: {'none' if cap_usd is None else f'{cap_usd:.2f} USD'} for the whole run", highlight=False
+        )
 
 
 class Watch:
@@ -43,14 +60,21 @@ class Watch:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description:12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=console, transient=True)
         self._bars: dict[str, TaskID] = {}
 
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.stop()
 
     def progress(self, kind: str, done: int, total: int) -> None:
@@ -77,16 +101,37 @@ def show_outcome(console: Console, bench: Bench) -> None:
         console.print(profile_table(bench.folder.rows("profile", ProfileRow)))
     found = bench.folder.manifest(bench.named("dataset"))
     if found is not None:
-        console.print(f"data set: {bench.folder.path(found.stage)} ({found.rows} pairs; card beside it)", highlight=False, soft_wrap=True)
+        console.print(
+            f"data set: {bench.folder.path(found.stage)} ({found.rows} pairs; card beside it)",
+            highlight=False,
+            soft_wrap=True,
+        )
     usage = paid(bench.folder.root / "ledger.jsonl")
     console.print(
-        f"paid so far: {usage.calls} calls, {usage.prompt_tokens + usage.completion_tokens} tokens, {usage.usd:.4f} USD", highlight=False
+        f"paid so far: {usage.calls} calls, {usage.prompt_tokens + usage.completion_tokens} tokens,"
+        f" {usage.usd:.4f} USD",
+        highlight=False,
     )
 
 
 def profile_table(rows: Sequence[ProfileRow]) -> Table:
     """The skills most often missing."""
-    table = Table("skill", "missing", "needed", "miss rate", "share", "pool", title=f"Missing-Skill-Profile, first {SHOWN_SKILLS}")
+    table = Table(
+        "skill",
+        "missing",
+        "needed",
+        "miss rate",
+        "share",
+        "pool",
+        title=f"Missing-Skill-Profile, first {SHOWN_SKILLS}",
+    )
     for row in rows[:SHOWN_SKILLS]:
-        table.add_row(row.skill, str(row.missing), str(row.needed), f"{row.miss_rate:.2f}", f"{row.share:.2f}", str(row.pool))
+        table.add_row(
+            row.skill,
+            str(row.missing),
+            str(row.needed),
+            f"{row.miss_rate:.2f}",
+            f"{row.share:.2f}",
+            str(row.pool),
+        )
     return table

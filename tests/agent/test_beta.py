@@ -28,7 +28,10 @@ def test_symmetry_and_ends() -> None:
     assert cdf(-1.0, 2.0, 2.0) == 0.0 and cdf(2.0, 2.0, 2.0) == 1.0
 
 
-@pytest.mark.parametrize(("q", "a", "b"), [(0.0, 1.0, 1.0), (1.0, 1.0, 1.0), (0.5, 0.0, 1.0), (0.5, 1.0, math.inf), (0.5, math.nan, 1.0)])
+@pytest.mark.parametrize(
+    ("q", "a", "b"),
+    [(0.0, 1.0, 1.0), (1.0, 1.0, 1.0), (0.5, 0.0, 1.0), (0.5, 1.0, math.inf), (0.5, math.nan, 1.0)],
+)
 def test_nonsense_is_refused(q: float, a: float, b: float) -> None:
     with pytest.raises(ValueError):
         quantile(q, a, b)

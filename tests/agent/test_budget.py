@@ -5,14 +5,36 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from agent.budget import BudgetState, Caps, LedgerEntry, Price, UnpricedModel, Usage, check, left, priced, rounds_begun, spent
+from agent.budget import (
+    BudgetState,
+    Caps,
+    LedgerEntry,
+    Price,
+    UnpricedModel,
+    Usage,
+    check,
+    left,
+    priced,
+    rounds_begun,
+    spent,
+)
 
 DAY, NEXT = "2026-11-02", "2026-11-03"
 
 
-def line(entry_id: str, usd: float = 0.0, round_id: str | None = "r1", day: str = DAY, seconds: float = 0.0) -> LedgerEntry:
+def line(
+    entry_id: str, usd: float = 0.0, round_id: str | None = "r1", day: str = DAY, seconds: float = 0.0
+) -> LedgerEntry:
     activity = "train" if seconds else "synthesize"
-    return LedgerEntry(entry_id=entry_id, student="s", round_id=round_id, day=day, activity=activity, usage=Usage(usd=usd), seconds=seconds)
+    return LedgerEntry(
+        entry_id=entry_id,
+        student="s",
+        round_id=round_id,
+        day=day,
+        activity=activity,
+        usage=Usage(usd=usd),
+        seconds=seconds,
+    )
 
 
 def test_an_unpriced_model_is_an_error_and_a_free_one_must_say_so() -> None:
@@ -24,7 +46,13 @@ def test_an_unpriced_model_is_an_error_and_a_free_one_must_say_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{}, {"prompt_usd_per_mtok": 1.0}, {"free": True, "prompt_usd_per_mtok": 0.0}, {"prompt_usd_per_mtok": -1.0}]
+    "bad",
+    [
+        {},
+        {"prompt_usd_per_mtok": 1.0},
+        {"free": True, "prompt_usd_per_mtok": 0.0},
+        {"prompt_usd_per_mtok": -1.0},
+    ],
 )
 def test_a_price_is_complete_or_free(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
@@ -70,7 +98,12 @@ def test_a_new_round_is_stopped_and_a_running_one_goes_on() -> None:
 
 
 def test_a_round_counts_on_the_day_it_began() -> None:
-    ledger = [line("b", 0.1, "r1", NEXT), line("a", 0.1, "r1", DAY), line("c", 0.1, "r2", NEXT), line("d", 0.1, None, NEXT)]
+    ledger = [
+        line("b", 0.1, "r1", NEXT),
+        line("a", 0.1, "r1", DAY),
+        line("c", 0.1, "r2", NEXT),
+        line("d", 0.1, None, NEXT),
+    ]
     assert rounds_begun(ledger, DAY) == {"r1"} and rounds_begun(ledger, NEXT) == {"r2"}
 
 

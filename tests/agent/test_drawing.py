@@ -4,13 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.drawing import allot, ordered
+from agent.chance import allot, ordered
 
 weights = st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 10), max_size=6)
 
 
 @given(total=st.integers(0, 200), shares=weights, data=st.data())
-def test_allotment_uses_everything_there_is_room_for(total: int, shares: dict[str, float], data: st.DataObject) -> None:
+def test_allotment_uses_everything_there_is_room_for(
+    total: int, shares: dict[str, float], data: st.DataObject
+) -> None:
     caps = {name: data.draw(st.integers(0, 60)) for name in shares}
     parts = allot(total, shares, caps)
     assert set(parts) == set(shares) and all(0 <= parts[name] <= caps[name] for name in parts)

@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.drift import CusumState, CusumTest, DriftSettings, calibrate, design, scan, scan_version, sidak
+from agent.posterior import ProfileView
 from agent.profile import Counts, Observation, fold
-from agent.reading import ProfileView
 
 P0, P1 = 0.2, 1 / 3
 
 
 def first_alarms(test: CusumTest, rate: float, streams: int, length: int, seed: int) -> np.ndarray:
-    """Answers until the alarm in each stream of single answers, shape (streams,); `length + 1` where there was none."""
+    """Answers until the alarm in each stream of single answers, shape (streams,); `length + 1` where there
+    was none."""
     missed = np.random.default_rng(seed).random((streams, length)) < rate
     steps = np.where(missed, test.increment(Counts(1, 1)), test.increment(Counts(1, 0)))
     sums = np.concatenate([np.zeros((streams, 1)), np.cumsum(steps, axis=1)], axis=1)
@@ -47,10 +48,7 @@ def test_delays_are_sane() -> None:
     assert np.median(slow) < 300 and (slow > 2_000).mean() < 0.01
 
 
-@given(
-    misses=st.lists(st.booleans(), min_size=1, max_size=120),
-    size=st.integers(1, 30),
-)
+@given(misses=st.lists(st.booleans(), min_size=1, max_size=120), size=st.integers(1, 30))
 def test_a_grouped_scan_never_exceeds_the_answer_by_answer_one(misses: list[bool], size: int) -> None:
     test = CusumTest(P0, P1, h=2.0)
     single = {i: Counts(1, int(miss)) for i, miss in enumerate(misses)}
@@ -70,7 +68,11 @@ def test_only_closed_buckets_count() -> None:
 
 
 def test_an_alarm_stays_and_dates_the_change() -> None:
-    rows = {b: Counts(20, 4) for b in range(10)} | {b: Counts(20, 12) for b in range(10, 13)} | {b: Counts(20, 0) for b in range(13, 40)}
+    rows = (
+        {b: Counts(20, 4) for b in range(10)}
+        | {b: Counts(20, 12) for b in range(10, 13)}
+        | {b: Counts(20, 0) for b in range(13, 40)}
+    )
     state = scan(rows, CusumTest(P0, P1, h=8.0), as_of_bucket=99)
     assert state.alarm_bucket in (11, 12) and state.started_bucket == 10 and state.statistic == 0.0
 
@@ -90,9 +92,13 @@ def test_a_design_is_careful_with_short_references() -> None:
 
 def test_every_skill_of_a_version_is_scanned() -> None:
     stream = [
-        Observation("s", 1, b, (skill,), (skill,) if bad else ()) for b in range(30) for skill, bad in [("gcd", b > 9), ("add", False)]
+        Observation("s", 1, b, (skill,), (skill,) if bad else ())
+        for b in range(30)
+        for skill, bad in [("gcd", b > 9), ("add", False)]
     ]
-    states = scan_version(ProfileView(fold(stream)), "s", 1, as_of_bucket=99, reference={"gcd": Counts(200, 10)})
+    states = scan_version(
+        ProfileView(fold(stream)), "s", 1, as_of_bucket=99, reference={"gcd": Counts(200, 10)}
+    )
     assert set(states) == {"add", "gcd"} and states["add"].alarm_bucket is None
     assert states["gcd"].alarm_bucket is not None and states["gcd"].started_bucket == 10
 
@@ -105,7 +111,9 @@ def test_calibration_is_deterministic_and_checked() -> None:
     assert sidak(0.05, 1) == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize("bad", [{"mastered": 0.0}, {"odds_ratio": 1.0}, {"lateness_buckets": -1}, {"horizon": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"mastered": 0.0}, {"odds_ratio": 1.0}, {"lateness_buckets": -1}, {"horizon": 0}]
+)
 def test_settings_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
         DriftSettings(**bad)  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from agent.budget import BudgetState
 from agent.decision import Decision, Outcome, PolicyInput, PolicySettings, PoolState, RoundRecord, Teaching
 from agent.policy import decide
+from agent.posterior import Profile, ReadSettings, read
 from agent.profile import Observation, fold
-from agent.reading import Profile, ReadSettings, read
 
 PLAIN = ReadSettings(window_buckets=None, half_life_buckets=None)
 BIG, SMALL = PoolState(available=1_000), PoolState(available=60)
@@ -20,7 +20,11 @@ BIG, SMALL = PoolState(available=1_000), PoolState(available=60)
 
 def profile(**skills: tuple[int, int]) -> Profile:
     """A profile from skill=(needed, missing)."""
-    seen = [Observation("s", 1, 0, (skill,), (skill,) if i < m else ()) for skill, (n, m) in skills.items() for i in range(n)]
+    seen = [
+        Observation("s", 1, 0, (skill,), (skill,) if i < m else ())
+        for skill, (n, m) in skills.items()
+        for i in range(n)
+    ]
     return read(fold(seen), "s", 1, 0, PLAIN)
 
 
@@ -28,16 +32,32 @@ DRIFTED = profile(add=(700, 10), gcd=(60, 50), left=(40, 30))
 
 
 def given_input(
-    of: Profile = DRIFTED, pools: Mapping[str, PoolState] | None = None, history: tuple[RoundRecord, ...] = (), total: int = 10_000
+    of: Profile = DRIFTED,
+    pools: Mapping[str, PoolState] | None = None,
+    history: tuple[RoundRecord, ...] = (),
+    total: int = 10_000,
 ) -> PolicyInput:
     return PolicyInput(of, 800, total, {"gcd": BIG, "left": BIG} if pools is None else pools, history)
 
 
 def round_of(
-    kind: Teaching, *skills: str, outcome: Outcome = "promoted", at: int = 9_000, gain: float | None = 0.2, steps: int = 240
+    kind: Teaching,
+    *skills: str,
+    outcome: Outcome = "promoted",
+    at: int = 9_000,
+    gain: float | None = 0.2,
+    steps: int = 240,
 ) -> RoundRecord:
     gains = {} if gain is None else dict.fromkeys(skills, gain)
-    return RoundRecord(round_id=f"r{at}", kind=kind, skills=skills, outcome=outcome, decided_at_answers=at, gains=gains, steps=steps)
+    return RoundRecord(
+        round_id=f"r{at}",
+        kind=kind,
+        skills=skills,
+        outcome=outcome,
+        decided_at_answers=at,
+        gains=gains,
+        steps=steps,
+    )
 
 
 def names(decision: Decision) -> tuple[str, ...]:
@@ -55,7 +75,10 @@ def test_missing_skills_are_taught_most_harmful_first() -> None:
 
 def test_a_skill_that_nearly_has_enough_evidence_is_waited_for() -> None:
     decision = decide(given_input(of=profile(add=(700, 10), gcd=(60, 50), left=(15, 14))))
-    assert decision.kind == "wait" and decision.reasons[0] == "wait: left will soon have enough evidence to be taught with gcd"
+    assert (
+        decision.kind == "wait"
+        and decision.reasons[0] == "wait: left will soon have enough evidence to be taught with gcd"
+    )
     early = decide(given_input(of=profile(add=(700, 10), gcd=(60, 50), left=(9, 9))))
     assert names(early) == ("gcd",)
 
@@ -90,7 +113,9 @@ def test_a_rare_skill_waits_for_evidence() -> None:
 
 def test_the_lower_bound_decides_not_the_mean() -> None:
     decision = decide(given_input(profile(add=(700, 0), gcd=(30, 10))))
-    assert decision.kind == "wait" and any("lower bound" in reason and "not above" in reason for reason in decision.reasons)
+    assert decision.kind == "wait" and any(
+        "lower bound" in reason and "not above" in reason for reason in decision.reasons
+    )
 
 
 def test_a_skill_almost_nobody_needs_waits() -> None:
@@ -99,12 +124,19 @@ def test_a_skill_almost_nobody_needs_waits() -> None:
 
 
 def test_nothing_missing_and_nothing_known_say_so() -> None:
-    assert "no skill looks missing, highest miss rate" in decide(given_input(profile(add=(700, 0)))).reasons[0]
+    assert (
+        "no skill looks missing, highest miss rate" in decide(given_input(profile(add=(700, 0)))).reasons[0]
+    )
     assert "the profile is empty" in decide(given_input(read({}, "s", 1, 0))).reasons[0]
 
 
 @pytest.mark.parametrize(
-    "budget", [BudgetState(rounds_left_today=0), BudgetState(usd_left_today=0.0), BudgetState(train_seconds_left_today=0.0)]
+    "budget",
+    [
+        BudgetState(rounds_left_today=0),
+        BudgetState(usd_left_today=0.0),
+        BudgetState(train_seconds_left_today=0.0),
+    ],
 )
 def test_a_spent_budget_blocks(budget: BudgetState) -> None:
     decision = decide(PolicyInput(DRIFTED, 800, 10_000, {"gcd": BIG}, (), budget))
@@ -136,17 +168,24 @@ def test_one_strategy_at_a_time_unless_mixing_is_allowed() -> None:
     alone = decide(given_input(pools=pools))
     assert (alone.kind, names(alone)) == ("select", ("gcd",))
     mixed = decide(given_input(pools=pools), PolicySettings(allow_mix=True))
-    assert mixed.kind == "mix" and {t.skill: t.strategy for t in mixed.skills} == {"gcd": "select", "left": "synthesize"}
+    assert mixed.kind == "mix" and {t.skill: t.strategy for t in mixed.skills} == {
+        "gcd": "select",
+        "left": "synthesize",
+    }
     assert decide(given_input(), PolicySettings(allow_mix=True)).kind == "select"
 
 
 def test_after_a_selection_round_a_skill_that_is_still_missing_is_synthesized() -> None:
     decision = decide(given_input(history=(round_of("select", "gcd", "left"),)))
-    assert decision.kind == "synthesize" and any("still missing after selection round r9000" in r for r in decision.reasons)
+    assert decision.kind == "synthesize" and any(
+        "still missing after selection round r9000" in r for r in decision.reasons
+    )
 
 
 def test_a_crashed_selection_round_proves_nothing() -> None:
-    assert decide(given_input(history=(round_of("select", "gcd", "left", outcome="failed"),))).kind == "select"
+    assert (
+        decide(given_input(history=(round_of("select", "gcd", "left", outcome="failed"),))).kind == "select"
+    )
 
 
 def test_after_synthesis_selection_needs_unused_items() -> None:
@@ -160,17 +199,24 @@ def test_after_synthesis_selection_needs_unused_items() -> None:
 def test_the_ceiling_fires_after_synthesis_without_gain_and_expires() -> None:
     history = (round_of("synthesize", "gcd", gain=0.01),)
     decision = decide(given_input(history=history))
-    assert names(decision) == ("left",) and any("gcd" in r and "ceiling" in r and "expires in 4000" in r for r in decision.reasons)
+    assert names(decision) == ("left",) and any(
+        "gcd" in r and "ceiling" in r and "expires in 4000" in r for r in decision.reasons
+    )
     assert "gcd" in names(decide(given_input(history=history, total=14_000)))
 
 
-@pytest.mark.parametrize("record", [round_of("select", "gcd", gain=0.0), round_of("synthesize", "gcd", gain=None)])
+@pytest.mark.parametrize(
+    "record", [round_of("select", "gcd", gain=0.0), round_of("synthesize", "gcd", gain=None)]
+)
 def test_no_ceiling_after_selection_or_without_a_measured_gain(record: RoundRecord) -> None:
     assert "gcd" in names(decide(given_input(history=(record,)), PolicySettings(allow_mix=True)))
 
 
 def test_a_later_gain_lifts_the_ceiling() -> None:
-    history = (round_of("synthesize", "gcd", gain=0.0, at=8_000), round_of("synthesize", "gcd", gain=0.3, at=9_000))
+    history = (
+        round_of("synthesize", "gcd", gain=0.0, at=8_000),
+        round_of("synthesize", "gcd", gain=0.3, at=9_000),
+    )
     assert "gcd" in names(decide(given_input(history=history)))
 
 
@@ -183,7 +229,9 @@ def test_a_rejected_round_is_followed_by_a_different_one_until_nothing_is_left()
             break
         assert decision.kind != "mix"
         seen.append((decision.kind, names(decision), decision.steps))
-        history += (round_of(decision.kind, *names(decision), outcome="rejected", at=total, steps=decision.steps),)
+        history += (
+            round_of(decision.kind, *names(decision), outcome="rejected", at=total, steps=decision.steps),
+        )
         total += 3_200
     assert seen == [("select", ("gcd",), 160), ("synthesize", ("gcd",), 160), ("synthesize", ("gcd",), 80)]
     assert any("nothing is left to reduce" in reason for reason in decision.reasons)
@@ -199,7 +247,11 @@ def test_a_rejected_pair_is_followed_by_one_skill_and_a_promotion_restores_two()
 def test_steps_grow_with_the_number_of_skills_within_bounds() -> None:
     five = profile(add=(700, 0), **{name: (50, 45) for name in "abcde"})
     pools = dict.fromkeys("abcde", BIG)
-    assert [decide(given_input(five, pools), PolicySettings(max_skills=n)).steps for n in (1, 2, 5)] == [160, 240, 480]
+    assert [decide(given_input(five, pools), PolicySettings(max_skills=n)).steps for n in (1, 2, 5)] == [
+        160,
+        240,
+        480,
+    ]
     assert decide(given_input(five, pools), PolicySettings(max_skills=5, max_steps=300)).steps == 300
 
 
@@ -207,7 +259,9 @@ def test_steps_grow_with_the_number_of_skills_within_bounds() -> None:
 def test_decisions_are_deterministic_consistent_and_storable(seed: int) -> None:
     rng = random.Random(seed)
     skills = {name: (n := rng.randint(0, 120), rng.randint(0, n)) for name in "abcdef"}
-    pools = {name: PoolState(available=rng.choice([0, 20, 500]), used=rng.choice([0, 300])) for name in "abcd"}
+    pools = {
+        name: PoolState(available=rng.choice([0, 20, 500]), used=rng.choice([0, 300])) for name in "abcd"
+    }
     outcomes: list[Outcome] = ["promoted", "rejected", "failed"]
     history = tuple(
         round_of(
@@ -223,8 +277,13 @@ def test_decisions_are_deterministic_consistent_and_storable(seed: int) -> None:
     assert decision.reasons and (decision.kind == "wait") == (not decision.skills)
     assert decision.examples == sum(target.examples for target in decision.skills)
     if decision.kind != "wait":
-        assert sum(t.weight for t in decision.skills) == pytest.approx(1.0) and len(decision.skills) <= settings.max_skills
-        assert all(t.strategy == "synthesize" or t.examples <= pools[t.skill].available for t in decision.skills)
+        assert (
+            sum(t.weight for t in decision.skills) == pytest.approx(1.0)
+            and len(decision.skills) <= settings.max_skills
+        )
+        assert all(
+            t.strategy == "synthesize" or t.examples <= pools[t.skill].available for t in decision.skills
+        )
 
 
 def test_records_and_settings_are_checked() -> None:
@@ -232,5 +291,12 @@ def test_records_and_settings_are_checked() -> None:
         RoundRecord(round_id="r", kind="mix", skills=("gcd",), outcome="promoted", decided_at_answers=0)
     with pytest.raises(ValidationError, match="exceeds"):
         PolicySettings(min_steps=500, max_steps=100)
-    mixed = RoundRecord(round_id="r", kind="mix", skills=("gcd",), outcome="promoted", decided_at_answers=0, strategies={"gcd": "select"})
+    mixed = RoundRecord(
+        round_id="r",
+        kind="mix",
+        skills=("gcd",),
+        outcome="promoted",
+        decided_at_answers=0,
+        strategies={"gcd": "select"},
+    )
     assert mixed.strategy_of("gcd") == "select" and mixed.strategy_of("add") is None

@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.catalog import SkillCatalog
-from agent.profile import ALL, BucketKey, Counts, Observation, bucket_of, canonical_bytes, constrain, fold, merge
+from agent.profile import (
+    ALL,
+    BucketKey,
+    Counts,
+    Observation,
+    bucket_of,
+    canonical_bytes,
+    constrain,
+    fold,
+    merge,
+)
 
 SKILLS = ("add", "gcd", "max", 'é"\n')
 CATALOG = SkillCatalog.of(*((name, "") for name in ("add", "gcd", "max")))
@@ -41,14 +51,18 @@ def test_batches_and_restarts_do_not_matter(stream: list[Observation], cuts: lis
 
 
 @given(stream=streams, again=st.lists(st.integers(0, 29), max_size=10))
-def test_redelivery_does_not_matter_when_events_are_known_by_id(stream: list[Observation], again: list[int]) -> None:
+def test_redelivery_does_not_matter_when_events_are_known_by_id(
+    stream: list[Observation], again: list[int]
+) -> None:
     delivered = [*enumerate(stream), *((i, stream[i]) for i in again if i < len(stream))]
     assert fold(dict(delivered).values()) == fold(stream)
 
 
 @given(left=streams, middle=streams, right=streams)
 @settings(max_examples=50)
-def test_merge_is_commutative_and_associative(left: list[Observation], middle: list[Observation], right: list[Observation]) -> None:
+def test_merge_is_commutative_and_associative(
+    left: list[Observation], middle: list[Observation], right: list[Observation]
+) -> None:
     a, b, c = fold(left), fold(middle), fold(right)
     assert merge(a, merge(b, c)) == merge(merge(c, a), b)
     assert merge(a, {}) == merge(a) == a
@@ -98,7 +112,9 @@ def test_an_observation_is_checked(needed: tuple[str, ...], missing: tuple[str, 
         ([], ["add"], (), 0),
     ],
 )
-def test_labels_are_snapped_to_the_needed_skills(raw: list[str], needed: list[str], kept: tuple[str, ...], discarded: int) -> None:
+def test_labels_are_snapped_to_the_needed_skills(
+    raw: list[str], needed: list[str], kept: tuple[str, ...], discarded: int
+) -> None:
     assert constrain(raw, needed, CATALOG) == (kept, discarded)
 
 

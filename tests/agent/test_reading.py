@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.posterior import ProfileView, ReadSettings, read
 from agent.profile import ALL, BucketKey, Counts, Observation, fold
-from agent.reading import ProfileView, ReadSettings, read
 
 PLAIN = ReadSettings(window_buckets=None, half_life_buckets=None)
 
 
 def answers(skill: str, needed: int, missing: int, version: int = 1, bucket: int = 0) -> list[Observation]:
-    return [Observation("s", version, bucket, (skill,), (skill,) if i < missing else ()) for i in range(needed)]
+    return [
+        Observation("s", version, bucket, (skill,), (skill,) if i < missing else ()) for i in range(needed)
+    ]
 
 
 def test_an_empty_profile_is_readable() -> None:
@@ -37,7 +39,9 @@ def test_share_accuracy_and_priority() -> None:
 
 
 def test_the_future_and_what_left_the_window_are_not_read() -> None:
-    table = fold(answers("gcd", 4, 4, bucket=0) + answers("gcd", 8, 0, bucket=5) + answers("gcd", 16, 16, bucket=6))
+    table = fold(
+        answers("gcd", 4, 4, bucket=0) + answers("gcd", 8, 0, bucket=5) + answers("gcd", 16, 16, bucket=6)
+    )
     estimate = read(table, "s", 1, 5, ReadSettings(window_buckets=5, half_life_buckets=None)).get("gcd")
     assert estimate is not None and estimate.raw == Counts(8, 0)
     estimate = read(table, "s", 1, 5, ReadSettings(window_buckets=6, half_life_buckets=None)).get("gcd")
@@ -63,7 +67,9 @@ def test_a_predecessor_is_a_capped_prior() -> None:
 def test_a_new_version_without_answers_shows_its_predecessors_evidence_at_no_priority() -> None:
     profile = read(fold(answers("gcd", 100, 90)), "s", 2, 0, predecessor=1)
     (gcd,) = profile.skills
-    assert profile.answers == 0 and gcd.raw == Counts() and gcd.share == gcd.priority == 0.0 and gcd.mean > 0.5
+    assert (
+        profile.answers == 0 and gcd.raw == Counts() and gcd.share == gcd.priority == 0.0 and gcd.mean > 0.5
+    )
 
 
 def test_versions_and_students_are_kept_apart() -> None:
@@ -74,7 +80,10 @@ def test_versions_and_students_are_kept_apart() -> None:
     assert view.buckets("t", 1, ALL) == {0: Counts(1, 0)} and view.buckets("t", 2, "gcd") == {}
 
 
-@given(rows=st.lists(st.tuples(st.sampled_from(["add", "gcd"]), st.integers(0, 40), st.booleans()), max_size=40), seed=st.integers(0, 99))
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["add", "gcd"]), st.integers(0, 40), st.booleans()), max_size=40),
+    seed=st.integers(0, 99),
+)
 def test_reading_depends_on_the_counts_only(rows: list[tuple[str, int, bool]], seed: int) -> None:
     stream = [Observation("s", 1, bucket, (skill,), (skill,) if miss else ()) for skill, bucket, miss in rows]
     shuffled = list(stream)
@@ -91,7 +100,14 @@ def test_a_row_without_answers_has_no_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"window_buckets": 0}, {"half_life_buckets": 0.0}, {"prior_mean": 1.0}, {"prior_strength": 0.0}, {"predecessor_cap": -1.0}]
+    "bad",
+    [
+        {"window_buckets": 0},
+        {"half_life_buckets": 0.0},
+        {"prior_mean": 1.0},
+        {"prior_strength": 0.0},
+        {"predecessor_cap": -1.0},
+    ],
 )
 def test_settings_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
@@ -99,8 +115,17 @@ def test_settings_are_checked(bad: dict[str, float]) -> None:
 
 
 def test_the_profile_is_light_to_import() -> None:
-    code = "import sys, agent.profile, agent.reading; print(sorted({'numpy', 'scipy', 'pydantic'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    code = (
+        "import sys, agent.profile, agent.posterior; print(sorted({'numpy', 'scipy', 'pydantic'} &"
+        " set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
     assert done.stdout.strip() == "[]"
 
 

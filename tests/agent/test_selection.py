@@ -6,11 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog import SkillMap
+from agent.posterior import read
 from agent.profile import Observation, fold
-from agent.reading import read
 from agent.selection import missing_weights, plan_selection, select_offline
 
-MAP = SkillMap([*((f"a{i}", ("add",)) for i in range(200)), *((f"g{i}", ("gcd",)) for i in range(30)), ("both", ("add", "gcd"))])
+MAP = SkillMap(
+    [
+        *((f"a{i}", ("add",)) for i in range(200)),
+        *((f"g{i}", ("gcd",)) for i in range(30)),
+        ("both", ("add", "gcd")),
+    ]
+)
 
 
 def test_items_follow_the_weights() -> None:
@@ -56,7 +62,11 @@ def test_another_seed_draws_other_items() -> None:
 
 def test_offline_draws_five_for_every_pair_and_remembers_the_cause() -> None:
     plan = select_offline([("v1", ["add", "gcd"]), ("v2", ["gcd"])], MAP, limit=100, seed=0)
-    assert Counter((pick.cause, pick.skill) for pick in plan.picks) == {("v1", "add"): 5, ("v1", "gcd"): 5, ("v2", "gcd"): 5}
+    assert Counter((pick.cause, pick.skill) for pick in plan.picks) == {
+        ("v1", "add"): 5,
+        ("v1", "gcd"): 5,
+        ("v2", "gcd"): 5,
+    }
     assert plan.pools["gcd"].wanted == 10
     for cause in ("v1", "v2"):
         drawn = [pick.item_id for pick in plan.picks if (pick.cause, pick.skill) == (cause, "gcd")]
@@ -77,5 +87,9 @@ def test_offline_copes_with_a_skill_without_items() -> None:
 def test_weights_come_from_the_profile_over_skills_that_have_items() -> None:
     stream = [Observation("s", 1, 0, (skill,), (skill,)) for skill in ("add", "gcd", "gcd", "unmapped")]
     weights = missing_weights(read(fold(stream), "s", 1, 0), MAP)
-    assert set(weights) == {"add", "gcd"} and abs(sum(weights.values()) - 1) < 1e-12 and weights["gcd"] > weights["add"]
+    assert (
+        set(weights) == {"add", "gcd"}
+        and abs(sum(weights.values()) - 1) < 1e-12
+        and weights["gcd"] > weights["add"]
+    )
     assert missing_weights(read({}, "s", 1, 0), MAP) == {}

@@ -8,13 +8,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog import SkillMap
-from agent.dataplan import DataPlan, Draw, Failure, PlanInput, StrategyError, StrategyName, StrategySettings, choose_pairs
+from agent.plan import (
+    DataPlan,
+    Draw,
+    Failure,
+    PlanInput,
+    StrategyError,
+    StrategyName,
+    StrategySettings,
+    choose_pairs,
+)
 from agent.strategies import STRATEGIES, plan_strategy, shuffled_names
 
 SKILLS = [f"skill-{number}" for number in range(8)]
-POOL = {f"q{at}": (SKILLS[at % 8], SKILLS[(at * 3 + 1) % 8]) if at % 3 else (SKILLS[at % 8],) for at in range(160)}
+POOL = {
+    f"q{at}": (SKILLS[at % 8], SKILLS[(at * 3 + 1) % 8]) if at % 3 else (SKILLS[at % 8],) for at in range(160)
+}
 FAILURES = [
-    Failure(question_id=f"v{at}", needed=(SKILLS[at % 4], SKILLS[at % 4 + 1], SKILLS[7]), missing=(SKILLS[at % 4], SKILLS[at % 4 + 1]))
+    Failure(
+        question_id=f"v{at}",
+        needed=(SKILLS[at % 4], SKILLS[at % 4 + 1], SKILLS[7]),
+        missing=(SKILLS[at % 4], SKILLS[at % 4 + 1]),
+    )
     for at in range(20)
 ]
 NEAREST = {f"v{at}": [f"q{(at * 7 + near) % 160}" for near in range(9)] for at in range(20)}
@@ -38,7 +53,14 @@ def test_every_name_has_a_strategy() -> None:
 
 def test_the_defaults_are_the_papers() -> None:
     settings = StrategySettings()
-    sizes = (settings.k_sel, settings.answers, settings.references, settings.questions, settings.solutions, settings.min_agreement)
+    sizes = (
+        settings.k_sel,
+        settings.answers,
+        settings.references,
+        settings.questions,
+        settings.solutions,
+        settings.min_agreement,
+    )
     assert sizes == (5, 3, 3, 2, 3, 2) and settings.pairs == 9_500
 
 
@@ -73,7 +95,9 @@ def test_stat_syn_asks_for_two_questions_with_three_references_of_the_skill() ->
 
 @pytest.mark.parametrize("name", ["random", "question-skill", "shuffled"])
 def test_a_control_draws_as_much_as_stat_sel(name: StrategyName) -> None:
-    assert len(plan_strategy(name, given_input()).draws) == len(plan_strategy("stat-sel", given_input()).draws)
+    assert len(plan_strategy(name, given_input()).draws) == len(
+        plan_strategy("stat-sel", given_input()).draws
+    )
 
 
 def test_question_skill_may_draw_for_skills_that_are_not_missing() -> None:
@@ -110,7 +134,11 @@ def test_hard_takes_levels_four_and_five() -> None:
 def test_embed_sel_takes_the_nearest_and_embed_syn_shows_them() -> None:
     drawn = plan_strategy("embed-sel", given_input()).draws
     assert [draw.item_id for draw in drawn if draw.cause == "v1"] == NEAREST["v1"][:5]
-    asked = [request.write.references for request in plan_strategy("embed-syn", given_input()).requests if request.cause == "v1"]
+    asked = [
+        request.write.references
+        for request in plan_strategy("embed-syn", given_input()).requests
+        if request.cause == "v1"
+    ]
     assert asked == [tuple(NEAREST["v1"][:3])]
 
 
@@ -138,7 +166,9 @@ def test_a_missing_skill_without_questions_is_reported() -> None:
 def test_the_difficult_question_itself_is_never_drawn() -> None:
     failures = [Failure(question_id="q0", needed=(SKILLS[0],), missing=(SKILLS[0],))]
     for name in ("stat-sel", "random", "question-skill"):
-        assert "q0" not in {draw.item_id for draw in plan_strategy(name, given_input(failures=failures)).draws}
+        assert "q0" not in {
+            draw.item_id for draw in plan_strategy(name, given_input(failures=failures)).draws
+        }
     syn = plan_strategy("stat-syn", given_input(failures=failures))
     assert all("q0" not in request.write.references for request in syn.requests)
 
@@ -153,6 +183,8 @@ def test_pairs_are_distinct_usable_and_at_most_the_limit() -> None:
 
 
 def test_an_item_drawn_often_is_more_likely_to_be_in() -> None:
-    draws = tuple(Draw(item, "s", f"v{at}", "p") for item, times in (("often", 9), ("once", 1)) for at in range(times))
+    draws = tuple(
+        Draw(item, "s", f"v{at}", "p") for item, times in (("often", 9), ("once", 1)) for at in range(times)
+    )
     first = Counter(choose_pairs(DataPlan(draws), 1, seed)[0].draw.item_id for seed in range(200))
     assert 160 <= first["often"] <= 195

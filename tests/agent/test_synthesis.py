@@ -19,12 +19,18 @@ MAP = SkillMap([*((f"g{i}", ("gcd",)) for i in range(10)), ("only", ("left",))])
     pairs=st.floats(1.0, 3.0),
     seed=st.integers(0, 99),
 )
-def test_the_plan_should_yield_what_is_wanted(wanted: int, per_prompt: int, acceptance: float, pairs: float, seed: int) -> None:
-    settings = SynthesisSettings(questions_per_prompt=per_prompt, acceptance=acceptance, pairs_per_question=pairs)
+def test_the_plan_should_yield_what_is_wanted(
+    wanted: int, per_prompt: int, acceptance: float, pairs: float, seed: int
+) -> None:
+    settings = SynthesisSettings(
+        questions_per_prompt=per_prompt, acceptance=acceptance, pairs_per_question=pairs
+    )
     plan = plan_synthesis({"gcd": wanted}, MAP, seed, settings)
     assert wanted - 1e-6 <= plan.expected_examples < wanted + pairs
     assert plan.calls == len(plan.requests) + plan.questions
-    assert all(1 <= request.count <= per_prompt and len(set(request.references)) == 3 for request in plan.requests)
+    assert all(
+        1 <= request.count <= per_prompt and len(set(request.references)) == 3 for request in plan.requests
+    )
     assert plan == plan_synthesis({"gcd": wanted}, MAP, seed, settings)
 
 
@@ -41,11 +47,22 @@ def test_small_and_missing_pools_get_fewer_references() -> None:
 
 def test_requests_differ_in_seed_and_identity() -> None:
     plan = plan_synthesis({"gcd": 60, "left": 10}, MAP, seed=0)
-    assert len({request.request_id for request in plan.requests}) == len({request.seed for request in plan.requests}) == len(plan.requests)
+    assert (
+        len({request.request_id for request in plan.requests})
+        == len({request.seed for request in plan.requests})
+        == len(plan.requests)
+    )
 
 
 @pytest.mark.parametrize(
-    "bad", [{"questions_per_prompt": 0}, {"acceptance": 0.0}, {"acceptance": 1.5}, {"pairs_per_question": 0.5}, {"pairs_per_question": 4.0}]
+    "bad",
+    [
+        {"questions_per_prompt": 0},
+        {"acceptance": 0.0},
+        {"acceptance": 1.5},
+        {"pairs_per_question": 0.5},
+        {"pairs_per_question": 4.0},
+    ],
 )
 def test_settings_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):

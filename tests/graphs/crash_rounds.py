@@ -1,6 +1,8 @@
-"""Run by test_curate_crash.py: kills a curation in a process of its own at every crash point, runs it again, and reports.
+"""Run by test_curate_crash.py: kills a curation in a process of its own at every crash point, runs it again,
+and reports.
 
-Usage: crash_rounds.py FOLDER. Processes are forked from this one, so that LangGraph is imported once. One line of JSON per point.
+Usage: crash_rounds.py FOLDER. Processes are forked from this one, so that LangGraph is imported once. One
+line of JSON per point.
 """
 
 from __future__ import annotations
@@ -17,13 +19,19 @@ from pathlib import Path
 from agent.decision import SkillTarget
 from agent.items import PoolItem
 from graphs.checkpoints import sqlite_checkpoints
-from graphs.curate import build_curate, run_curation
-from graphs.curation import CRASH_POINTS, CurateContext, Curation, CurationPlan, ReplaySource
-from graphs.scripted import Call, ScriptedTeacher
+from graphs.curate.graph import build_curate, run_curation
+from graphs.curate.plan import CRASH_POINTS, CurateContext, Curation, CurationPlan, ReplaySource
+from graphs.testing.scripted import Call, ScriptedTeacher
 from streams.crash import CrashPoint, Kill, no_crash
 
 POOL = [
-    PoolItem(item_id=f"p{at}", question=f"pool question {at}", solution=f"s{at}", answer="a", skills=("add" if at % 2 else "gcd",))
+    PoolItem(
+        item_id=f"p{at}",
+        question=f"pool question {at}",
+        solution=f"s{at}",
+        answer="a",
+        skills=("add" if at % 2 else "gcd",),
+    )
     for at in range(30)
 ]
 PLAN = CurationPlan(
@@ -51,7 +59,9 @@ def attempt(folder: Path, crash: CrashPoint, call_s: float = 0.0) -> None:
         crash("keep")
 
     calls = os.open(folder / "calls", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    context = CurateContext(ScriptedTeacher(log=log), POOL, HELD_OUT, replay=ReplaySource(original=POOL), crash=crash)
+    context = CurateContext(
+        ScriptedTeacher(log=log), POOL, HELD_OUT, replay=ReplaySource(original=POOL), crash=crash
+    )
     with sqlite_checkpoints(folder / "checkpoints.sqlite") as saver:
         run_curation(build_curate(saver), "round-1", PLAN, context, keep, max_concurrency=1)
 
@@ -71,7 +81,11 @@ def in_child(work: Callable[[], None]) -> int:
 
 def calls_by_process(folder: Path) -> list[list[str]]:
     """The calls of each process, in the order of the processes."""
-    lines = [line.split(" ", 1) for line in (folder / "calls").read_text().splitlines()] if (folder / "calls").exists() else []
+    lines = (
+        [line.split(" ", 1) for line in (folder / "calls").read_text().splitlines()]
+        if (folder / "calls").exists()
+        else []
+    )
     order = list(dict.fromkeys(pid for pid, _ in lines))
     return [[text for pid, text in lines if pid == one] for one in order]
 
@@ -88,14 +102,22 @@ def main() -> None:
         folder.mkdir()
         killed = 0
         if spec != "none":
-            status = in_child(lambda spec=spec, folder=folder: attempt(folder, Kill(spec), CALL_S if ":" in spec else 0.0))
+            status = in_child(
+                lambda spec=spec, folder=folder: attempt(folder, Kill(spec), CALL_S if ":" in spec else 0.0)
+            )
             killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1
         before = len(calls_by_process(folder)[0]) if calls_by_process(folder) else 0
         resumed = in_child(lambda folder=folder: attempt(folder, no_crash))
         after = [line for process in calls_by_process(folder)[1 if before else 0 :] for line in process]
         first = calls_by_process(folder)[0] if before else []
         dataset = (folder / "dataset.json").read_text()
-        report = {"spec": spec, "killed": killed == signal.SIGKILL, "resumed": resumed, "first": first, "after": after}
+        report = {
+            "spec": spec,
+            "killed": killed == signal.SIGKILL,
+            "resumed": resumed,
+            "first": first,
+            "after": after,
+        }
         sys.stdout.write(json.dumps({**report, "dataset": dataset, "left_over": left_over(folder)}) + "\n")
 
 

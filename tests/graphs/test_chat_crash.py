@@ -1,4 +1,5 @@
-"""A curation with the chat teacher killed (SIGKILL) at any node: no call is made twice, and the data set is identical.
+"""A curation with the chat teacher killed (SIGKILL) at any node: no call is made twice, and the data set is
+identical.
 
 Cost and provenance included: the replies come from the cache with what they cost when they were made.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from graphs.curation import CRASH_POINTS
+from graphs.curate.plan import CRASH_POINTS
 
 ROOT = Path(__file__).parents[2]
 ENDS = tuple(point for point in CRASH_POINTS if point.endswith(".end"))
@@ -28,14 +29,23 @@ def rounds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str
     folder = tmp_path_factory.mktemp("chat-rounds")
     script = Path(__file__).with_name("crash_chat_rounds.py")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "LANGGRAPH_STRICT_MSGPACK": "true"}
-    done = subprocess.run([sys.executable, script, folder], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        [sys.executable, script, folder],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
     return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_as_many_calls_as_an_undisturbed_run_and_the_same_data_set(rounds: Mapping[str, Mapping[str, Any]], point: str) -> None:
+def test_as_many_calls_as_an_undisturbed_run_and_the_same_data_set(
+    rounds: Mapping[str, Mapping[str, Any]], point: str
+) -> None:
     report, whole = rounds[point], rounds["none"]
     assert report["killed"], f"{point} was never reached"
     assert report["resumed"] == 0 and report["dataset"] == whole["dataset"]
@@ -44,6 +54,18 @@ def test_as_many_calls_as_an_undisturbed_run_and_the_same_data_set(rounds: Mappi
 
 def test_the_undisturbed_run_asked_for_everything(rounds: Mapping[str, Mapping[str, Any]]) -> None:
     curation = json.loads(rounds["none"]["dataset"])
-    assert {one["provenance"]["strategy"] for one in curation["examples"]} == {"select", "synthesize", "replay"}
-    assert curation["report"]["usage"]["calls"] == rounds["none"]["calls"] >= 8 and curation["report"]["usage"]["usd"] > 0
-    assert rounds["curate.solve.end"]["first"] > rounds["curate.write.end"]["first"] > rounds["curate.write.start"]["first"] == 0
+    assert {one["provenance"]["strategy"] for one in curation["examples"]} == {
+        "select",
+        "synthesize",
+        "replay",
+    }
+    assert (
+        curation["report"]["usage"]["calls"] == rounds["none"]["calls"] >= 8
+        and curation["report"]["usage"]["usd"] > 0
+    )
+    assert (
+        rounds["curate.solve.end"]["first"]
+        > rounds["curate.write.end"]["first"]
+        > rounds["curate.write.start"]["first"]
+        == 0
+    )

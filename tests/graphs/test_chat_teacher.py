@@ -13,14 +13,14 @@ from pydantic import SecretStr, ValidationError
 
 from agent.budget import BudgetExceeded, Caps, LedgerEntry, Price, UnpricedModel, Usage
 from agent.items import PoolItem
-from graphs.chat_client import ChatClient
-from graphs.chat_settings import ChatSettings
-from graphs.chat_teacher import ChatTeacher
-from graphs.meter import Meter, Work
-from graphs.reply_cache import SqliteReplies
+from graphs.chat.cache import SqliteReplies
+from graphs.chat.client import ChatClient
+from graphs.chat.meter import Meter, Work
+from graphs.chat.settings import ChatSettings
+from graphs.chat.teacher import ChatTeacher
 from graphs.teacher import CatalogTeacher, TeacherExhausted, TeacherMisconfigured, TeacherUnavailable
-from graphs.teacher_faults import Order
-from graphs.teacher_server import TeacherServer
+from graphs.testing.faults import Order
+from graphs.testing.server import TeacherServer
 from streams.clock import HandClock
 
 SKILLS = ("addition", "greatest common divisor", "maximum")
@@ -30,7 +30,13 @@ FREE = Price(free=True)
 
 
 def settings(server: TeacherServer, **more: Any) -> ChatSettings:
-    known: dict[str, Any] = {"base_url": server.base_url, "model": "scripted", "price": FREE, "timeout_s": 5.0, "backoff_s": 0.01}
+    known: dict[str, Any] = {
+        "base_url": server.base_url,
+        "model": "scripted",
+        "price": FREE,
+        "timeout_s": 5.0,
+        "backoff_s": 0.01,
+    }
     return ChatSettings(**(known | {"max_backoff_s": 1.0} | more))
 
 
@@ -67,7 +73,9 @@ def test_every_method_gives_a_checked_reply(opened: Opened) -> None:
     written = teacher.write("addition", [ITEM], 2, seed=1).questions
     assert len(set(written)) == 2
     solutions = teacher.solve(ITEM.question, 3, seed=5).solutions
-    assert len({one.text for one in solutions}) == 3 and all("\n\n" in one.text and "\\boxed" in one.text for one in solutions)
+    assert len({one.text for one in solutions}) == 3 and all(
+        "\n\n" in one.text and "\\boxed" in one.text for one in solutions
+    )
     assert [one.answer for one in teacher.rewrite(ITEM, 3, seed=1).solutions] == ["5"] * 3
     assert opened.calls == 10 and opened.teacher.tally.abstentions == 0
 
@@ -111,7 +119,9 @@ def test_an_error_that_lasts_ends_as_unavailable(fault: str) -> None:
 
 
 def test_nobody_listening_is_unavailable() -> None:
-    teacher = ChatTeacher.connect(ChatSettings(base_url="http://127.0.0.1:9/v1", model="m", price=FREE, max_attempts=2, backoff_s=0.01))
+    teacher = ChatTeacher.connect(
+        ChatSettings(base_url="http://127.0.0.1:9/v1", model="m", price=FREE, max_attempts=2, backoff_s=0.01)
+    )
     with pytest.raises(TeacherUnavailable):
         teacher.label("q", SKILLS)
 
@@ -134,7 +144,9 @@ def test_a_pause_that_is_too_long_is_left_to_the_caller() -> None:
         teacher.client.close()
 
 
-@pytest.mark.parametrize(("fault", "setting"), [("401", "teacher.api_key"), ("quota", "quota"), ("400", "teacher.model")])
+@pytest.mark.parametrize(
+    ("fault", "setting"), [("401", "teacher.api_key"), ("quota", "quota"), ("400", "teacher.model")]
+)
 def test_a_lasting_refusal_names_the_setting_and_is_not_retried(fault: str, setting: str) -> None:
     with TeacherServer(faults=[Order.parse(fault)]) as server:
         teacher = ChatTeacher.connect(settings(server))
@@ -146,7 +158,10 @@ def test_a_lasting_refusal_names_the_setting_and_is_not_retried(fault: str, sett
 
 def test_wrong_key_and_wrong_model_are_named_and_the_key_is_not_shown() -> None:
     with TeacherServer(api_key="right") as server:
-        for more, message in ({"api_key": SecretStr("geheim")}, "api_key"), ({"api_key": SecretStr("right"), "model": "other"}, "other"):
+        for more, message in (
+            ({"api_key": SecretStr("geheim")}, "api_key"),
+            ({"api_key": SecretStr("right"), "model": "other"}, "other"),
+        ):
             teacher = ChatTeacher.connect(settings(server, **more))
             with pytest.raises(TeacherMisconfigured, match=message) as caught:
                 teacher.label("q", SKILLS)
@@ -175,13 +190,26 @@ def test_a_bad_reply_gets_one_repair_turn(kind: Any) -> None:
         teacher = ChatTeacher.connect(settings(server))
         found = teacher.diagnose("q", ANSWER, SKILLS, SKILLS)
         assert found.verdict != "abstained" and found.usage.calls == 2, "the repair is paid for and counted"
-        assert [message["role"] for message in server.bodies[1]["messages"]] == ["system", "user", "assistant", "user"]
+        assert [message["role"] for message in server.bodies[1]["messages"]] == [
+            "system",
+            "user",
+            "assistant",
+            "user",
+        ]
         assert teacher.tally.count("repaired", "diagnose") == 1
         teacher.client.close()
 
 
 @pytest.mark.parametrize(
-    ("kind", "calls"), [("truncated", 2), ("length", 2), ("off_list", 2), ("fake_evidence", 2), ("refusal", 1), ("content_filter", 1)]
+    ("kind", "calls"),
+    [
+        ("truncated", 2),
+        ("length", 2),
+        ("off_list", 2),
+        ("fake_evidence", 2),
+        ("refusal", 1),
+        ("content_filter", 1),
+    ],
 )
 def test_what_stays_unusable_is_an_abstention(kind: Any, calls: int) -> None:
     with TeacherServer(faults=[Order(kind, None)]) as server:
@@ -195,7 +223,10 @@ def test_what_stays_unusable_is_an_abstention(kind: Any, calls: int) -> None:
 
 
 def test_an_empty_answer_can_be_diagnosed(opened: Opened) -> None:
-    assert {opened.teacher.diagnose(f"q{at}", " ", SKILLS, SKILLS).verdict for at in range(10)} == {"correct", "incorrect"}
+    assert {opened.teacher.diagnose(f"q{at}", " ", SKILLS, SKILLS).verdict for at in range(10)} == {
+        "correct",
+        "incorrect",
+    }
 
 
 def test_a_replay_from_the_file_costs_nothing_and_says_the_same(tmp_path: Path) -> None:
@@ -250,7 +281,9 @@ PRICE = Price(prompt_usd_per_mtok=1.0, completion_usd_per_mtok=10.0)
 def test_every_paid_call_is_a_ledger_entry_of_its_round() -> None:
     entries: list[LedgerEntry] = []
     with TeacherServer() as server:
-        teacher = ChatTeacher.connect(settings(server, price=PRICE), meter=Meter("scripted", PRICE, sink=entries.append), student="s")
+        teacher = ChatTeacher.connect(
+            settings(server, price=PRICE), meter=Meter("scripted", PRICE, sink=entries.append), student="s"
+        )
         label = teacher.label("q", SKILLS)
         teacher.for_round("r1").solve("What is 1 + 1?", 2, 0)
         teacher.label("q", SKILLS)
@@ -260,7 +293,11 @@ def test_every_paid_call_is_a_ledger_entry_of_its_round() -> None:
         ("s", "r1", "synthesize", 1),
         ("s", "r1", "synthesize", 1),
     ]
-    assert len({one.entry_id for one in entries}) == 3 and label.usage == entries[0].usage and label.usage.usd > 0
+    assert (
+        len({one.entry_id for one in entries}) == 3
+        and label.usage == entries[0].usage
+        and label.usage.usd > 0
+    )
 
 
 def test_a_cap_stops_before_the_call_that_would_exceed() -> None:
@@ -277,8 +314,16 @@ def test_a_cap_stops_before_the_call_that_would_exceed() -> None:
 
 
 def test_money_under_way_counts_and_earlier_spending_too() -> None:
-    entry = LedgerEntry(entry_id="a", student="s", round_id="r", day="2026-11-01", activity="label", usage=Usage(usd=0.9))
-    meter = Meter("m", PRICE, Caps(usd_per_day=1.0), before=[entry, entry], clock=HandClock(datetime(2026, 11, 1, tzinfo=UTC)))
+    entry = LedgerEntry(
+        entry_id="a", student="s", round_id="r", day="2026-11-01", activity="label", usage=Usage(usd=0.9)
+    )
+    meter = Meter(
+        "m",
+        PRICE,
+        Caps(usd_per_day=1.0),
+        before=[entry, entry],
+        clock=HandClock(datetime(2026, 11, 1, tzinfo=UTC)),
+    )
     work = Work("s", None, "diagnose")
     first = meter.reserve(work, 0, 6000)
     with pytest.raises(BudgetExceeded):

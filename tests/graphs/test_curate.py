@@ -20,19 +20,35 @@ from agent.items import Example, PoolItem, Provenance
 from agent.replay import ReplaySettings
 from graphs import studio
 from graphs.checkpoints import sqlite_checkpoints
-from graphs.curate import build_curate, is_unavailable, run_curation
-from graphs.curation import CurateContext, Curation, CurationPlan, EmptyPool, NothingCurated, PlanChanged, ReplaySource
-from graphs.dataset import example
-from graphs.scripted import ScriptedTeacher
+from graphs.curate.dataset import example
+from graphs.curate.graph import build_curate, is_unavailable, run_curation
+from graphs.curate.plan import (
+    CurateContext,
+    Curation,
+    CurationPlan,
+    EmptyPool,
+    NothingCurated,
+    PlanChanged,
+    ReplaySource,
+)
 from graphs.teacher import Solution, TeacherUnavailable
+from graphs.testing.scripted import ScriptedTeacher
 from streams.crash import Crashed, Raise
 
-FAST = RetryPolicy(initial_interval=0.001, max_interval=0.001, max_attempts=3, jitter=False, retry_on=is_unavailable)
+FAST = RetryPolicy(
+    initial_interval=0.001, max_interval=0.001, max_attempts=3, jitter=False, retry_on=is_unavailable
+)
 NO_REPLAY = ReplaySettings(share=0.0)
 
 
 def item(at: int, skill: str = "add", question: str = "") -> PoolItem:
-    return PoolItem(item_id=f"p{at}", question=question or f"pool question {at}", solution=f"solution {at}", answer="1", skills=(skill,))
+    return PoolItem(
+        item_id=f"p{at}",
+        question=question or f"pool question {at}",
+        solution=f"solution {at}",
+        answer="1",
+        skills=(skill,),
+    )
 
 
 POOL = [item(at, "add" if at % 2 else "gcd") for at in range(40)]
@@ -48,7 +64,12 @@ def plan(*targets: SkillTarget, **more: Any) -> CurationPlan:
 
 def curate(given: CurationPlan, teacher: ScriptedTeacher | None = None, **context: Any) -> Curation:
     known: dict[str, Any] = {"pool": POOL, "held_out": []}
-    return run_curation(build_curate(retry=FAST), "r1", given, CurateContext(teacher or ScriptedTeacher(), **(known | context)))
+    return run_curation(
+        build_curate(retry=FAST),
+        "r1",
+        given,
+        CurateContext(teacher or ScriptedTeacher(), **(known | context)),
+    )
 
 
 @pytest.fixture
@@ -78,16 +99,28 @@ def test_selection_prefers_items_that_were_never_used() -> None:
 
 def test_synthesis_writes_solves_and_says_where_it_comes_from() -> None:
     made = curate(plan(target(examples=6)))
-    assert strategies(made) == ["synthesize"] * 6 and made.report.accepted == {"add": 6} and not made.report.shortfall
+    assert (
+        strategies(made) == ["synthesize"] * 6
+        and made.report.accepted == {"add": 6}
+        and not made.report.shortfall
+    )
     where = made.examples[0].provenance
-    assert (where.skill, where.teacher, where.prompt_version, len(where.source_ids)) == ("add", "scripted", "1", 3)
+    assert (where.skill, where.teacher, where.prompt_version, len(where.source_ids)) == (
+        "add",
+        "scripted",
+        "1",
+        3,
+    )
     assert where.usage == Usage(calls=1) and len({one.prompt for one in made.examples}) == 6
     assert made.report.usage == Usage(calls=5 + 10), "10 questions for 6 at 60 % acceptance, 2 a prompt"
 
 
 def test_a_round_can_do_both() -> None:
     made = curate(plan(target("gcd", 4, "select"), target("add", 4)))
-    assert strategies(made) == ["select"] * 4 + ["synthesize"] * 4 and made.report.accepted == {"gcd": 4, "add": 4}
+    assert strategies(made) == ["select"] * 4 + ["synthesize"] * 4 and made.report.accepted == {
+        "gcd": 4,
+        "add": 4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -105,7 +138,11 @@ def test_a_round_can_do_both() -> None:
 def test_only_solutions_that_agree_are_kept(answers: tuple[str, ...], kept: list[str]) -> None:
     def solves(question: str, count: int, seed: int) -> list[Solution]:
         spare = [Solution(text="whole", answer="1")] * 2
-        return [Solution(text=f"s{at}", answer=answer) for at, answer in enumerate(answers)] if question == "odd one" else spare
+        return (
+            [Solution(text=f"s{at}", answer=answer) for at, answer in enumerate(answers)]
+            if question == "odd one"
+            else spare
+        )
 
     def writes(skill: str, references: Sequence[PoolItem], count: int, seed: int) -> list[str]:
         return ["odd one", f"other {seed}"]
@@ -117,7 +154,10 @@ def test_only_solutions_that_agree_are_kept(answers: tuple[str, ...], kept: list
 
 
 def test_second_solutions_fill_up_what_distinct_questions_lack() -> None:
-    made = curate(plan(target(examples=4)), ScriptedTeacher(writes=lambda skill, references, count, seed: ["one question"]))
+    made = curate(
+        plan(target(examples=4)),
+        ScriptedTeacher(writes=lambda skill, references, count, seed: ["one question"]),
+    )
     assert [one.completion for one in made.examples] == [f"way {at}: one question" for at in range(3)]
     assert made.report.shortfall == {"add": 1}
     assert sum((one.provenance.usage for one in made.examples), Usage()) == Usage(calls=1)
@@ -134,23 +174,35 @@ def test_repeats_are_dropped_before_they_are_solved() -> None:
 
 def test_no_held_out_question_is_trained_on_in_any_way() -> None:
     held = ["pool question 1", "NEW question 5 of the series, written with care.", "pool question 2"]
-    texts = ["New question 5 of the series written with care", "New question 6 of the series written with care"]
+    texts = [
+        "New question 5 of the series written with care",
+        "New question 6 of the series written with care",
+    ]
     teacher = ScriptedTeacher(writes=lambda skill, references, count, seed: texts)
     source = ReplaySource(original=POOL[:6])
     given = plan(target("gcd", 20, "select"), target("add", 2), replay=ReplaySettings(share=0.9))
     made = curate(given, teacher, held_out=held, replay=source)
     folded = {one.prompt.casefold() for one in made.examples}
-    assert not folded & {"pool question 1", "pool question 2", "new question 5 of the series written with care"}
+    assert not folded & {
+        "pool question 1",
+        "pool question 2",
+        "new question 5 of the series written with care",
+    }
     assert made.report.dropped["contaminated-exact"] == 2 and made.report.dropped["contaminated-replay"] == 2
     assert made.report.shortfall == {"gcd": 1}
 
 
 def test_near_copies_of_held_out_questions_are_contaminated_but_template_neighbours_are_not() -> None:
-    story = "A baker bakes {} loaves in the morning and {} loaves after lunch. How many loaves does {} bake in a day?"
+    story = (
+        "A baker bakes {} loaves in the morning and {} loaves after lunch. How many loaves does {} bake in a"
+        " day?"
+    )
     texts = [story.format(12, 30, "she"), story.format(13, 30, "he")]
     teacher = ScriptedTeacher(writes=lambda skill, references, count, seed: texts)
     made = curate(plan(target(examples=2)), teacher, held_out=[story.format(12, 30, "he")])
-    assert {one.prompt for one in made.examples} == {texts[1]} and made.report.dropped["contaminated-near"] == 1
+    assert {one.prompt for one in made.examples} == {texts[1]} and made.report.dropped[
+        "contaminated-near"
+    ] == 1
     both = plan(target(examples=2), numbers_matter=False)
     with pytest.raises(NothingCurated, match="contaminated-near 2"):
         curate(both, teacher, held_out=[story.format(12, 30, "he")])
@@ -161,7 +213,10 @@ def test_replay_mixes_earlier_targets_with_old_data() -> None:
         one.example_id: one
         for one in (
             example(
-                f"old target {at}", "s", ("gcd",), Provenance(strategy="synthesize", skill="gcd", source_ids=("p1",), usage=Usage(calls=1))
+                f"old target {at}",
+                "s",
+                ("gcd",),
+                Provenance(strategy="synthesize", skill="gcd", source_ids=("p1",), usage=Usage(calls=1)),
             )
             for at in range(10)
         )
@@ -169,8 +224,14 @@ def test_replay_mixes_earlier_targets_with_old_data() -> None:
     source = ReplaySource(reservoir={"gcd": tuple(earlier)}, earlier=earlier, original=POOL)
     made = curate(plan(target(examples=6), replay=ReplaySettings()), replay=source)
     replayed = [one for one in made.examples if one.provenance.strategy == "replay"]
-    assert len(replayed) == made.report.replay == 6 and [one.prompt[:3] for one in replayed] == ["old"] * 3 + ["poo"] * 3
-    assert replayed[0].provenance.source_ids == (replayed[0].example_id,) and replayed[0].provenance.usage == Usage()
+    assert (
+        len(replayed) == made.report.replay == 6
+        and [one.prompt[:3] for one in replayed] == ["old"] * 3 + ["poo"] * 3
+    )
+    assert (
+        replayed[0].provenance.source_ids == (replayed[0].example_id,)
+        and replayed[0].provenance.usage == Usage()
+    )
 
 
 def test_an_empty_pool_is_an_error_that_names_the_skill(saver: SqliteSaver) -> None:
@@ -212,7 +273,12 @@ def test_an_error_of_another_kind_is_not_retried() -> None:
 def test_a_round_goes_on_only_with_the_plan_it_began_with(saver: SqliteSaver) -> None:
     graph = build_curate(saver)
     with pytest.raises(Crashed):
-        run_curation(graph, "r1", plan(), CurateContext(ScriptedTeacher(), POOL, [], crash=Raise("curate.filter.start")))
+        run_curation(
+            graph,
+            "r1",
+            plan(),
+            CurateContext(ScriptedTeacher(), POOL, [], crash=Raise("curate.filter.start")),
+        )
     with pytest.raises(PlanChanged, match="new round id"):
         run_curation(graph, "r1", plan(seed=2), CurateContext(ScriptedTeacher(), POOL, []))
     assert run_curation(graph, "r1", plan(), CurateContext(ScriptedTeacher(), POOL, [])) == curate(plan())
@@ -221,7 +287,9 @@ def test_a_round_goes_on_only_with_the_plan_it_began_with(saver: SqliteSaver) ->
 def test_rounds_do_not_disturb_each_other(saver: SqliteSaver) -> None:
     graph = build_curate(saver)
     with pytest.raises(Crashed):
-        run_curation(graph, "r1", plan(), CurateContext(ScriptedTeacher(), POOL, [], crash=Raise("curate.solve.end")))
+        run_curation(
+            graph, "r1", plan(), CurateContext(ScriptedTeacher(), POOL, [], crash=Raise("curate.solve.end"))
+        )
     run_curation(graph, "r2", plan(seed=2), CurateContext(ScriptedTeacher(), POOL, []))
     assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"r1"}
 
@@ -233,9 +301,14 @@ def test_the_same_plan_gives_the_same_data_set_whatever_the_threads_do() -> None
 
     given = plan(target("gcd", 10, "select"), target("add", 30), per_task=1)
     context = CurateContext(ScriptedTeacher(solves=jitter), POOL, [])
-    made = [run_curation(build_curate(), "r1", given, context, max_concurrency=threads) for threads in (1, 8, 8)]
+    made = [
+        run_curation(build_curate(), "r1", given, context, max_concurrency=threads) for threads in (1, 8, 8)
+    ]
     assert made[0] == made[1] == made[2]
-    assert run_curation(build_curate(), "r1", given.model_copy(update={"seed": 2}), context).examples != made[0].examples
+    assert (
+        run_curation(build_curate(), "r1", given.model_copy(update={"seed": 2}), context).examples
+        != made[0].examples
+    )
 
 
 def test_no_more_than_max_concurrency_calls_at_once() -> None:
@@ -278,7 +351,13 @@ def test_a_checkpoint_holds_plain_data_only(saver: SqliteSaver) -> None:
             seen.append(saved)
 
     given = plan(target("gcd", 4, "select"), target("add", 6), replay=ReplaySettings())
-    run_curation(build_curate(saver), "r1", given, CurateContext(ScriptedTeacher(), POOL, [], replay=ReplaySource(original=POOL)), look)
+    run_curation(
+        build_curate(saver),
+        "r1",
+        given,
+        CurateContext(ScriptedTeacher(), POOL, [], replay=ReplaySource(original=POOL)),
+        look,
+    )
     assert len(seen) > 8
 
 
@@ -304,4 +383,8 @@ def test_langgraph_json_names_factories_that_build() -> None:
         path, factory = reference.split(":")
         graph = getattr(studio, factory)()
         assert (root / path).is_file() and graph.name == name and graph.get_graph().nodes
-        assert graph.get_input_jsonschema() and graph.get_output_jsonschema() and graph.get_context_jsonschema() is None
+        assert (
+            graph.get_input_jsonschema()
+            and graph.get_output_jsonschema()
+            and graph.get_context_jsonschema() is None
+        )

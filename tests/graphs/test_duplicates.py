@@ -7,9 +7,12 @@ import random
 
 import pytest
 
-from graphs.duplicates import QuestionIndex, SameQuestion
+from graphs.curate.duplicates import QuestionIndex, SameQuestion
 
-STORY = "Tom had 12 apples in his basket, gave 5 of them to his sister and ate one on the way home. How many are left?"
+STORY = (
+    "Tom had 12 apples in his basket, gave 5 of them to his sister and ate one on the way home. How many are"
+    " left?"
+)
 
 
 @pytest.mark.parametrize(

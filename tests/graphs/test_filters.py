@@ -1,4 +1,5 @@
-"""Difficulty filters: the gold answer by math-verify, self-consistency, process rewards, and the chain by names."""
+"""Difficulty filters: the gold answer by math-verify, self-consistency, process rewards, and the chain by
+names."""
 
 from __future__ import annotations
 
@@ -13,12 +14,20 @@ from typing import Any
 import pytest
 
 from agent.catalog import SkillCatalog
-from graphs.assess import Feedback, GoldAnswer, TeacherVerdict
-from graphs.filters import FilterParts, ProcessRewards, SelfConsistency, Unanimous, filters, is_difficult, steps_of
-from graphs.grading import MathGrader
-from graphs.monitor import MonitorContext, build_monitor, diagnose_outputs
-from graphs.scripted import ScriptedTeacher
+from graphs.filters.assess import Feedback, GoldAnswer, TeacherVerdict
+from graphs.filters.chain import (
+    FilterParts,
+    ProcessRewards,
+    SelfConsistency,
+    Unanimous,
+    filters,
+    is_difficult,
+    steps_of,
+)
+from graphs.filters.grading import MathGrader
+from graphs.monitor.graph import MonitorContext, build_monitor, diagnose_outputs
 from graphs.teacher import Diagnosis
+from graphs.testing.scripted import ScriptedTeacher
 from streams.events import StudentOutput
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "student_outputs_math.jsonl.gz"
@@ -32,7 +41,9 @@ def grade() -> Iterator[MathGrader]:
 
 def output(answer: str = "answer", **more: Any) -> StudentOutput:
     when = datetime(2026, 11, 1, tzinfo=UTC)
-    return StudentOutput(event_id="e", occurred_at=when, student="s", student_version=1, question="q", answer=answer, **more)
+    return StudentOutput(
+        event_id="e", occurred_at=when, student="s", student_version=1, question="q", answer=answer, **more
+    )
 
 
 def nobody() -> Diagnosis:
@@ -66,7 +77,9 @@ def test_an_answer_that_cannot_be_computed_in_time_is_undecided_and_the_next_one
 
 def test_grading_works_from_any_thread(grade: MathGrader) -> None:
     found: list[bool | None] = []
-    threads = [threading.Thread(target=lambda: found.append(grade("q", "0.5", r"\boxed{\frac12}"))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.append(grade("q", "0.5", r"\boxed{\frac12}"))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -76,21 +89,38 @@ def test_grading_works_from_any_thread(grade: MathGrader) -> None:
 
 def test_the_gold_filter_works_in_the_monitor_graph(grade: MathGrader) -> None:
     context = MonitorContext(
-        ScriptedTeacher(labels={"q": ("add",)}), SkillCatalog.of(("add", "")), filters(["gold"], FilterParts(grade=grade))
+        ScriptedTeacher(labels={"q": ("add",)}),
+        SkillCatalog.of(("add", "")),
+        filters(["gold"], FilterParts(grade=grade)),
     )
-    batch = [output(r"\boxed{0.5}", gold=r"\frac12"), output(r"\boxed{0.6}", gold=r"\frac12"), output("no gold")]
-    assert [one.decided_by for one in diagnose_outputs(build_monitor(), batch, context)] == ["gold", "gold", "none"]
+    batch = [
+        output(r"\boxed{0.5}", gold=r"\frac12"),
+        output(r"\boxed{0.6}", gold=r"\frac12"),
+        output("no gold"),
+    ]
+    assert [one.decided_by for one in diagnose_outputs(build_monitor(), batch, context)] == [
+        "gold",
+        "gold",
+        "none",
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA.exists(), reason=f"needs {DATA}")
 def test_agreement_with_480_human_checked_answers(grade: MathGrader) -> None:
-    """The only disagreements are eight answers "4:30 p.m." that the original evaluator cut to "4:30" and called wrong."""
+    """The only disagreements are eight answers "4:30 p.m." that the original evaluator cut to "4:30" and
+    called wrong."""
     with gzip.open(DATA, "rt") as lines:
         rows = [json.loads(line) for line in lines]
-    differ = [row for row in rows if grade(row["question"], row["reference_answer"], row["response"]) != row["graded_correct"]]
+    differ = [
+        row
+        for row in rows
+        if grade(row["question"], row["reference_answer"], row["response"]) != row["graded_correct"]
+    ]
     assert len(rows) == 480 and len(differ) == 8
-    assert {(row["reference_answer"], row["extracted"], row["graded_correct"]) for row in differ} == {(r"\text{4:30 p.m.}", "4:30", False)}
+    assert {(row["reference_answer"], row["extracted"], row["graded_correct"]) for row in differ} == {
+        (r"\text{4:30 p.m.}", "4:30", False)
+    }
     assert all(r"\boxed{4:30 \text{ p.m.}}" in row["response"] for row in differ)
 
 
@@ -116,7 +146,9 @@ def test_process_rewards_see_the_steps() -> None:
         seen.append(steps)
         return [0.9] * len(steps)
 
-    assert ProcessRewards(rewards).assess(output("a\nb\n\nc"), nobody) == "correct" and seen == [["a\nb", "c"]]
+    assert ProcessRewards(rewards).assess(output("a\nb\n\nc"), nobody) == "correct" and seen == [
+        ["a\nb", "c"]
+    ]
     assert ProcessRewards(rewards).assess(output(" \n\n "), nobody) is None and steps_of("") == []
     assert ProcessRewards(rewards, tau1=0.95).assess(output("a"), nobody) == "incorrect"
     with pytest.raises(ValueError, match="2 rewards for 1 steps"):
@@ -141,12 +173,18 @@ def test_self_consistency_counts_final_answers(answers: list[str], opinion: str)
 
 def test_self_consistency_can_also_judge_the_answer_at_hand() -> None:
     filter_ = SelfConsistency(lambda question, count: [r"\boxed{1}"] * 4 + [r"\boxed{2}"], own=True)
-    assert filter_.assess(output(r"\boxed{2}"), nobody) == "incorrect" and filter_.assess(output("The answer is 1."), nobody) == "correct"
+    assert (
+        filter_.assess(output(r"\boxed{2}"), nobody) == "incorrect"
+        and filter_.assess(output("The answer is 1."), nobody) == "correct"
+    )
 
 
 def test_unanimous_filters_have_an_opinion_only_together() -> None:
     both = Unanimous((Feedback(), GoldAnswer(lambda question, gold, answer: gold == answer)))
-    assert both.assess(output("a", gold="a", feedback="up"), nobody) == "correct" and both.name == "feedback&gold"
+    assert (
+        both.assess(output("a", gold="a", feedback="up"), nobody) == "correct"
+        and both.name == "feedback&gold"
+    )
     assert both.assess(output("a", gold="b", feedback="up"), nobody) is None
     assert both.assess(output("a", feedback="up"), nobody) is None
 
@@ -154,11 +192,14 @@ def test_unanimous_filters_have_an_opinion_only_together() -> None:
 def test_the_chain_is_built_from_names() -> None:
     parts = FilterParts(grade=lambda q, g, a: True, sample=lambda q, n: [], rewards=lambda q, s: [])
     chain = filters(["gold", "feedback", "consistency&prm", "teacher"], parts)
-    assert [one.name for one in chain] == ["gold", "feedback", "consistency&prm", "teacher"] and isinstance(chain[-1], TeacherVerdict)
+    assert [one.name for one in chain] == ["gold", "feedback", "consistency&prm", "teacher"] and isinstance(
+        chain[-1], TeacherVerdict
+    )
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [(["gould"], "did you mean 'gold'"), (["prm"], "needs a process reward model"), ([], "at least one")]
+    ("names", "message"),
+    [(["gould"], "did you mean 'gold'"), (["prm"], "needs a process reward model"), ([], "at least one")],
 )
 def test_names_that_cannot_be_chosen_are_explained(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):

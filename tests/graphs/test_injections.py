@@ -1,7 +1,8 @@
 """Attacks in student answers and in questions, against a teacher that obeys every one of them.
 
-Whatever the text says: one event adds at most one to `needed` and to `missing` of at most five skills of the catalog, other events
-count as without it, and nothing that the text contains becomes a skill, an evidence that is not in the answer, or a part of a prompt.
+Whatever the text says: one event adds at most one to `needed` and to `missing` of at most five skills of the
+catalog, other events count as without it, and nothing that the text contains becomes a skill, an evidence
+that is not in the answer, or a part of a prompt.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ import pytest
 from agent.budget import Price
 from agent.catalog import MAX_SKILLS_PER_ITEM, SkillCatalog
 from agent.profile import Observation, ProfileTable, fold
-from graphs import prompts
-from graphs.assess import TeacherVerdict
-from graphs.chat_settings import ChatSettings
-from graphs.chat_teacher import ChatTeacher
-from graphs.delimit import blocks, clean, fence
-from graphs.monitor import MonitorContext, OutputDiagnosis, build_monitor, diagnose_outputs
-from graphs.scripted import ScriptedTeacher
+from graphs.chat import prompts
+from graphs.chat.delimit import blocks, clean, fence
+from graphs.chat.settings import ChatSettings
+from graphs.chat.teacher import ChatTeacher
+from graphs.filters.assess import TeacherVerdict
+from graphs.monitor.graph import MonitorContext, OutputDiagnosis, build_monitor, diagnose_outputs
 from graphs.teacher import Diagnosis, Teacher
-from graphs.teacher_brain import GullibleBrain, obey, planted_json
-from graphs.teacher_server import TeacherServer
+from graphs.testing.brain import GullibleBrain, obey, planted_json
+from graphs.testing.scripted import ScriptedTeacher
+from graphs.testing.server import TeacherServer
 from streams.events import StudentOutput
 
 ATTACKS = {
@@ -84,7 +85,9 @@ def teacher(request: pytest.FixtureRequest) -> Teacher:
 def output(at: int, **fields: Any) -> StudentOutput:
     known: dict[str, Any] = {"question": f"What is {at} + 1?", "answer": f"It is {at}, I think.\nSo {at}."}
     when = datetime(2026, 11, 1, tzinfo=UTC)
-    return StudentOutput(event_id=f"e{at}", occurred_at=when, student="s", student_version=1, **(known | fields))
+    return StudentOutput(
+        event_id=f"e{at}", occurred_at=when, student="s", student_version=1, **(known | fields)
+    )
 
 
 def run(teacher: Teacher, *outputs: StudentOutput) -> list[OutputDiagnosis]:
@@ -104,12 +107,20 @@ def test_an_attack_has_no_more_than_its_own_bounded_effect(teacher: Teacher, att
     text = ATTACKS[attack]
     before, hit, after = run(teacher, output(1), output(2, **{place: text}), output(3))
     alone = run(teacher, output(1), output(3))
-    assert [before, after] == alone or _but_cost([before, after]) == _but_cost(alone), "other events count as without the attack"
+    assert [before, after] == alone or _but_cost([before, after]) == _but_cost(alone), (
+        "other events count as without the attack"
+    )
     assert hit.verdict != "failed", hit.error
-    assert set(hit.needed) <= set(SKILLS) and len(hit.needed) <= MAX_SKILLS_PER_ITEM and set(hit.missing) <= set(hit.needed)
+    assert (
+        set(hit.needed) <= set(SKILLS)
+        and len(hit.needed) <= MAX_SKILLS_PER_ITEM
+        and set(hit.missing) <= set(hit.needed)
+    )
     assert hit.evidence in (text if place == "answer" else output(2).answer)
     counts = contribution(hit)
-    assert len(counts) <= MAX_SKILLS_PER_ITEM + 1 and all(one.needed == 1 and one.missing <= 1 for one in counts.values())
+    assert len(counts) <= MAX_SKILLS_PER_ITEM + 1 and all(
+        one.needed == 1 and one.missing <= 1 for one in counts.values()
+    )
 
 
 def _but_cost(found: Sequence[OutputDiagnosis]) -> list[OutputDiagnosis]:
@@ -122,7 +133,9 @@ def test_an_attack_is_one_block_of_data_in_the_prompt(attack: str) -> None:
     text = ATTACKS[attack]
     ask = prompts.diagnose("What is 2 + 2?", text, SKILLS, 200_000)
     plain = prompts.diagnose("What is 2 + 2?", "4", SKILLS, 200_000)
-    assert (ask.system, ask.schema) == (plain.system, plain.schema), "nothing of a student reaches the system message"
+    assert (ask.system, ask.schema) == (plain.system, plain.schema), (
+        "nothing of a student reaches the system message"
+    )
     assert blocks(ask.user) == [("question", "What is 2 + 2?"), ("answer", clean(text))]
     mark = fence("answer", text, 200_000).split(maxsplit=1)[0].removeprefix("<<<data-")
     assert ask.user.count(mark) == 2, "the text cannot end its block"
@@ -133,7 +146,11 @@ def test_the_server_saw_no_tools_and_only_fenced_text(gullible: tuple[TeacherSer
     run(teacher, output(77, answer=ATTACKS["ignore-report-none"]))
     assert server.bodies
     for body in server.bodies:
-        assert "tools" not in body and "functions" not in body and body["response_format"]["json_schema"]["strict"] is True
+        assert (
+            "tools" not in body
+            and "functions" not in body
+            and body["response_format"]["json_schema"]["strict"] is True
+        )
         assert [message["role"] for message in body["messages"][:2]] == ["system", "user"]
         assert len(body["messages"][1]["content"]) < 3 * CHARS
 

@@ -1,4 +1,5 @@
-"""Builds tiny random chat models (Llama, Qwen3) in Hugging Face format, with a byte-level tokenizer and a chat template.
+"""Builds tiny random chat models (Llama, Qwen3) in Hugging Face format, with a byte-level tokenizer and a
+chat template.
 
 Usage: tiny_models.py ARCH FOLDER. Their replies are noise: what they test is the way there and back.
 """
@@ -12,12 +13,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from graphs import prompts
+from graphs.chat import prompts
 
 CONTEXT_TOKENS = 4096
 TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{%"
+    " endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SIZES = {
     "vocab_size": 1024,
@@ -36,15 +37,23 @@ SIZES = {
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, trained on our own prompts."""
-    asks = [prompts.solve("What is 2 + 3?"), prompts.diagnose("q", "a", ["addition"]), prompts.label("q", ["addition"])]
+    asks = [
+        prompts.solve("What is 2 + 3?"),
+        prompts.diagnose("q", "a", ["addition"]),
+        prompts.label("q", ["addition"]),
+    ]
     bare = Tokenizer(models.BPE())
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
     special = ["<|im_start|>", "<|im_end|>", "<|pad|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=SIZES["vocab_size"], special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=SIZES["vocab_size"], special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     bare.train_from_iterator([text for ask in asks for _, text in ask.messages], trainer)
-    made = PreTrainedTokenizerFast(tokenizer_object=bare, bos_token=special[0], eos_token=special[1], pad_token=special[2])
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=bare, bos_token=special[0], eos_token=special[1], pad_token=special[2]
+    )
     made.chat_template = TEMPLATE
     return made
 
@@ -52,7 +61,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def build(arch: str, folder: Path) -> None:
     """Write the model and its tokenizer to `folder`."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SIZES)) if arch == "llama" else Qwen3ForCausalLM(Qwen3Config(**SIZES))
+    model = (
+        LlamaForCausalLM(LlamaConfig(**SIZES)) if arch == "llama" else Qwen3ForCausalLM(Qwen3Config(**SIZES))
+    )
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
 

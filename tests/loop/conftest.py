@@ -17,7 +17,7 @@ from loop.config import load
 from loop.wiring import open_registry
 from streams.codec import Codec
 from streams.events import Event
-from streams.rounds import RoundStore
+from streams.state.rounds import RoundStore
 from streams.topics import TOPICS
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
@@ -33,14 +33,27 @@ class Demo:
     extra: dict[str, str] = field(default_factory=dict)
 
     def run(self, seed: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [SKILLLOOP, "demo", "--config", self.config, "--dir", self.root, "--json", self.figures_file, "--seed", str(seed)]
+        command = [
+            SKILLLOOP,
+            "demo",
+            "--config",
+            self.config,
+            "--dir",
+            self.root,
+            "--json",
+            self.figures_file,
+            "--seed",
+            str(seed),
+        ]
         environment = {**os.environ, **self.extra, **environ}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Another command on the same run."""
         command = [SKILLLOOP, *words, "--config", self.config, "--dir", self.root]
-        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **self.extra}, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **self.extra}, check=False
+        )
 
     @property
     def figures_file(self) -> Path:
@@ -57,17 +70,28 @@ class Demo:
         kept = ("adapter_sha256", "version", "gains", "trained_from", "probe", "ended_at_answers", "used")
         table = {BucketKey(*key): Counts(*counts) for key, counts in store.buckets().items()}
         with open_log(config, self.root, None) as log:
-            events = {spec.name: [Codec().decode(record) for record in log.read(spec.name)] for spec in TOPICS}
+            events = {
+                spec.name: [Codec().decode(record) for record in log.read(spec.name)] for spec in TOPICS
+            }
         client = MlflowClient(tracking_uri=f"sqlite:///{self.root / 'mlflow.db'}")
         runs = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
         return {
-            "rounds": [(r.round_id, r.state, r.record["decision"], {key: r.record.get(key) for key in kept}) for r in rounds.list("demo")],
+            "rounds": [
+                (r.round_id, r.state, r.record["decision"], {key: r.record.get(key) for key in kept})
+                for r in rounds.list("demo")
+            ],
             "profile": canonical_bytes(table),
             "route": rounds.route("demo"),
-            "events": {name: sorted({_without_run(event) for event in found}) for name, found in events.items()},
-            "repeated": {name: len(found) - len({event.event_id for event in found}) for name, found in events.items()},
+            "events": {
+                name: sorted({_without_run(event) for event in found}) for name, found in events.items()
+            },
+            "repeated": {
+                name: len(found) - len({event.event_id for event in found}) for name, found in events.items()
+            },
             "outbox": len(store.pending(10)),
-            "versions": [(info.version, info.round_id, info.sha256, info.parent) for info in registry.versions()],
+            "versions": [
+                (info.version, info.round_id, info.sha256, info.parent) for info in registry.versions()
+            ],
             "runs": sorted(run.data.tags["round_id"] for run in runs),
             "champion": registry.champion().version,
         }

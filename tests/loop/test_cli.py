@@ -12,7 +12,10 @@ LIMIT_S = 0.7
 
 
 def test_help_is_quick_and_loads_no_model_library() -> None:
-    code = "import sys, loop.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'mlflow', 'langgraph', 'sqlalchemy')))"
+    code = (
+        "import sys, loop.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'transformers',"
+        " 'mlflow', 'langgraph', 'sqlalchemy')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     seconds = []
     for _ in range(4):
@@ -25,7 +28,21 @@ def test_help_is_quick_and_loads_no_model_library() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "up", "worker", "status", "profile", "rounds", "promote", "rollback", "doctor", "dlq", "topics", "ingest"]
+    "command",
+    [
+        "demo",
+        "up",
+        "worker",
+        "status",
+        "profile",
+        "rounds",
+        "promote",
+        "rollback",
+        "doctor",
+        "dlq",
+        "topics",
+        "ingest",
+    ],
 )
 def test_every_command_has_help(command: str) -> None:
     done = subprocess.run([SKILLLOOP, command, "--help"], capture_output=True, text=True, check=False)
@@ -35,7 +52,10 @@ def test_every_command_has_help(command: str) -> None:
 
 def test_an_error_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     done = subprocess.run(
-        [SKILLLOOP, "status", "--config", tmp_path / "none.toml", "--dir", tmp_path], capture_output=True, text=True, check=False
+        [SKILLLOOP, "status", "--config", tmp_path / "none.toml", "--dir", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "no configuration file" in done.stderr and "Traceback" not in done.stderr

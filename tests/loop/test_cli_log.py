@@ -8,13 +8,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from loop.cli_log import dlq_app, ingest, topics_app
+from loop.cli.log import dlq_app, ingest, topics_app
 from streams.codec import encode
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects
 from streams.local_log import LocalLog
-from streams.outbox import OutboxRelay
-from streams.store import StateStore
-from streams.synthetic import output, poison
+from streams.state.outbox import OutboxRelay
+from streams.state.store import StateStore
+from streams.testing.synthetic import output, poison
 
 ingest_app = typer.Typer()
 ingest_app.command()(ingest)
@@ -33,7 +33,12 @@ def with_letters(tmp_path: Path) -> Path:
     with LocalLog(tmp_path / "log.db") as log:
         log.append([encode(output(1)), encode(output(2)), poison("not-json", 3)])
         settings = ConsumeSettings("monitor", ("student-outputs",))
-        loop = ConsumeLoop(log, store, lambda events: Effects(failed={e.event_id: "no\x1b[31m way" for e in events}), settings)
+        loop = ConsumeLoop(
+            log,
+            store,
+            lambda events: Effects(failed={e.event_id: "no\x1b[31m way" for e in events}),
+            settings,
+        )
         while loop.step():
             pass
         OutboxRelay(store, log).step()
@@ -69,8 +74,14 @@ def test_dead_letters_are_listed_shown_and_sent_again(with_letters: Path) -> Non
     shown = run(dlq_app, "show", letter_id, "--dir", with_letters).output
     assert "failed after" in shown
     assert "ce_type: skillloop.student-output" in shown
-    assert "2 dead letters sent again" in run(dlq_app, "redrive", "--dir", with_letters, "--reason", "failed").output
-    assert "1 dead letters sent again" in run(dlq_app, "redrive", "--dir", with_letters, "--id", letter_id).output
+    assert (
+        "2 dead letters sent again"
+        in run(dlq_app, "redrive", "--dir", with_letters, "--reason", "failed").output
+    )
+    assert (
+        "1 dead letters sent again"
+        in run(dlq_app, "redrive", "--dir", with_letters, "--id", letter_id).output
+    )
     with LocalLog(with_letters / "log.db") as log:
         assert sum(log.end_offsets("student-outputs").values()) == 6
     run(dlq_app, "show", "student-outputs/0/999", "--dir", with_letters, expect=2)

@@ -34,7 +34,11 @@ def test_a_wrong_key_or_value_is_named_with_what_to_write(tmp_path: Path, text: 
 def test_the_environment_overrides_the_file_and_arguments_override_both(tmp_path: Path) -> None:
     path = tmp_path / "some.toml"
     path.write_text("seed = 1\n[policy]\nmin_answers = 10\nmin_needed = 11\n")
-    environ = {"SKILLLOOP_POLICY__MIN_ANSWERS": "20", "SKILLLOOP_STORE__URL": "postgresql+psycopg://u:secret@h/db", "OTHER__X": "1"}
+    environ = {
+        "SKILLLOOP_POLICY__MIN_ANSWERS": "20",
+        "SKILLLOOP_STORE__URL": "postgresql+psycopg://u:secret@h/db",
+        "OTHER__X": "1",
+    }
     config = load(path, environ, {"seed": 3})
     assert (config.seed, config.policy.min_answers, config.policy.min_needed) == (3, 20, 11)
     assert "secret" not in repr(config)

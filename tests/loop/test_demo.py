@@ -13,7 +13,7 @@ from agent.profile import ALL
 from loop.backends import open_log, open_store
 from loop.config import load
 from loop.wiring import open_registry
-from streams.rounds import RoundStore
+from streams.state.rounds import RoundStore
 
 FIGURES = {
     "rounds", "skills_truly_missing", "skills_found", "precision", "recall", "worst_skill_loss", "served_accuracy_first",
@@ -26,7 +26,9 @@ FIGURES = {
 def test_every_promised_figure_is_written(reference: Any) -> None:
     figures = reference.figures()
     assert set(figures) >= FIGURES
-    assert all(set(row) >= {"id", "kind", "skills", "examples", "reasons", "promoted"} for row in figures["rounds"])
+    assert all(
+        set(row) >= {"id", "kind", "skills", "examples", "reasons", "promoted"} for row in figures["rounds"]
+    )
     assert (reference.root / "timeline.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -42,12 +44,18 @@ def test_table_store_and_mlflow_agree(reference: Any) -> None:
     for row in figures["rounds"]:
         round_, info = stored[row["id"]], versions[row["id"]]
         assert row["promoted"] == (round_.state == "promoted")
-        assert client.get_model_version("demo", str(info.version)).tags["gate"] == ("open" if row["promoted"] else "closed")
+        assert client.get_model_version("demo", str(info.version)).tags["gate"] == (
+            "open" if row["promoted"] else "closed"
+        )
         run = client.get_run(round_.run_id)
-        assert run.data.params["skills"].split(",") == row["skills"] and run.data.params["kind"] == row["kind"]
+        assert (
+            run.data.params["skills"].split(",") == row["skills"] and run.data.params["kind"] == row["kind"]
+        )
         assert int(run.data.params["examples"]) == row["examples"]
         for skill, gain in round_.record["gains"].items():
-            assert run.data.metrics[f"after/skill/{skill}"] - run.data.metrics[f"before/skill/{skill}"] == pytest.approx(gain)
+            assert run.data.metrics[f"after/skill/{skill}"] - run.data.metrics[
+                f"before/skill/{skill}"
+            ] == pytest.approx(gain)
     route = rounds.route("demo")
     assert route is not None and figures["champion_version"] == registry.champion().version == route[0]
 
@@ -68,7 +76,9 @@ def test_a_finished_run_starts_again_and_says_the_same(reference: Any) -> None:
     before = reference.figures()
     assert reference.run().returncode == 0
     after = reference.figures()
-    assert {key: value for key, value in after.items() if key != "seconds"} == {k: v for k, v in before.items() if k != "seconds"}
+    assert {key: value for key, value in after.items() if key != "seconds"} == {
+        k: v for k, v in before.items() if k != "seconds"
+    }
 
 
 @pytest.mark.slow
@@ -86,7 +96,14 @@ def test_the_other_student_goes_the_same_way(small_demo: Any, tmp_path: Path) ->
     assert any(row["promoted"] for row in demo.figures()["rounds"])
 
 
-LOOKING = (["status"], ["profile", "show"], ["profile", "rebuild"], ["rounds", "list"], ["rounds", "show", "demo-r001"], ["doctor"])
+LOOKING = (
+    ["status"],
+    ["profile", "show"],
+    ["profile", "rebuild"],
+    ["rounds", "list"],
+    ["rounds", "show", "demo-r001"],
+    ["doctor"],
+)
 
 
 @pytest.mark.slow
@@ -103,7 +120,11 @@ def test_rolling_back_and_promoting_again(reference: Any, small_demo: Any, tmp_p
     rounds = RoundStore(open_store(load(demo.config), demo.root))
     champion, previous = rounds.route("demo") or (0, 0)
     assert demo.command("rollback").returncode == 0
-    assert (rounds.route("demo") or (0, 0))[0] == previous == open_registry(load(demo.config), demo.root).champion().version
+    assert (
+        (rounds.route("demo") or (0, 0))[0]
+        == previous
+        == open_registry(load(demo.config), demo.root).champion().version
+    )
     assert demo.command("promote", str(champion)).returncode == 0
     assert (rounds.route("demo") or (0, 0))[0] == champion
     refused = demo.command("promote", "99")

@@ -1,4 +1,5 @@
-"""The online loop on files of questions, with a language model behind HTTP as the teacher: here the demo's teacher speaks for it."""
+"""The online loop on files of questions, with a language model behind HTTP as the teacher: here the demo's
+teacher speaks for it."""
 
 from __future__ import annotations
 
@@ -14,23 +15,23 @@ from rich.console import Console
 
 from agent.budget import LedgerEntry
 from agent.profile import ALL
-from graphs.teacher_brain import ChatRequest
-from graphs.teacher_server import TeacherServer
+from graphs.testing.brain import ChatRequest
+from graphs.testing.server import TeacherServer
 from loop.backends import open_log, open_store
+from loop.cli.look import rebuild_profile
 from loop.config import Config, ConfigError, load
-from loop.demo.checker import grade
 from loop.demo.stream import START, DemoStream
-from loop.demo.task import items_of, pool_sizes
-from loop.demo.teacher import SymbolicTeacher
-from loop.demo.world import DESCRIPTIONS, SKILLS, pool
 from loop.embedded import Embedded
-from loop.ledger import entries
-from loop.offline.jsonl import DataError
-from loop.offline.records import CatalogRow, LabelRow
-from loop.show import rebuild_profile
+from loop.tasks.records import CatalogRow, LabelRow
+from loop.tasks.world.checker import grade
+from loop.tasks.world.task import items_of, pool_sizes
+from loop.tasks.world.teacher import SymbolicTeacher
+from loop.tasks.world.world import DESCRIPTIONS, SKILLS, pool
 from loop.wiring import open_services, open_task, set_up_student
 from streams.clock import HandClock
-from streams.rounds import Round
+from streams.files import DataError
+from streams.state.ledger import entries
+from streams.state.rounds import Round
 
 HERE = Path(__file__).parent
 SYMBOLIC = SymbolicTeacher()
@@ -77,16 +78,27 @@ price = {{ prompt_usd_per_mtok = 1.0, completion_usd_per_mtok = 2.0 }}
 def config_file(tmp_path: Path) -> Iterator[Path]:
     """The demo's questions as files, and a server for a teacher."""
     settings = load(HERE / "small.toml")
-    write_rows(tmp_path / "catalog.jsonl", [CatalogRow(skill=name, description=DESCRIPTIONS[name]) for name in SKILLS])
+    write_rows(
+        tmp_path / "catalog.jsonl",
+        [CatalogRow(skill=name, description=DESCRIPTIONS[name]) for name in SKILLS],
+    )
     items = pool(settings.seed, pool_sizes(settings))
     kept = {"question", "solution", "answer"}
-    write_rows(tmp_path / "pool.jsonl", [{"id": item.item_id, **item.model_dump(include=kept)} for item in items])
+    write_rows(
+        tmp_path / "pool.jsonl", [{"id": item.item_id, **item.model_dump(include=kept)} for item in items]
+    )
     labelled = {item.item_id: SYMBOLIC.label(item.question, SKILLS).skills for item in items}
-    labels = [LabelRow(question_id=one, part="pool", skills=skills, source="teacher") for one, skills in labelled.items()]
+    labels = [
+        LabelRow(question_id=one, part="pool", skills=skills, source="teacher")
+        for one, skills in labelled.items()
+    ]
     write_rows(tmp_path / "labels.jsonl", labels)
     kept = {"question", "answer", "skills"}
     held_out = items_of("gate", settings.demo)
-    write_rows(tmp_path / "held_out.jsonl", [{"id": item.item_id, **item.model_dump(include=kept)} for item in held_out])
+    write_rows(
+        tmp_path / "held_out.jsonl",
+        [{"id": item.item_id, **item.model_dump(include=kept)} for item in held_out],
+    )
     with TeacherServer(brain=SymbolicBrain()) as server:
         path = tmp_path / "online.toml"
         path.write_text(CONFIG.format(base_url=server.base_url) + (HERE / "small.toml").read_text())
@@ -109,7 +121,10 @@ def run_stream(config: Config, root: Path) -> Ran:
     store = open_store(config, root)
     # Only the demo's checker finds the final answer in its student's lines.
     task = replace(open_task(config, root, store), grade=grade)
-    with open_services(config, root, {"clock": clock, "task": task, "store": store}) as services, open_log(config, root) as log:
+    with (
+        open_services(config, root, {"clock": clock, "task": task, "store": store}) as services,
+        open_log(config, root) as log,
+    ):
         set_up_student(services)
         stream, embedded = DemoStream(services, log, clock), Embedded(services, log)
         while stream.step():
@@ -119,13 +134,19 @@ def run_stream(config: Config, root: Path) -> Ran:
 
 
 @pytest.mark.slow
-def test_a_teacher_behind_http_finds_and_teaches_what_the_same_teacher_in_process_does(config_file: Path, tmp_path: Path) -> None:
-    """Up to the round's decision; what comes after depends on the gate's items, which are grouped otherwise."""
+def test_a_teacher_behind_http_finds_and_teaches_what_the_same_teacher_in_process_does(
+    config_file: Path, tmp_path: Path
+) -> None:
+    """Up to the round's decision; what comes after depends on the gate's items, which are grouped
+    otherwise."""
     overrides = {"demo": {"questions": 200}, "policy": {"min_pool": 20}}
     config = load(config_file, overrides=overrides)
     ran = run_stream(config, tmp_path / "run")
     direct = run_stream(load(HERE / "small.toml", overrides=overrides), tmp_path / "direct")
-    assert ran.first.record["decision"] == direct.first.record["decision"] and ran.first.record["profile"] == direct.first.record["profile"]
+    assert (
+        ran.first.record["decision"] == direct.first.record["decision"]
+        and ran.first.record["profile"] == direct.first.record["profile"]
+    )
     assert ran.first.state in ("promoted", "rejected") and ran.answers == direct.answers == 200
     assert rebuild_profile(config, tmp_path / "run", Console(quiet=True))
     paid = [entry.usage for entry in ran.ledger if entry.activity in ("label", "diagnose")]

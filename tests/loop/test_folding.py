@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.profile import Observation, fold
-from loop.folding import fold_handler, fold_in_bulk
+from loop.workers.folding import fold_handler, fold_in_bulk
 from streams.events import Diagnosed
-from streams.synthetic import SKILLS, diagnosed, output
+from streams.testing.synthetic import SKILLS, diagnosed, output
 
 EVENT = diagnosed(output(1))
 
@@ -20,8 +20,14 @@ EVENT = diagnosed(output(1))
 def diagnoses(draw: st.DrawFn) -> Diagnosed:
     needed = tuple(draw(st.lists(st.sampled_from(SKILLS), unique=True, max_size=3)))
     missing = tuple(skill for skill in needed if draw(st.booleans()))
-    verdict = draw(st.sampled_from(["abstained", "incorrect"] if missing else ["correct", "incorrect", "abstained"]))
-    where = {"student": draw(st.sampled_from("ab")), "student_version": draw(st.integers(1, 2)), "bucket": draw(st.integers(0, 2))}
+    verdict = draw(
+        st.sampled_from(["abstained", "incorrect"] if missing else ["correct", "incorrect", "abstained"])
+    )
+    where = {
+        "student": draw(st.sampled_from("ab")),
+        "student_version": draw(st.integers(1, 2)),
+        "bucket": draw(st.integers(0, 2)),
+    }
     return EVENT.model_copy(update={**where, "needed": needed, "missing": missing, "verdict": verdict})
 
 
@@ -36,10 +42,14 @@ def test_in_bulk_as_one_by_one(events: list[Diagnosed]) -> None:
     effects = fold_handler(events)
     assert effects.buckets == fold_in_bulk(events)
     watched = Counter((e.student, e.student_version) for e in events)
-    assert effects.watermarks == {key: (count, EVENT.occurred_at.timestamp()) for key, count in watched.items()}
+    assert effects.watermarks == {
+        key: (count, EVENT.occurred_at.timestamp()) for key, count in watched.items()
+    }
 
 
-@pytest.mark.parametrize(("needed", "missing"), [(("a",), ("b",)), (("a", "a"), ()), (("a",), ("a", "a")), (("*",), ())])
+@pytest.mark.parametrize(
+    ("needed", "missing"), [(("a",), ("b",)), (("a", "a"), ()), (("a",), ("a", "a")), (("*",), ())]
+)
 def test_an_unclean_diagnosis_is_refused(needed: tuple[str, ...], missing: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="no clean diagnosis"):
         fold_in_bulk([EVENT.model_copy(update={"needed": needed, "missing": missing})])

@@ -14,8 +14,8 @@ from streams.consume import ConsumeLoop, ConsumeSettings, Effects
 from streams.events import StudentOutput
 from streams.log import LogUnavailable
 from streams.memory_log import MemoryLog
-from streams.store import StateStore
-from streams.synthetic import diagnose, expected_buckets, output
+from streams.state.store import StateStore
+from streams.testing.synthetic import diagnose, expected_buckets, output
 
 DEFAULTS = Defaults("demo", 3)
 COMPLETION: dict[str, Any] = {
@@ -35,7 +35,9 @@ COMPLETION: dict[str, Any] = {
 
 
 def lines(path: Path, *bodies: Any) -> Path:
-    path.write_bytes(b"".join((body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n" for body in bodies))
+    path.write_bytes(
+        b"".join((body if isinstance(body, bytes) else json.dumps(body).encode()) + b"\n" for body in bodies)
+    )
     return path
 
 
@@ -46,7 +48,9 @@ def ours(number: int) -> dict[str, Any]:
 
 def in_log(log: MemoryLog) -> list[StudentOutput]:
     found = [Codec().decode(record) for record in log.read("student-outputs")]
-    return sorted((event for event in found if isinstance(event, StudentOutput)), key=lambda event: event.occurred_at)
+    return sorted(
+        (event for event in found if isinstance(event, StudentOutput)), key=lambda event: event.occurred_at
+    )
 
 
 def test_our_events_and_chat_completions_become_answers(tmp_path: Path) -> None:
@@ -55,7 +59,13 @@ def test_our_events_and_chat_completions_become_answers(tmp_path: Path) -> None:
     done = ingest(lines(tmp_path / "a.jsonl", ours(1), COMPLETION, short), log, tmp_path, DEFAULTS)
     assert (done.lines, done.events, done.bad) == (3, 3, 0)
     first, *_ = (event for event in in_log(log) if event.session == "alice")
-    assert (first.question, first.answer, first.student, first.student_version, first.feedback) == ("2+2?", "4", "demo", 12, "up")
+    assert (first.question, first.answer, first.student, first.student_version, first.feedback) == (
+        "2+2?",
+        "4",
+        "demo",
+        12,
+        "up",
+    )
     assert first.occurred_at.isoformat() == "2026-01-01T00:00:00+00:00"
     assert output(1) in in_log(log)
     last = in_log(log)[-1]
@@ -85,9 +95,14 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
         b"{}",
         b'{"response": 1}',
         b'{"request": {"messages": []}, "response": {"created": 1, "choices": []}}',
-        b'{"request": {"messages": [{"role": "user", "content": "q"}]}, "response": {"created": "x", "choices": []}}',
-        b'{"request": {"messages": [{"role": "user", "content": "q"}]}, '
-        b'"response": {"created": 1, "choices": [{"message": {"content": null}}]}}',
+        (
+            b'{"request": {"messages": [{"role": "user", "content": "q"}]}, "response": {"created": "x",'
+            b' "choices": []}}'
+        ),
+        (
+            b'{"request": {"messages": [{"role": "user", "content": "q"}]}, '
+            b'"response": {"created": 1, "choices": [{"message": {"content": null}}]}}'
+        ),
         b'{"occurred_at": "2026-01-01T00:00:00Z", "question": "q", "answer": "\\ud800"}',
         b'{"occurred_at": "2026-01-01T00:00:00Z", "question": "q", "answer": "a", "student_version": 0}',
         b'{"occurred_at": "2026-01-01T00:00:00Z", "question": "q", "answer": "a", "extra": 1}',
@@ -102,7 +117,15 @@ def test_bad_lines_say_why(line: bytes) -> None:
 
 def test_bad_lines_are_counted_and_the_rest_goes_on(tmp_path: Path) -> None:
     log = MemoryLog()
-    bodies = [ours(1), b"oops", b"", b"   ", {**ours(2), "answer": "x" * MAX_BYTES}, b"y" * (5 * MAX_BYTES), ours(3)]
+    bodies = [
+        ours(1),
+        b"oops",
+        b"",
+        b"   ",
+        {**ours(2), "answer": "x" * MAX_BYTES},
+        b"y" * (5 * MAX_BYTES),
+        ours(3),
+    ]
     done = ingest(lines(tmp_path / "a.jsonl", *bodies), log, tmp_path, DEFAULTS)
     assert (done.lines, done.events, done.bad) == (5, 2, 3)
     assert [reason.split(":")[0] for reason in done.reasons] == ["line 2", "line 5", "line 6"]

@@ -13,16 +13,16 @@ from agent.catalog import SkillCatalog
 from agent.decision import Decision, SkillTarget
 from agent.items import HeldOutItem, PoolItem
 from agent.profile import ALL
-from graphs.scripted import ScriptedTeacher
 from graphs.teacher import Diagnosis
+from graphs.testing.scripted import ScriptedTeacher
 from loop.backends import prepare
 from loop.config import Config, ConfigError, load
-from loop.curate import CurateWorker
-from loop.decide import changed
-from loop.services import Services
-from loop.task import Task
-from loop.train import TrainWorker
-from loop.wiring import MonitorWorker
+from loop.tasks.task import Task
+from loop.workers.curate import CurateWorker
+from loop.workers.decide import changed
+from loop.workers.monitor import MonitorWorker
+from loop.workers.services import Services
+from loop.workers.train import TrainWorker
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
 from streams.codec import encode
@@ -30,8 +30,8 @@ from streams.crash import no_crash
 from streams.events import StudentOutput
 from streams.log import Outgoing
 from streams.memory_log import MemoryLog
-from streams.rounds import Round, RoundStore
-from streams.store import StateStore
+from streams.state.rounds import Round, RoundStore
+from streams.state.store import StateStore
 from training.errors import HeldOutOverlap, RegistryUnavailable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,7 +39,9 @@ CATALOG = SkillCatalog.of(("add", "adds"), ("sub", "subtracts"))
 
 
 def pool_item(number: int, skill: str = "add") -> PoolItem:
-    return PoolItem(item_id=f"p{number}", question=f"what is {number} and 1", solution="s", answer="a", skills=(skill,))
+    return PoolItem(
+        item_id=f"p{number}", question=f"what is {number} and 1", solution="s", answer="a", skills=(skill,)
+    )
 
 
 def held_out_item(question: str) -> HeldOutItem:
@@ -47,7 +49,14 @@ def held_out_item(question: str) -> HeldOutItem:
 
 
 def make_task(teacher: Any, pool: Sequence[PoolItem] = ()) -> Task:
-    return Task(CATALOG, tuple(pool), (held_out_item("held out 99"),), lambda expected, answer: expected == answer, teacher, Path("base"))
+    return Task(
+        CATALOG,
+        tuple(pool),
+        (held_out_item("held out 99"),),
+        lambda expected, answer: expected == answer,
+        teacher,
+        Path("base"),
+    )
 
 
 class AbsentRegistry:
@@ -57,13 +66,26 @@ class AbsentRegistry:
         raise RegistryUnavailable("MLflow is away")
 
 
-def make_services(tmp_path: Path, teacher: Any, pool: Sequence[PoolItem] = (), config: Config | None = None) -> Services:
+def make_services(
+    tmp_path: Path, teacher: Any, pool: Sequence[PoolItem] = (), config: Config | None = None
+) -> Services:
     store = StateStore(f"sqlite:///{tmp_path / 'state.db'}")
     engine = ScriptedEngine(lambda prompt, version, sample: "answer")
     engine.load(1, None)
-    parts: dict[str, Any] = {"engine": engine, "registry": AbsentRegistry(), "clock": HandClock(NOW), "crash": no_crash, "owner": "test"}
+    parts: dict[str, Any] = {
+        "engine": engine,
+        "registry": AbsentRegistry(),
+        "clock": HandClock(NOW),
+        "crash": no_crash,
+        "owner": "test",
+    }
     return Services(
-        config=config or load(None), root=tmp_path, store=store, rounds=RoundStore(store), task=make_task(teacher, pool), **parts
+        config=config or load(None),
+        root=tmp_path,
+        store=store,
+        rounds=RoundStore(store),
+        task=make_task(teacher, pool),
+        **parts,
     )
 
 
@@ -82,7 +104,12 @@ def output(number: int, **changes: Any) -> StudentOutput:
 def planned(services: Services, skill: str = "add", strategy: Any = "select") -> Round:
     target = SkillTarget(skill=skill, weight=1.0, examples=2, strategy=strategy)
     decision = Decision(kind=strategy, skills=(target,), examples=2, steps=1, reasons=("test",))
-    record = {"decision": decision.model_dump(mode="json"), "champion": 1, "decided_at": NOW.isoformat(), "decided_at_answers": 0}
+    record = {
+        "decision": decision.model_dump(mode="json"),
+        "champion": 1,
+        "decided_at": NOW.isoformat(),
+        "decided_at_answers": 0,
+    }
     round_ = Round("demo-r001", "demo", 1, "planned", None, record)
     assert services.rounds.open(round_, changed(round_, "planned", {}))
     return round_
@@ -92,7 +119,9 @@ def teacher() -> ScriptedTeacher:
     """Says that every answer lacks "add", and names skills that no catalog has."""
     return ScriptedTeacher(
         labels={f"q{number}": ("add", "no-such-skill") for number in range(5)},
-        diagnoses=lambda question, answer, needed: Diagnosis(verdict="incorrect", missing=("add", "made-up"), evidence=answer),
+        diagnoses=lambda question, answer, needed: Diagnosis(
+            verdict="incorrect", missing=("add", "made-up"), evidence=answer
+        ),
     )
 
 
@@ -119,7 +148,8 @@ def test_an_event_from_the_future_is_a_dead_letter_and_moves_no_clock(tmp_path: 
 
 
 def test_diagnoses_of_a_teacher_outside_are_folded_and_watched(tmp_path: Path) -> None:
-    """The teacher in here is not asked; what it would have written into the log gives the profile that it would have given."""
+    """The teacher in here is not asked; what it would have written into the log gives the profile that it
+    would have given."""
     asked = make_services(tmp_path / "inside", teacher())
     events = [output(number, occurred_at=NOW + timedelta(seconds=number)) for number in range(3)]
     diagnoses = list(fold_outputs(asked, events).read("diagnoses"))

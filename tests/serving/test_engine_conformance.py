@@ -38,7 +38,10 @@ def test_answers_have_the_shape_of_prompts_and_samples(engine: Engine) -> None:
 
 def test_greedy_and_seeded_sampling_repeat(engine: Engine) -> None:
     engine.load(1, None)
-    for sampling in (Sampling(max_new_tokens=12), Sampling(max_new_tokens=12, temperature=1.0, samples=2, seed=5)):
+    for sampling in (
+        Sampling(max_new_tokens=12),
+        Sampling(max_new_tokens=12, temperature=1.0, samples=2, seed=5),
+    ):
         assert engine.generate(PROMPTS, 1, sampling) == engine.generate(PROMPTS, 1, sampling)
 
 
@@ -49,13 +52,17 @@ def test_answers_belong_to_their_prompts(engine: Engine) -> None:
     assert engine.generate(PROMPTS[::-1], 1, Sampling(max_new_tokens=12)) == together[::-1]
 
 
-def test_versions_answer_as_themselves(engine: Engine, make_adapter: Callable[..., Path], tmp_path: Path) -> None:
+def test_versions_answer_as_themselves(
+    engine: Engine, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
     engine.load(1, None)
     alone = engine.generate(PROMPTS, 1, Sampling(max_new_tokens=12))
     engine.load(3, make_adapter(tmp_path / "a", seed=3))
     engine.load(2, make_adapter(tmp_path / "b", seed=2))
     assert engine.versions() == (1, 2, 3)
-    answers = {version: engine.generate(PROMPTS, version, Sampling(max_new_tokens=12)) for version in (3, 1, 2, 1)}
+    answers = {
+        version: engine.generate(PROMPTS, version, Sampling(max_new_tokens=12)) for version in (3, 1, 2, 1)
+    }
     assert answers[1] == alone
     assert len({str(answer) for answer in answers.values()}) == 3
     engine.unload(2)
@@ -78,8 +85,12 @@ def test_a_version_is_immutable(engine: Engine, make_adapter: Callable[..., Path
     assert engine.versions() == (2,)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no weights", "no configuration", "not json", "dora", "missing directory"])
-def test_a_corrupt_adapter_is_refused(engine: Engine, make_adapter: Callable[..., Path], tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["truncated", "no weights", "no configuration", "not json", "dora", "missing directory"]
+)
+def test_a_corrupt_adapter_is_refused(
+    engine: Engine, make_adapter: Callable[..., Path], tmp_path: Path, damage: str
+) -> None:
     adapter = make_adapter(tmp_path / "a", seed=3)
     weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
     if damage == "truncated":
@@ -101,7 +112,9 @@ def test_a_corrupt_adapter_is_refused(engine: Engine, make_adapter: Callable[...
     assert engine.generate(["add 1 ?"], 2, Sampling(max_new_tokens=2))
 
 
-def test_threads_get_their_own_version(engine: Engine, make_adapter: Callable[..., Path], tmp_path: Path) -> None:
+def test_threads_get_their_own_version(
+    engine: Engine, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
     engine.load(1, None)
     engine.load(2, make_adapter(tmp_path / "a", seed=3))
     expected = {version: engine.generate(PROMPTS, version, Sampling(max_new_tokens=6)) for version in (1, 2)}

@@ -1,4 +1,5 @@
-"""Process reward models of both families, on tiny random models: one pass gives what asking step by step gives."""
+"""Process reward models of both families, on tiny random models: one pass gives what asking step by step
+gives."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def make_classifier(base: Path, tmp_path: Path) -> Any:
         torch.manual_seed(3)
         shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         tokenizer = AutoTokenizer.from_pretrained(base)
-        config = LlamaConfig(vocab_size=len(tokenizer), num_labels=labels, max_position_embeddings=64, **shape)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), num_labels=labels, max_position_embeddings=64, **shape
+        )
         LlamaForTokenClassification(config).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         return tmp_path
@@ -45,12 +48,18 @@ def make_classifier(base: Path, tmp_path: Path) -> Any:
 
 def asked_one_by_one(folder: Path, steps: Sequence[str]) -> list[float]:
     """The published way: a chat per step, the probability of + against - as the next token."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
     plus, minus = tokenizer.convert_tokens_to_ids(["+", "-"])
     turns: list[dict[str, str]] = []
     found = []
     for at, step in enumerate(steps):
-        turns += [{"role": "user", "content": f"{QUESTION} {step}" if at == 0 else step}, {"role": "assistant", "content": "+"}]
+        turns += [
+            {"role": "user", "content": f"{QUESTION} {step}" if at == 0 else step},
+            {"role": "assistant", "content": "+"},
+        ]
         text = tokenizer.apply_chat_template(turns, tokenize=False)
         tokens = tokenizer(text, return_tensors="pt")["input_ids"]
         logits = model(tokens).logits[0, -3]  # before "+" and the end of the turn

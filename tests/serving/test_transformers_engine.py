@@ -1,4 +1,5 @@
-"""What only the in-process engine must do: match plain generation and PEFT, and refuse adapters that would not be applied."""
+"""What only the in-process engine must do: match plain generation and PEFT, and refuse adapters that would
+not be applied."""
 
 from __future__ import annotations
 
@@ -53,14 +54,18 @@ def test_batched_stages_equal_the_definition(
         assert [row[0] for row in answers] == one_by_one(base, path, PROMPTS, 17)
 
 
-def test_another_models_adapter_is_refused(engine: TransformersEngine, make_adapter: Callable[..., Path], tmp_path: Path) -> None:
+def test_another_models_adapter_is_refused(
+    engine: TransformersEngine, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
     adapter = make_adapter(tmp_path / "a", seed=1)
     weights = load_file(adapter / "adapter_model.safetensors")
     renamed = {name.replace(".layers.0.", ".layers.7."): weight for name, weight in weights.items()}
     save_file(renamed, adapter / "adapter_model.safetensors")
     with pytest.raises(EngineError, match="matches no linear module of the base"):
         engine.load(2, adapter)
-    grown = {name: torch.cat([weight, weight]) if "lora_B" in name else weight for name, weight in weights.items()}
+    grown = {
+        name: torch.cat([weight, weight]) if "lora_B" in name else weight for name, weight in weights.items()
+    }
     save_file(grown, adapter / "adapter_model.safetensors")
     with pytest.raises(EngineError, match="the base needs"):
         engine.load(2, adapter)
@@ -92,10 +97,15 @@ def test_a_scaling_of_zero_is_refused_and_zero_weights_are_not(
     assert engine.versions() == (2,)
 
 
-def test_nan_weights_are_refused(engine: TransformersEngine, make_adapter: Callable[..., Path], tmp_path: Path) -> None:
+def test_nan_weights_are_refused(
+    engine: TransformersEngine, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
     adapter = make_adapter(tmp_path / "a", seed=1)
     weights = load_file(adapter / "adapter_model.safetensors")
-    save_file({name: weight * float("nan") for name, weight in weights.items()}, adapter / "adapter_model.safetensors")
+    save_file(
+        {name: weight * float("nan") for name, weight in weights.items()},
+        adapter / "adapter_model.safetensors",
+    )
     with pytest.raises(EngineError, match="NaN"):
         engine.load(2, adapter)
 
@@ -115,7 +125,9 @@ def test_sampling_leaves_the_process_random_state_alone(engine: TransformersEngi
     before = torch.random.get_rng_state()
     some = engine.generate(PROMPTS, 1, Sampling(max_new_tokens=12, temperature=1.0, samples=4, seed=1))
     assert torch.equal(before, torch.random.get_rng_state())
-    assert some != engine.generate(PROMPTS, 1, Sampling(max_new_tokens=12, temperature=1.0, samples=4, seed=2))
+    assert some != engine.generate(
+        PROMPTS, 1, Sampling(max_new_tokens=12, temperature=1.0, samples=4, seed=2)
+    )
     assert len(set(some[0])) > 1
 
 

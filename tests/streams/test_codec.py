@@ -1,4 +1,5 @@
-"""The codec: round trips of arbitrary text, and a `DecodeError` (nothing else) for whatever cannot be read."""
+"""The codec: round trips of arbitrary text, and a `DecodeError` (nothing else) for whatever cannot be
+read."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from streams.codec import MAX_BYTES, Codec, DecodeError, encode
 from streams.events import Event, StudentOutput
 from streams.log import Outgoing, Partition, Record
-from streams.synthetic import POISON, output, poison
+from streams.testing.synthetic import POISON, output, poison
 
 TEXT = st.text(max_size=50)  # NUL and everything else that is Unicode
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=30)  # lone surrogates too
@@ -24,7 +25,9 @@ def record(sent: Outgoing) -> Record:
 
 
 @given(question=TEXT, answer=TEXT, session=TEXT, gold=st.none() | TEXT, seconds=st.integers(0, 4_000_000_000))
-def test_what_is_encoded_is_decoded(question: str, answer: str, session: str, gold: str | None, seconds: int) -> None:
+def test_what_is_encoded_is_decoded(
+    question: str, answer: str, session: str, gold: str | None, seconds: int
+) -> None:
     event = output(1).model_copy(
         update={
             "question": question,
@@ -37,7 +40,11 @@ def test_what_is_encoded_is_decoded(question: str, answer: str, session: str, go
     assert Codec().decode(record(encode(event))) == event
 
 
-@given(body=st.dictionaries(ANY_TEXT, ANY_TEXT), field=st.sampled_from(sorted(StudentOutput.model_fields)), text=ANY_TEXT)
+@given(
+    body=st.dictionaries(ANY_TEXT, ANY_TEXT),
+    field=st.sampled_from(sorted(StudentOutput.model_fields)),
+    text=ANY_TEXT,
+)
 def test_no_text_in_a_body_breaks_decoding(body: dict[str, str], field: str, text: str) -> None:
     sent = encode(output(2))
     value = json.dumps({**json.loads(sent.value), **body, field: text}).encode()
@@ -146,7 +153,10 @@ def test_an_old_version_is_converted_step_by_step() -> None:
 
 
 def test_a_missing_or_failing_conversion_is_a_dead_letter() -> None:
-    for upcasts, reason in (({}, "unknown-version"), ({(Newer.TYPE, 1): lambda body: body["nothing"]}, "invalid")):
+    for upcasts, reason in (
+        ({}, "unknown-version"),
+        ({(Newer.TYPE, 1): lambda body: body["nothing"]}, "invalid"),
+    ):
         with pytest.raises(DecodeError) as caught:
             Codec([Newer], upcasts).decode(record(encode(output(4))))
         assert caught.value.reason == reason

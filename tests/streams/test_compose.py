@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from streams.kafka_server import SHARED_PROPERTIES
+from streams.testing.broker import SHARED_PROPERTIES
 
 FILE = Path(__file__).parents[2] / "compose.yaml"
 
@@ -22,7 +22,9 @@ def test_compose_is_valid() -> None:
 def test_the_composed_broker_is_set_as_the_tested_one() -> None:
     services = yaml.safe_load(FILE.read_text())["services"]
     composed = services["kafka"]["environment"]
-    as_environment = {"KAFKA_" + name.upper().replace(".", "_"): value for name, value in SHARED_PROPERTIES.items()}
+    as_environment = {
+        "KAFKA_" + name.upper().replace(".", "_"): value for name, value in SHARED_PROPERTIES.items()
+    }
     assert {name: composed.get(name) for name in as_environment} == as_environment
     assert "healthcheck" in services["kafka"]
 

@@ -1,4 +1,5 @@
-"""The consume loop: crash points, duplicates, poison, transient failures, fencing. Fake log, real databases."""
+"""The consume loop: crash points, duplicates, poison, transient failures, fencing. Fake log, real
+databases."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from streams.crash import Crashed, Raise
 from streams.events import Event, StudentOutput
 from streams.log import LogError, Outgoing, Partition
 from streams.memory_log import MemoryLog
-from streams.outbox import OutboxRelay, RelaySettings
-from streams.store import StateStore, StoreUnavailable
-from streams.synthetic import POISON, diagnose, expected_buckets, output, poison, traffic
+from streams.state.outbox import OutboxRelay, RelaySettings
+from streams.state.store import StateStore, StoreUnavailable
+from streams.testing.synthetic import POISON, diagnose, expected_buckets, output, poison, traffic
 from streams.topics import MAX_LETTER_BYTES
 
 TOPIC = StudentOutput.TOPIC
@@ -32,7 +33,13 @@ class TeacherAway(Exception):
     """Stands for a 503."""
 
 
-def loop(log: MemoryLog, store: StateStore, handler: Any = diagnose, settings: ConsumeSettings = SETTINGS, **ports: Any) -> ConsumeLoop:
+def loop(
+    log: MemoryLog,
+    store: StateStore,
+    handler: Any = diagnose,
+    settings: ConsumeSettings = SETTINGS,
+    **ports: Any,
+) -> ConsumeLoop:
     return ConsumeLoop(log, store, handler, settings, **ports)
 
 
@@ -54,7 +61,9 @@ def send(log: MemoryLog, *events: Event) -> None:
     log.append([encode(event) for event in events])
 
 
-def test_each_event_counts_once_and_each_poison_record_is_one_dead_letter(memory_log: MemoryLog, store: StateStore) -> None:
+def test_each_event_counts_once_and_each_poison_record_is_one_dead_letter(
+    memory_log: MemoryLog, store: StateStore
+) -> None:
     sent = traffic(seed=1, events=300)
     memory_log.append(sent.records)
     consuming = loop(memory_log, store)
@@ -70,7 +79,9 @@ def test_each_event_counts_once_and_each_poison_record_is_one_dead_letter(memory
     assert sum(memory_log.commits["monitor"].values()) == len(sent.records)
 
 
-def test_a_loop_that_does_not_look_first_counts_each_event_once_too(memory_log: MemoryLog, store: StateStore) -> None:
+def test_a_loop_that_does_not_look_first_counts_each_event_once_too(
+    memory_log: MemoryLog, store: StateStore
+) -> None:
     sent = traffic(seed=2, events=300)
     memory_log.append(sent.records)
     consuming = loop(memory_log, store, settings=replace(SETTINGS, look_first=False))
@@ -111,7 +122,9 @@ def test_a_process_that_switched_the_collector_off_has_it_run_between_batches_an
 
 @pytest.mark.parametrize("point", ["consume.after-poll", "consume.before-commit", "consume.after-commit"])
 @pytest.mark.parametrize("batch", [1, 2, 4])
-def test_a_crash_at_any_point_loses_and_repeats_nothing(memory_log: MemoryLog, store: StateStore, point: str, batch: int) -> None:
+def test_a_crash_at_any_point_loses_and_repeats_nothing(
+    memory_log: MemoryLog, store: StateStore, point: str, batch: int
+) -> None:
     sent = traffic(seed=2, events=200)
     memory_log.append(sent.records)
     with pytest.raises(Crashed):
@@ -143,7 +156,9 @@ def test_a_crash_in_the_relay_sends_nothing_twice(topics: Any, store: StateStore
     assert sum(log.end_offsets("diagnoses").values()) == 100
 
 
-def test_a_log_that_fails_while_the_relay_sends_gets_each_row_once(memory_log: MemoryLog, store: StateStore) -> None:
+def test_a_log_that_fails_while_the_relay_sends_gets_each_row_once(
+    memory_log: MemoryLog, store: StateStore
+) -> None:
     memory_log.append(traffic(seed=4, events=60).records)
     run(loop(memory_log, store))
     clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
@@ -158,7 +173,9 @@ def test_a_log_that_fails_while_the_relay_sends_gets_each_row_once(memory_log: M
     assert sum(memory_log.end_offsets("diagnoses").values()) == 60
 
 
-def test_a_transient_failure_pauses_and_never_makes_a_dead_letter(memory_log: MemoryLog, store: StateStore) -> None:
+def test_a_transient_failure_pauses_and_never_makes_a_dead_letter(
+    memory_log: MemoryLog, store: StateStore
+) -> None:
     clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
     away = [TeacherAway("503")] * 4
 
@@ -168,7 +185,13 @@ def test_a_transient_failure_pauses_and_never_makes_a_dead_letter(memory_log: Me
         return diagnose(events)
 
     send(memory_log, *(output(n) for n in range(20)))
-    consuming = loop(memory_log, store, teacher, ConsumeSettings("monitor", (TOPIC,), transient=(TeacherAway,)), clock=clock)
+    consuming = loop(
+        memory_log,
+        store,
+        teacher,
+        ConsumeSettings("monitor", (TOPIC,), transient=(TeacherAway,)),
+        clock=clock,
+    )
     waits = []
     while away:
         assert consuming.step() == 0
@@ -245,7 +268,9 @@ def test_a_bug_in_the_handler_costs_only_its_event(memory_log: MemoryLog, store:
 
 def test_an_event_that_failed_can_be_redriven(memory_log: MemoryLog, store: StateStore) -> None:
     send(memory_log, output(1), output(2))
-    first = loop(memory_log, store, lambda events: Effects(failed={event.event_id: "not yet" for event in events}))
+    first = loop(
+        memory_log, store, lambda events: Effects(failed={event.event_id: "not yet" for event in events})
+    )
     run(first)
     OutboxRelay(store, memory_log).step()
     assert store.buckets() == {}
@@ -255,7 +280,9 @@ def test_an_event_that_failed_can_be_redriven(memory_log: MemoryLog, store: Stat
     assert store.buckets() == expected_buckets([output(1), output(2)])
 
 
-def test_what_the_database_refuses_is_a_dead_letter_and_the_rest_counts(memory_log: MemoryLog, store: StateStore) -> None:
+def test_what_the_database_refuses_is_a_dead_letter_and_the_rest_counts(
+    memory_log: MemoryLog, store: StateStore
+) -> None:
     def careless(events: Sequence[Event]) -> Effects:
         counts = dict(diagnose(events).buckets)
         if any(event.event_id == output(2).event_id for event in events):
@@ -286,11 +313,13 @@ def test_a_member_that_lost_its_partitions_cannot_write(memory_log: MemoryLog, s
     assert store.buckets() == expected_buckets(output(n) for n in range(40))
 
 
-def test_a_partition_lost_and_regained_within_a_poll_is_not_read_twice(memory_log: MemoryLog, store: StateStore) -> None:
+def test_a_partition_lost_and_regained_within_a_poll_is_not_read_twice(
+    memory_log: MemoryLog, store: StateStore
+) -> None:
     memory_log.append([poison("not-json", 0)])
     consuming = loop(memory_log, store)
     run(consuming)
-    consumer = consuming._consumer  # noqa: SLF001  the log's own commits lag: the position falls back behind the loop's back
+    consumer = consuming._consumer
     consumer.seek(dict.fromkeys(consumer.assignment(), 0))
     send(memory_log, output(1))
     run(consuming)
@@ -299,16 +328,22 @@ def test_a_partition_lost_and_regained_within_a_poll_is_not_read_twice(memory_lo
     assert store.buckets() == expected_buckets([output(1)])
 
 
-def test_a_topic_that_was_made_anew_is_a_clear_error(memory_log: MemoryLog, topics: Any, store: StateStore) -> None:
+def test_a_topic_that_was_made_anew_is_a_clear_error(
+    memory_log: MemoryLog, topics: Any, store: StateStore
+) -> None:
     send(memory_log, *(output(n) for n in range(20)))
     run(loop(memory_log, store))
     with pytest.raises(LogError, match="made anew"):
         run(loop(MemoryLog(topics), store))
 
 
-def test_an_oversized_record_is_cut_only_beyond_what_a_topic_takes(memory_log: MemoryLog, store: StateStore) -> None:
+def test_an_oversized_record_is_cut_only_beyond_what_a_topic_takes(
+    memory_log: MemoryLog, store: StateStore
+) -> None:
     good = encode(output(1))
-    huge = [Outgoing(TOPIC, good.key, b"x" * size, good.headers) for size in (1_048_577, MAX_LETTER_BYTES + 1)]
+    huge = [
+        Outgoing(TOPIC, good.key, b"x" * size, good.headers) for size in (1_048_577, MAX_LETTER_BYTES + 1)
+    ]
     memory_log.append(huge)
     run(loop(memory_log, store))
     OutboxRelay(store, memory_log).step()
@@ -326,7 +361,12 @@ def test_dead_letters_keep_everything_and_say_why(memory_log: MemoryLog, store: 
     run(loop(memory_log, store))
     OutboxRelay(store, memory_log).step()
     (letter,) = letters(memory_log)
-    position = next(r for records in memory_log.records.values() for r in records if r.value == sent.value and r.partition.topic == TOPIC)
+    position = next(
+        r
+        for records in memory_log.records.values()
+        for r in records
+        if r.value == sent.value and r.partition.topic == TOPIC
+    )
     assert (Partition(letter.topic, letter.partition), letter.offset) == (position.partition, position.offset)
     assert letter.reason == "unknown-version"
     assert "99" in letter.message

@@ -1,4 +1,5 @@
-"""The crash test against a real Kafka and a real PostgreSQL, 20 seeds: `benchmarks/crash.py`, the same command as `make crash`."""
+"""The crash test against a real Kafka and a real PostgreSQL, 20 seeds: `benchmarks/crash.py`, the same
+command as `make crash`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.kafka_server import HOW_TO_GET_ONE, find_home
+from streams.testing.broker import HOW_TO_GET_ONE, find_home
 
 SEEDS = 20
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,17 @@ pytestmark = [
 
 def test_nothing_is_lost_and_nothing_counted_twice(tmp_path: Path) -> None:
     figures = tmp_path / "crash.json"
-    command = [sys.executable, "-m", "benchmarks.crash", "--seeds", str(SEEDS), "--first-seed", "1", "--json", figures]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.crash",
+        "--seeds",
+        str(SEEDS),
+        "--first-seed",
+        "1",
+        "--json",
+        figures,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert figures.exists(), done.stderr[-3000:]
     found = json.loads(figures.read_text())

@@ -79,7 +79,12 @@ def test_a_poll_returns_at_most_max_records_and_no_partition_starves(logs: Logs)
 
 def test_members_share_the_partitions_and_take_over_from_one_that_leaves(logs: Logs) -> None:
     one, two = logs.open().consumer(logs.group, [logs.four]), logs.open().consumer(logs.group, [logs.four])
-    until([one, two], lambda: len(one.assignment()) == len(two.assignment()) == 2 and not one.assignment() & two.assignment())
+    until(
+        [one, two],
+        lambda: (
+            len(one.assignment()) == len(two.assignment()) == 2 and not one.assignment() & two.assignment()
+        ),
+    )
     one.close()
     until([two], lambda: len(two.assignment()) == 4)
     two.close()

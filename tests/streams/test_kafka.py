@@ -1,4 +1,5 @@
-"""What only a real broker can show: errors at the start, logins, a broker that dies, and the whole way from record to profile."""
+"""What only a real broker can show: errors at the start, logins, a broker that dies, and the whole way from
+record to profile."""
 
 from __future__ import annotations
 
@@ -14,16 +15,18 @@ from pydantic import SecretStr, ValidationError
 
 from streams import dead_letters
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects
-from streams.kafka_server import KafkaServer, KafkaServerError
-from streams.kafka_settings import KafkaSettings
+from streams.kafka.settings import KafkaSettings
 from streams.log import LogError, LogUnavailable, MemberFenced, Outgoing, TopicMissing
-from streams.outbox import OutboxRelay
-from streams.store import StateStore
-from streams.synthetic import diagnose, expected_buckets, traffic
+from streams.state.outbox import OutboxRelay
+from streams.state.store import StateStore
+from streams.testing.broker import KafkaServer, KafkaServerError
+from streams.testing.synthetic import diagnose, expected_buckets, traffic
 from streams.topics import TOPICS, TopicSpec
 
 # kafka-python leaves sockets of failed connection attempts to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 OpenKafka = Callable[..., Any]
 USER = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "loop", "start_timeout_s": 8}
 
@@ -38,17 +41,31 @@ def test_a_broker_that_is_away_at_the_start_is_named_within_the_bound(open_kafka
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
-def test_the_right_password_is_let_in(kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str) -> None:
-    log = open_kafka(bootstrap_servers=kafka_server.sasl_bootstrap, sasl_mechanism=mechanism, sasl_password=SecretStr("s3cret"), **USER)
+def test_the_right_password_is_let_in(
+    kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str
+) -> None:
+    log = open_kafka(
+        bootstrap_servers=kafka_server.sasl_bootstrap,
+        sasl_mechanism=mechanism,
+        sasl_password=SecretStr("s3cret"),
+        **USER,
+    )
     with pytest.raises(TopicMissing):
         log.end_offsets("nowhere")
 
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
-def test_a_wrong_password_is_told_and_not_shown(kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str) -> None:
+def test_a_wrong_password_is_told_and_not_shown(
+    kafka_server: KafkaServer, open_kafka: OpenKafka, mechanism: str
+) -> None:
     with pytest.raises(LogError, match=r"refused.*log\.kafka\.sasl_password") as caught:
-        open_kafka(bootstrap_servers=kafka_server.sasl_bootstrap, sasl_mechanism=mechanism, sasl_password=SecretStr("wr0ng"), **USER)
+        open_kafka(
+            bootstrap_servers=kafka_server.sasl_bootstrap,
+            sasl_mechanism=mechanism,
+            sasl_password=SecretStr("wr0ng"),
+            **USER,
+        )
     assert "wr0ng" not in str(caught.value)
 
 
@@ -56,7 +73,12 @@ def test_a_wrong_password_is_told_and_not_shown(kafka_server: KafkaServer, open_
 def test_an_encrypted_login_needs_a_certificate_that_is_trusted(
     kafka_server: KafkaServer, open_kafka: OpenKafka, certificate: Path
 ) -> None:
-    known = {**USER, "bootstrap_servers": kafka_server.tls_bootstrap, "security_protocol": "SASL_SSL", "sasl_password": SecretStr("s3cret")}
+    known = {
+        **USER,
+        "bootstrap_servers": kafka_server.tls_bootstrap,
+        "security_protocol": "SASL_SSL",
+        "sasl_password": SecretStr("s3cret"),
+    }
     log = open_kafka(**known, sasl_mechanism="SCRAM-SHA-512", ssl_cafile=certificate)
     with pytest.raises(TopicMissing):
         log.end_offsets("nowhere")
@@ -65,16 +87,22 @@ def test_an_encrypted_login_needs_a_certificate_that_is_trusted(
 
 
 @pytest.mark.kafka
-def test_topics_are_created_once_with_their_settings(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
+def test_topics_are_created_once_with_their_settings(
+    kafka_server: KafkaServer, open_kafka: OpenKafka
+) -> None:
     log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
     specs = [replace(spec, name=f"made.{spec.name}") for spec in TOPICS]
     assert sorted(log.create_topics(specs)) == sorted(spec.name for spec in specs)
     assert log.create_topics(specs) == []
-    assert {spec.name: len(log.end_offsets(spec.name)) for spec in specs} == {spec.name: spec.partitions for spec in specs}
+    assert {spec.name: len(log.end_offsets(spec.name)) for spec in specs} == {
+        spec.name: spec.partitions for spec in specs
+    }
 
 
 @pytest.mark.kafka
-def test_a_record_larger_than_the_topic_takes_is_refused_and_the_next_one_passes(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
+def test_a_record_larger_than_the_topic_takes_is_refused_and_the_next_one_passes(
+    kafka_server: KafkaServer, open_kafka: OpenKafka
+) -> None:
     log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
     log.create_topics([TopicSpec("small", 1, -1, max_bytes=1000)])
     with pytest.raises(LogError, match=r"too large|TooLarge"):
@@ -87,9 +115,15 @@ def test_a_record_larger_than_the_topic_takes_is_refused_and_the_next_one_passes
 def test_what_a_producer_took_back_is_not_read(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
     log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
     log.create_topics([TopicSpec("taken-back", 1, -1)])
-    producer = KafkaProducer(bootstrap_servers=kafka_server.bootstrap, transactional_id="taken-back", compression_type="gzip")
+    producer = KafkaProducer(
+        bootstrap_servers=kafka_server.bootstrap, transactional_id="taken-back", compression_type="gzip"
+    )
     producer.init_transactions()
-    ends = {b"kept": producer.commit_transaction, b"taken back": producer.abort_transaction, b"last": producer.commit_transaction}
+    ends = {
+        b"kept": producer.commit_transaction,
+        b"taken back": producer.abort_transaction,
+        b"last": producer.commit_transaction,
+    }
     for value, end in ends.items():
         producer.begin_transaction()
         producer.send("taken-back", value)
@@ -107,8 +141,11 @@ def test_what_a_producer_took_back_is_not_read(kafka_server: KafkaServer, open_k
 
 
 @pytest.mark.kafka
-def test_no_partition_stays_alone_when_a_worker_dies_while_giving_it_up(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
-    """A static member that dies between the two steps of a cooperative rebalance comes back without the second one."""
+def test_no_partition_stays_alone_when_a_worker_dies_while_giving_it_up(
+    kafka_server: KafkaServer, open_kafka: OpenKafka
+) -> None:
+    """A static member that dies between the two steps of a cooperative rebalance comes back without the
+    second one."""
     topic = TopicSpec("adopted", 4, -1)
 
     def join(name: str) -> Any:
@@ -118,7 +155,9 @@ def test_no_partition_stays_alone_when_a_worker_dies_while_giving_it_up(kafka_se
 
     def poll_until(members: list[Any], partitions: list[int]) -> list[int]:
         end = time.monotonic() + 60
-        while (found := [len(member.assignment()) for member in members]) != partitions and time.monotonic() < end:
+        while (
+            found := [len(member.assignment()) for member in members]
+        ) != partitions and time.monotonic() < end:
             for member in members:
                 member.poll(10, 0.1)
         return found
@@ -137,7 +176,10 @@ def test_no_partition_stays_alone_when_a_worker_dies_while_giving_it_up(kafka_se
 
 @pytest.mark.kafka
 def test_two_workers_under_one_name_are_told_apart(kafka_server: KafkaServer, open_kafka: OpenKafka) -> None:
-    first, second = (open_kafka(bootstrap_servers=kafka_server.bootstrap, instance="same", session_timeout_s=6) for _ in range(2))
+    first, second = (
+        open_kafka(bootstrap_servers=kafka_server.bootstrap, instance="same", session_timeout_s=6)
+        for _ in range(2)
+    )
     first.create_topics([TopicSpec("named", 2, -1)])
     first.append([Outgoing("named", str(n).encode(), b"x") for n in range(20)])
     one = first.consumer("named-group", ["named"])
@@ -153,7 +195,9 @@ def test_two_workers_under_one_name_are_told_apart(kafka_server: KafkaServer, op
 
 
 @pytest.mark.kafka
-def test_from_record_to_profile_with_a_broker_that_dies(tmp_path: Path, open_kafka: OpenKafka, kafka_free: KafkaServer) -> None:
+def test_from_record_to_profile_with_a_broker_that_dies(
+    tmp_path: Path, open_kafka: OpenKafka, kafka_free: KafkaServer
+) -> None:
     """The broker is killed in the middle and comes back: nothing is lost, nothing counted twice."""
     sent = traffic(seed=11, events=400)
     times = {"request_timeout_s": 3, "delivery_timeout_s": 4, "session_timeout_s": 6}
@@ -166,7 +210,9 @@ def test_from_record_to_profile_with_a_broker_that_dies(tmp_path: Path, open_kaf
     def counts(events: Any) -> Effects:
         return replace(diagnose(events), outbox=())
 
-    loop = ConsumeLoop(log, store, counts, ConsumeSettings("group", ("student-outputs",), max_records=50, backoff_s=0.1))
+    loop = ConsumeLoop(
+        log, store, counts, ConsumeSettings("group", ("student-outputs",), max_records=50, backoff_s=0.1)
+    )
     done = 0
     while done < 150:
         done += loop.step()
@@ -189,7 +235,10 @@ def test_from_record_to_profile_with_a_broker_that_dies(tmp_path: Path, open_kaf
 
 def test_settings_mask_secrets_and_must_be_complete() -> None:
     settings = KafkaSettings(
-        security_protocol="SASL_SSL", sasl_username="u", sasl_password=SecretStr("hidden"), ssl_password=SecretStr("hidden")
+        security_protocol="SASL_SSL",
+        sasl_username="u",
+        sasl_password=SecretStr("hidden"),
+        ssl_password=SecretStr("hidden"),
     )
     assert "hidden" not in repr(settings) + str(settings.model_dump())
     assert settings.security()["sasl_plain_password"] == "hidden"

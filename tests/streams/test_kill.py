@@ -1,4 +1,5 @@
-"""A real process dies by SIGKILL at each named crash point and is started again: every event once, every poison record once."""
+"""A real process dies by SIGKILL at each named crash point and is started again: every event once, every
+poison record once."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from streams import dead_letters
 from streams.crash import ENVIRONMENT
 from streams.events import StudentOutput
 from streams.local_log import LocalLog
-from streams.store import StateStore
-from streams.synthetic import expected_buckets, traffic
+from streams.state.store import StateStore
+from streams.testing.synthetic import expected_buckets, traffic
 
 WORKER = Path(__file__).with_name("kill_worker.py")
 ROOT = Path(__file__).parents[2]
@@ -23,14 +24,24 @@ ROOT = Path(__file__).parents[2]
 
 def work(folder: Path, url: str, crash_at: str = "") -> int:
     environment = {**os.environ, ENVIRONMENT: crash_at, "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, str(WORKER), str(folder), url], env=environment, timeout=300, check=False).returncode
+    return subprocess.run(
+        [sys.executable, str(WORKER), str(folder), url], env=environment, timeout=300, check=False
+    ).returncode
 
 
 @pytest.mark.parametrize(
     "point",
-    ["consume.after-poll:2", "consume.before-commit:2", "consume.after-commit:3", "outbox.before-append:2", "outbox.after-append:2"],
+    [
+        "consume.after-poll:2",
+        "consume.before-commit:2",
+        "consume.after-commit:3",
+        "outbox.before-append:2",
+        "outbox.after-append:2",
+    ],
 )
-def test_a_killed_worker_that_starts_again_loses_and_repeats_nothing(tmp_path: Path, store_url: str, point: str) -> None:
+def test_a_killed_worker_that_starts_again_loses_and_repeats_nothing(
+    tmp_path: Path, store_url: str, point: str
+) -> None:
     sent = traffic(seed=len(point), events=200)
     with LocalLog(tmp_path / "log.db") as log:
         log.append(sent.records)

@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 
 from agent.budget import BudgetExceeded, Caps, Price, Usage
-from graphs.meter import LOOK_EVERY, Meter, Work
-from loop.ledger import book, entries, spent_on
+from graphs.chat.meter import LOOK_EVERY, Meter, Work
 from streams.clock import HandClock
-from streams.store import StateStore
+from streams.state.ledger import book, entries, spent_on
+from streams.state.store import StateStore
 
 PRICE = Price(prompt_usd_per_mtok=1.0, completion_usd_per_mtok=1.0)
 WATCH, ROUND = Work("s", None, "diagnose"), Work("s", "r1", "synthesize")
@@ -19,9 +19,11 @@ TENTH = 100_000  # tokens that cost a tenth of a dollar
 
 
 def meter(store: StateStore, clock: HandClock, student: str = "s") -> Meter:
-    """A worker's, as `loop.files_task` makes it."""
+    """A worker's, as `loop.tasks.files` makes it."""
     shared = partial(spent_on, store, student)
-    return Meter("m", PRICE, Caps(usd_per_day=1.0), partial(book, store), entries(store, student), shared, clock)
+    return Meter(
+        "m", PRICE, Caps(usd_per_day=1.0), partial(book, store), entries(store, student), shared, clock
+    )
 
 
 def spend(one: Meter, tenths: int, work: Work = WATCH) -> None:

@@ -1,5 +1,6 @@
-"""A state machine over {deliver, duplicate, reorder, rebalance, crash, poison}: whatever happens, in whatever order, every good
-event counts once and every poison record is one dead letter. On the fake and on the local log."""
+"""A state machine over {deliver, duplicate, reorder, rebalance, crash, poison}: whatever happens, in whatever
+order, every good event counts once and every poison record is one dead letter. On the fake and on the local
+log."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ from streams.events import StudentOutput
 from streams.local_log import LEASE_S, LocalLog
 from streams.log import EventLog
 from streams.memory_log import MemoryLog
-from streams.outbox import OutboxRelay, RelaySettings
-from streams.store import StateStore
-from streams.synthetic import POISON, diagnose, expected_buckets, output, poison
+from streams.state.outbox import OutboxRelay, RelaySettings
+from streams.state.store import StateStore
+from streams.testing.synthetic import POISON, diagnose, expected_buckets, output, poison
 from streams.topics import TopicSpec
 
 TOPIC = StudentOutput.TOPIC
@@ -40,10 +41,14 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         memory = Path("/dev/shm")  # nothing here outlives the process: spare the disk
-        self.folder = Path(tempfile.mkdtemp(prefix="skillloop-machine-", dir=memory if memory.is_dir() else None))
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="skillloop-machine-", dir=memory if memory.is_dir() else None)
+        )
         self.clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
         self.store = StateStore(f"sqlite:///{self.folder}/state.db")
-        self.log: EventLog = MemoryLog(SPECS) if self.kind == "memory" else LocalLog(self.folder / "log.db", SPECS, self.clock)
+        self.log: EventLog = (
+            MemoryLog(SPECS) if self.kind == "memory" else LocalLog(self.folder / "log.db", SPECS, self.clock)
+        )
         self.members = [self.member()]
         self.sent = 0
         self.poisoned = 0
@@ -53,7 +58,9 @@ class Machine(RuleBasedStateMachine):
         return ConsumeLoop(self.log, self.store, diagnose, consume, clock=self.clock, crash=crash)
 
     def relay(self, crash: Raise | None = None) -> None:
-        OutboxRelay(self.store, self.log, crash or Raise("never"), RelaySettings(batch=3, lease_s=30), self.clock).step()
+        OutboxRelay(
+            self.store, self.log, crash or Raise("never"), RelaySettings(batch=3, lease_s=30), self.clock
+        ).step()
 
     @rule(count=st.integers(1, 5))
     def deliver(self, count: int) -> None:
@@ -99,7 +106,8 @@ class Machine(RuleBasedStateMachine):
 
     @rule(point=st.sampled_from(POINTS), which=st.integers(0, 2))
     def crash(self, point: str, which: int) -> None:
-        """A member dies at a crash point. It does not leave the group: the fake forgets it, the local log waits for its lease."""
+        """A member dies at a crash point. It does not leave the group: the fake forgets it, the local log
+        waits for its lease."""
         doomed = self.member(Raise(point))
         try:
             for _ in range(3):
@@ -123,7 +131,10 @@ class Machine(RuleBasedStateMachine):
     def counts_never_exceed_the_truth(self) -> None:
         if hasattr(self, "store"):
             expected = expected_buckets(output(n) for n in range(self.sent))
-            assert all(counts[0] <= expected[key][0] and counts[1] <= expected[key][1] for key, counts in self.store.buckets().items())
+            assert all(
+                counts[0] <= expected[key][0] and counts[1] <= expected[key][1]
+                for key, counts in self.store.buckets().items()
+            )
 
     def teardown(self) -> None:
         if not hasattr(self, "members"):

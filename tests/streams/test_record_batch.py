@@ -14,9 +14,9 @@ from kafka.errors import CorruptRecordError
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from streams.kafka_log import _PartitionRecords
+from streams.kafka.log import _PartitionRecords
+from streams.kafka.record_batch import RecordReader
 from streams.log import Partition
-from streams.record_batch import RecordReader
 
 TP = TopicPartition("t", 3)
 NONE, GZIP = 0, 1
@@ -42,7 +42,10 @@ def fetched(kind: type[Any], data: bytes, offset: int = 0, **options: Any) -> An
 
 
 def shown(records: Any) -> list[Any]:
-    return [(r.offset, r.key, r.value or b"", tuple((name, value or b"") for name, value in r.headers)) for r in records]
+    return [
+        (r.offset, r.key, r.value or b"", tuple((name, value or b"") for name, value in r.headers))
+        for r in records
+    ]
 
 
 @given(
@@ -50,7 +53,9 @@ def shown(records: Any) -> list[Any]:
     skipped=st.integers(0, 8),
     takes=st.lists(st.integers(1, 7), min_size=1, max_size=12),
 )
-def test_reads_what_the_client_reads(batches: list[tuple[Written, int]], skipped: int, takes: list[int]) -> None:
+def test_reads_what_the_client_reads(
+    batches: list[tuple[Written, int]], skipped: int, takes: list[int]
+) -> None:
     data, offset = b"", 0
     for records, codec in batches:
         data += batch(records, offset, codec)
@@ -72,7 +77,9 @@ def test_reads_what_was_written_before_kafka_0_11(magic: int, codec: int) -> Non
     for number in range(3):
         builder.append(1000 + number, None, b"%d" % number)
     builder.close()
-    theirs, ours = (fetched(kind, bytes(builder.buffer())) for kind in (Fetcher.PartitionRecords, _PartitionRecords))
+    theirs, ours = (
+        fetched(kind, bytes(builder.buffer())) for kind in (Fetcher.PartitionRecords, _PartitionRecords)
+    )
     for wanted in (2, 2):
         assert shown(ours.take(wanted)) == shown(theirs.take(wanted))
         assert ours.next_fetch_offset == theirs.next_fetch_offset
@@ -80,7 +87,9 @@ def test_reads_what_was_written_before_kafka_0_11(magic: int, codec: int) -> Non
 
 
 @given(records=RECORDS, where=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), cut=st.booleans())
-def test_bytes_that_are_no_records_are_refused_and_nothing_else_is_raised(records: Written, where: float, byte: int, cut: bool) -> None:
+def test_bytes_that_are_no_records_are_refused_and_nothing_else_is_raised(
+    records: Written, where: float, byte: int, cut: bool
+) -> None:
     body = batch(records, 0)[DefaultRecordBatch.HEADER_STRUCT.size :]
     at = int(where * len(body))
     reader = RecordReader()
@@ -96,10 +105,18 @@ def test_bytes_that_are_no_records_are_refused_and_nothing_else_is_raised(record
 
 def test_headers_of_a_known_layout_are_read_as_if_it_were_new() -> None:
     """The same lengths with other names, and one block that has the length of another."""
-    some: Any = [[("a", b"12"), ("b", b"3")], [("a", b"45"), ("b", b"6")], [("b", b"45"), ("a", b"6")], [("a", b"4"), ("b", b"67")], []]
+    some: Any = [
+        [("a", b"12"), ("b", b"3")],
+        [("a", b"45"), ("b", b"6")],
+        [("b", b"45"), ("a", b"6")],
+        [("a", b"4"), ("b", b"67")],
+        [],
+    ]
     blocks = [*some, *some]
     data = batch([(0, b"k", b"v", headers) for headers in blocks], 0)
-    assert [r.headers for r in fetched(_PartitionRecords, data).take(BIG)] == [tuple(headers) for headers in blocks]
+    assert [r.headers for r in fetched(_PartitionRecords, data).take(BIG)] == [
+        tuple(headers) for headers in blocks
+    ]
 
 
 def test_many_layouts_do_not_pile_up() -> None:
@@ -108,11 +125,14 @@ def test_many_layouts_do_not_pile_up() -> None:
         data = batch([(0, None, None, [("h", bytes(size))])], 0)
         (found,) = reader.read(Partition(*TP), 0, data, DefaultRecordBatch.HEADER_STRUCT.size, 1)
         assert found.headers == (("h", bytes(size)),)
-    assert len(reader._layouts) <= 256  # noqa: SLF001
+    assert len(reader._layouts) <= 256
 
 
 def test_a_broken_batch_is_told_after_the_good_ones_and_ends_the_fetch() -> None:
-    good, bad = batch([(0, b"k", b"1", []), (0, b"k", b"2", [])], 0), bytearray(batch([(0, b"k", b"3", [])], 2))
+    good, bad = (
+        batch([(0, b"k", b"1", []), (0, b"k", b"2", [])], 0),
+        bytearray(batch([(0, b"k", b"3", [])], 2)),
+    )
     bad[-3] ^= 1
     ours = fetched(_PartitionRecords, good + bytes(bad))
     assert [r.value for r in ours.take(5)] == [b"1", b"2"]
@@ -134,5 +154,7 @@ def test_what_an_aborted_transaction_wrote_is_left_out() -> None:
     producer = {"transactional": True, "producer_id": 7, "producer_epoch": 0, "base_sequence": 0}
     data = batch([(0, None, b"no", [])], 0, **producer) + batch([(0, None, b"yes", [])], 1)
     aborted = [type("Aborted", (), {"producer_id": 7, "first_offset": 0})()]
-    ours = fetched(_PartitionRecords, data, isolation_level=IsolationLevel.READ_COMMITTED, aborted_transactions=aborted)
+    ours = fetched(
+        _PartitionRecords, data, isolation_level=IsolationLevel.READ_COMMITTED, aborted_transactions=aborted
+    )
     assert [(r.offset, r.value) for r in ours.take(5)] == [(1, b"yes")]

@@ -1,4 +1,5 @@
-"""Rounds and routes: one active round per student, claims with leases, steps that have no second effect. On both databases."""
+"""Rounds and routes: one active round per student, claims with leases, steps that have no second effect. On
+both databases."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from streams.events import Deployed, RoundChanged
-from streams.rounds import Round, RoundConflict, RoundStore
-from streams.store import StateStore
+from streams.state.rounds import Round, RoundConflict, RoundStore
+from streams.state.store import StateStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -19,7 +20,9 @@ def planned(number: int = 1, student: str = "s") -> Round:
 
 
 def changed(round_id: str, state: str = "planned") -> RoundChanged:
-    return RoundChanged(event_id=f"{round_id}-{state}", occurred_at=NOW, student="s", round_id=round_id, state=state)  # type: ignore[arg-type]
+    return RoundChanged(
+        event_id=f"{round_id}-{state}", occurred_at=NOW, student="s", round_id=round_id, state=state
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -90,7 +93,14 @@ def test_only_one_of_many_claims_a_round(rounds: RoundStore) -> None:
 
 def test_a_step_done_twice_has_no_second_effect(rounds: RoundStore, store: StateStore) -> None:
     rounds.open(planned(), changed("s-1"))
-    entry = {"entry_id": "s-1-curate", "student": "s", "round_id": "s-1", "day": "2026-01-01", "activity": "curate", "entry": "{}"}
+    entry = {
+        "entry_id": "s-1-curate",
+        "student": "s",
+        "round_id": "s-1",
+        "day": "2026-01-01",
+        "activity": "curate",
+        "entry": "{}",
+    }
     first = rounds.advance(planned(), "curated", {"data": "x"}, [changed("s-1", "curated")], [entry])
     second = rounds.advance(planned(), "curated", {"data": "y"}, [changed("s-1", "curated")], [entry])
     assert first == second

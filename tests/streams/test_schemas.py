@@ -9,7 +9,7 @@ import jsonschema
 
 from streams.codec import encode
 from streams.schemas import schema_files
-from streams.synthetic import diagnosed, output
+from streams.testing.synthetic import diagnosed, output
 
 FOLDER = Path(__file__).parents[2] / "docs" / "schemas"
 

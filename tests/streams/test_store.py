@@ -14,7 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.log import Outgoing, Partition
-from streams.store import Batch, Claim, DuplicateEvents, StaleOffsets, StateStore, StoreRefused, StoreUnavailable
+from streams.state.store import (
+    Batch,
+    Claim,
+    DuplicateEvents,
+    StaleOffsets,
+    StateStore,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 P0, P1 = Partition("t", 0), Partition("t", 1)
 LETTER = Outgoing("t.dlq", b"k\x00", b"\x00\xff", (("h", b"\x00"), ("h", b"")))
@@ -31,10 +39,19 @@ def test_a_batch_is_written_as_a_whole(store: StateStore) -> None:
             buckets={("s", 1, "add", 7): (2, 1)},
             watermarks={("s", 1): (2, 50.0)},
             outbox=[LETTER],
-            ledger=[{"entry_id": "x", "student": "s", "day": "2026-01-01", "activity": "teach", "entry": "{}"}],
+            ledger=[
+                {"entry_id": "x", "student": "s", "day": "2026-01-01", "activity": "teach", "entry": "{}"}
+            ],
         )
     )
-    store.commit(batch(1, 2, buckets={("s", 1, "add", 7): (1, 1), ("s", 1, "*", 7): (1, 0)}, watermarks={("s", 1): (1, 40.0)}))
+    store.commit(
+        batch(
+            1,
+            2,
+            buckets={("s", 1, "add", 7): (1, 1), ("s", 1, "*", 7): (1, 0)},
+            watermarks={("s", 1): (1, 40.0)},
+        )
+    )
     assert store.offsets("g") == {P0: 2}
     assert store.offsets("other") == {}
     assert store.known(["a", "b", "c"]) == {"a", "b"}
@@ -48,7 +65,9 @@ def test_offsets_are_compared_before_they_are_set(store: StateStore) -> None:
     store.commit(batch(0, 5))
     for expected in (0, 4, 6):
         with pytest.raises(StaleOffsets):
-            store.commit(batch(expected, 9, event_ids=["late"], buckets={("s", 1, "add", 1): (1, 0)}, outbox=[LETTER]))
+            store.commit(
+                batch(expected, 9, event_ids=["late"], buckets={("s", 1, "add", 1): (1, 0)}, outbox=[LETTER])
+            )
     assert store.offsets("g") == {P0: 5}
     assert (store.known(["late"]), store.buckets(), store.pending(1)) == (set(), {}, [])
 
@@ -76,7 +95,9 @@ def test_a_known_event_stops_the_whole_batch(store: StateStore) -> None:
         {"ledger": [{"entry_id": "x", "student": None, "day": "d", "activity": "a", "entry": "{}"}]},
     ],
 )
-def test_values_that_can_never_be_stored_are_refused_and_not_retried(store: StateStore, refused: dict[str, Any]) -> None:
+def test_values_that_can_never_be_stored_are_refused_and_not_retried(
+    store: StateStore, refused: dict[str, Any]
+) -> None:
     with pytest.raises(StoreRefused):
         store.commit(batch(0, 1, **refused))
     assert store.offsets("g") == {}
@@ -177,7 +198,9 @@ def test_concurrent_batches_add_up(store: StateStore) -> None:
         for step in range(15):
             keys = [("s", 1, skill, n) for skill in ("add", "sub") for n in range(10)]
             at = Partition("t", number)
-            store.commit(Batch("g", {at: step}, {at: step + 1}, [f"{number}-{step}"], dict.fromkeys(keys, (1, 1))))
+            store.commit(
+                Batch("g", {at: step}, {at: step + 1}, [f"{number}-{step}"], dict.fromkeys(keys, (1, 1)))
+            )
 
     threads = [threading.Thread(target=consume, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -191,9 +214,13 @@ def test_concurrent_batches_add_up(store: StateStore) -> None:
 Rows = Sequence[tuple[str, int]]
 
 
-@given(batches=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), max_size=5), max_size=6))
+@given(
+    batches=st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 1)), max_size=5), max_size=6)
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_batching_gives_the_same_sums(new_store: Callable[[], StateStore], batches: Sequence[Rows]) -> None:
+def test_any_batching_gives_the_same_sums(
+    new_store: Callable[[], StateStore], batches: Sequence[Rows]
+) -> None:
     store = new_store()
     for number, rows in enumerate(batches):
         counts: dict[Any, tuple[int, int]] = {}
@@ -202,7 +229,9 @@ def test_any_batching_gives_the_same_sums(new_store: Callable[[], StateStore], b
             counts[("s", 1, skill, 0)] = (needed + 1, missed + missing)
         store.commit(batch(number, number + 1, buckets=counts))
     every = [row for rows in batches for row in rows]
-    expected = {("s", 1, s, 0): (sum(x == s for x, _ in every), sum(m for x, m in every if x == s)) for s, _ in every}
+    expected = {
+        ("s", 1, s, 0): (sum(x == s for x, _ in every), sum(m for x, m in every if x == s)) for s, _ in every
+    }
     assert store.buckets() == expected
     store.close()
 

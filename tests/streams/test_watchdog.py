@@ -25,8 +25,13 @@ def test_only_a_call_that_takes_too_long_is_reported() -> None:
 
 
 def test_a_stuck_process_ends_with_its_stacks_shown() -> None:
-    program = "import time; from streams.watchdog import Watchdog\nwith Watchdog('poll', 0.2).guard(): time.sleep(60)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    program = (
+        "import time; from streams.watchdog import Watchdog\nwith Watchdog('poll', 0.2).guard():"
+        " time.sleep(60)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == EXIT_STUCK
     assert "poll has not returned within 0 s" in done.stderr
     assert "time.sleep" in done.stderr or "<string>" in done.stderr

@@ -22,4 +22,11 @@ if __name__ == "__main__":
             os.kill(os.getpid(), signal.SIGKILL)
 
     settings = SftSettings.model_validate_json(sys.stdin.read())
-    train_round(settings, Path(base), Path(champion) if champion else None, read_dataset(Path(data)), Path(out), on_progress)
+    train_round(
+        settings,
+        Path(base),
+        Path(champion) if champion else None,
+        read_dataset(Path(data)),
+        Path(out),
+        on_progress,
+    )

@@ -29,7 +29,9 @@ def test_accuracy_by_skill_stratum_and_mixture(make_items: Callable) -> None:
     assert Evaluation.model_validate_json(found.model_dump_json()) == found
 
 
-@pytest.mark.parametrize("weights", [{}, {"skill:add": 0.0}, {"skill:add": -1.0}, {"skill:add": float("nan")}, {"unknown": 1.0}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"skill:add": 0.0}, {"skill:add": -1.0}, {"skill:add": float("nan")}, {"unknown": 1.0}]
+)
 def test_weights_that_are_no_mixture(weights: dict[str, float], make_items: Callable) -> None:
     found = evaluate(echo, right_on("0"), make_items("skill:add", ("add",), 4))
     with pytest.raises(EvaluationFailed):

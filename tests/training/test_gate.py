@@ -1,4 +1,5 @@
-"""The gate: closed by default, at most 5 % of equal students pass, a lost margin hardly ever, a real gain mostly."""
+"""The gate: closed by default, at most 5 % of equal students pass, a lost margin hardly ever, a real gain
+mostly."""
 
 from __future__ import annotations
 
@@ -18,7 +19,9 @@ TARGETS = ("mod", "mul")
 def evaluation(answers: dict[str, list[bool]], items: str = "items-1") -> Evaluation:
     """Single-skill strata from a list of outcomes per stratum name."""
     outcomes = [
-        Outcome.model_construct(item_id=f"{stratum}-{i}", stratum=stratum, skills=(stratum.split(":")[1],), correct=bool(correct))
+        Outcome.model_construct(
+            item_id=f"{stratum}-{i}", stratum=stratum, skills=(stratum.split(":")[1],), correct=bool(correct)
+        )
         for stratum, flags in answers.items()
         for i, correct in enumerate(flags)
     ]
@@ -39,7 +42,9 @@ def students(seed: int, items: int, rates: dict[str, tuple[float, float]]) -> tu
     return tuple(evaluation({f"skill:{k}": list(v) for k, v in side.items()}) for side in (before, after))  # type: ignore[return-value]
 
 
-def share(count: int, passes: Callable[[Verdict], bool], items: int, rates: dict[str, tuple[float, float]]) -> float:
+def share(
+    count: int, passes: Callable[[Verdict], bool], items: int, rates: dict[str, tuple[float, float]]
+) -> float:
     return sum(passes(judge(*students(seed, items, rates), TARGETS)) for seed in range(count)) / count
 
 
@@ -62,7 +67,9 @@ def test_equal_students_are_promoted_in_at_most_five_per_cent() -> None:
 
 def test_a_regression_of_the_margin_passes_in_at_most_one_per_cent() -> None:
     gain, losses = dict.fromkeys(TARGETS, (0.3, 0.02)), ((0.0, 0.1), (0.05, 0.15), (0.02, 0.2))
-    verdicts = [judge(*students(seed, 100, gain | {"div": losses[seed % 3]}), TARGETS) for seed in range(1000)]
+    verdicts = [
+        judge(*students(seed, 100, gain | {"div": losses[seed % 3]}), TARGETS) for seed in range(1000)
+    ]
     assert sum(map(row_passed("div"), verdicts)) <= 10
     assert sum(map(promoted, verdicts)) <= 10
 
@@ -90,9 +97,19 @@ def better(items: int = 100, right: int = 60) -> dict[str, list[bool]]:
 def test_a_clean_gain_is_promoted_with_its_table() -> None:
     verdict = judge(evaluation(base()), evaluation(better()), TARGETS)
     assert verdict.promote
-    assert verdict.reasons == ("target skills 60.0% -> 100.0% on 200 items (McNemar p = 8.3e-25); no skill lost 10%",)
+    assert verdict.reasons == (
+        "target skills 60.0% -> 100.0% on 200 items (McNemar p = 8.3e-25); no skill lost 10%",
+    )
     row = verdict.table[1]
-    assert (row.name, row.kind, row.items, row.champion, row.challenger, row.gained, row.lost) == ("add", "skill", 100, 0.6, 0.6, 0, 0)
+    assert (row.name, row.kind, row.items, row.champion, row.challenger, row.gained, row.lost) == (
+        "add",
+        "skill",
+        100,
+        0.6,
+        0.6,
+        0,
+        0,
+    )
     assert -0.1 < row.lower_bound < 0
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 
@@ -107,7 +124,12 @@ def test_a_clean_gain_is_promoted_with_its_table() -> None:
         (evaluation(base()), evaluation(better()), (), "names no target skill"),
         (evaluation(base()), evaluation(better()), ("gcd",), r"\['gcd'\] have fewer than 50"),
         (evaluation(base(40)), evaluation(better(40)), TARGETS, "fewer than 50"),
-        (evaluation(base() | {"skill:gcd": [True] * 49}), evaluation(better() | {"skill:gcd": [True] * 49}), TARGETS, "only 49 held-out"),
+        (
+            evaluation(base() | {"skill:gcd": [True] * 49}),
+            evaluation(better() | {"skill:gcd": [True] * 49}),
+            TARGETS,
+            "only 49 held-out",
+        ),
         (evaluation({}), evaluation({}), TARGETS, "fewer than 50"),
         (evaluation(base()), evaluation(base()), TARGETS, "no proven gain"),
         (
@@ -130,7 +152,9 @@ def test_whatever_is_missing_closes_the_gate(
 def test_values_that_are_no_outcomes_close_the_gate() -> None:
     odd = evaluation(better())
     outcome = odd.outcomes[0].model_copy(update={"item_id": ["unhashable"]})
-    verdict = judge(evaluation(base()), odd.model_copy(update={"outcomes": (outcome, *odd.outcomes[1:])}), TARGETS)
+    verdict = judge(
+        evaluation(base()), odd.model_copy(update={"outcomes": (outcome, *odd.outcomes[1:])}), TARGETS
+    )
     assert not verdict.promote and "could not be compared" in verdict.reasons[0]
 
 
@@ -144,8 +168,15 @@ def test_out_of_distribution_is_shown_but_not_tested() -> None:
     ood_before, ood_after = {"ood:pairs": [True] * 100}, {"ood:pairs": [False] * 100}
     verdict = judge(evaluation(base() | ood_before), evaluation(better() | ood_after), TARGETS)
     assert verdict.promote
-    assert [(row.kind, row.passed) for row in verdict.table if row.name == "ood:pairs"] == [("reported", None)]
-    assert not judge(evaluation(base() | ood_before), evaluation(better() | ood_after), TARGETS, GateSettings(reported_only=())).promote
+    assert [(row.kind, row.passed) for row in verdict.table if row.name == "ood:pairs"] == [
+        ("reported", None)
+    ]
+    assert not judge(
+        evaluation(base() | ood_before),
+        evaluation(better() | ood_after),
+        TARGETS,
+        GateSettings(reported_only=()),
+    ).promote
 
 
 def test_small_skills_can_be_pooled_but_not_hidden() -> None:

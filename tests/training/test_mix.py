@@ -1,4 +1,5 @@
-"""Data sets: the same bytes for the same examples, no unfinished file is read, no held-out question is trained on."""
+"""Data sets: the same bytes for the same examples, no unfinished file is read, no held-out question is
+trained on."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ def test_a_data_set_comes_back_with_its_counts(make_examples: Callable, tmp_path
     examples = make_examples(5) + make_examples(3, "sub", "synthesize")
     manifest = write_dataset(tmp_path / "new" / "data.jsonl", examples)
     assert read_dataset(tmp_path / "new" / "data.jsonl") == examples
-    assert (manifest.examples, manifest.per_strategy, manifest.per_skill) == (8, {"select": 5, "synthesize": 3}, {"add": 5, "sub": 3})
+    assert (manifest.examples, manifest.per_strategy, manifest.per_skill) == (
+        8,
+        {"select": 5, "synthesize": 3},
+        {"add": 5, "sub": 3},
+    )
     assert write_dataset(tmp_path / "again.jsonl", examples) == manifest
     assert len(list((tmp_path / "new").iterdir())) == 2
 
@@ -47,12 +52,16 @@ def test_empty_and_repeated_are_refused(make_examples: Callable, tmp_path: Path)
 
 def test_held_out_questions_are_found_by_text_and_by_source(make_examples: Callable) -> None:
     examples = make_examples(5)
-    item = HeldOutItem(item_id="held", question=" ADD 3 and 0\u00a00  ?", answer="3", skills=("add",), stratum="skill:add")
+    item = HeldOutItem(
+        item_id="held", question=" ADD 3 and 0\u00a00  ?", answer="3", skills=("add",), stratum="skill:add"
+    )
     other = HeldOutItem(item_id="other", question="what?", answer="3", skills=("add",), stratum="skill:add")
     assert_disjoint(examples, [other])
     with pytest.raises(HeldOutOverlap, match="'select-add-3' and item 'held'"):
         assert_disjoint(examples, [other, item])
-    derived = examples[0].model_copy(update={"provenance": Provenance(strategy="synthesize", skill="add", source_ids=("other",))})
+    derived = examples[0].model_copy(
+        update={"provenance": Provenance(strategy="synthesize", skill="add", source_ids=("other",))}
+    )
     with pytest.raises(HeldOutOverlap, match="item 'other'"):
         assert_disjoint([derived], [other])
 

@@ -1,4 +1,5 @@
-"""The registry on a real MLflow store (SQLite): every step can be repeated, aliases are right after a crash in between."""
+"""The registry on a real MLflow store (SQLite): every step can be repeated, aliases are right after a crash
+in between."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from training.gate import judge
 from training.mix import write_dataset
 from training.registry import Lineage, Registry, VersionInfo
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,9 @@ def train(registry: Registry, llama: Path, adapter: Path, round_id: str) -> Vers
     run_id = registry.start_run(round_id)
     sha256 = registry.log_adapter(run_id, adapter)
     parent = registry.champion().version
-    return registry.create_version(round_id, run_id, Lineage(parent, base_sha256(llama), sha256, "data", "promote"))
+    return registry.create_version(
+        round_id, run_id, Lineage(parent, base_sha256(llama), sha256, "data", "promote")
+    )
 
 
 def test_the_base_is_version_one_and_champion(registry: Registry, llama: Path, qwen: Path) -> None:
@@ -55,7 +60,13 @@ def test_the_base_is_version_one_and_champion(registry: Registry, llama: Path, q
         registry.champion()
     base = registry.register_base(llama)
     assert registry.register_base(llama) == base == registry.champion()
-    assert (base.version, base.kind, base.sha256, base.parent, base.adapter_dir) == (1, "base", base_sha256(llama), None, None)
+    assert (base.version, base.kind, base.sha256, base.parent, base.adapter_dir) == (
+        1,
+        "base",
+        base_sha256(llama),
+        None,
+        None,
+    )
     assert registry.download(1, llama / "unused") is None
     with pytest.raises(RegistryError, match="registered with base"):
         registry.register_base(qwen)
@@ -84,7 +95,11 @@ def test_everything_about_a_round_is_kept(
     registry: Registry, store: tuple[str, Path], make_items: Callable, make_examples: Callable, tmp_path: Path
 ) -> None:
     run_id = registry.start_run("round-1")
-    found = evaluate(lambda prompts: list(prompts), lambda item, answer: answer.endswith("0"), make_items("mix:all", ("add",), 60))
+    found = evaluate(
+        lambda prompts: list(prompts),
+        lambda item, answer: answer.endswith("0"),
+        make_items("mix:all", ("add",), 60),
+    )
     for _ in range(2):
         registry.log_evaluation(run_id, "before", found)
         registry.log_manifest(run_id, write_dataset(tmp_path / "data.jsonl", make_examples(3)))
@@ -101,11 +116,21 @@ def test_versions_are_created_once_and_promoted_and_rolled_back(
     assert train(registry, llama, tmp_path / "adapter-2", "round-2") == second
     assert (second.version, second.kind, second.parent, second.round_id) == (2, "adapter", 1, "round-2")
     assert second.adapter_dir is not None and adapter_sha256(second.adapter_dir) == second.sha256
-    assert (registry.alias("champion"), registry.alias("challenger"), registry.alias("previous")) == (1, 2, None)
+    assert (registry.alias("champion"), registry.alias("challenger"), registry.alias("previous")) == (
+        1,
+        2,
+        None,
+    )
     for _ in range(2):
         registry.promote(2)
-        assert (registry.alias("champion"), registry.alias("challenger"), registry.alias("previous")) == (2, None, 1)
-    registry.create_version("round-2", second.run_id, Lineage(1, second.base_sha256, second.sha256, "data", "promote"))
+        assert (registry.alias("champion"), registry.alias("challenger"), registry.alias("previous")) == (
+            2,
+            None,
+            1,
+        )
+    registry.create_version(
+        "round-2", second.run_id, Lineage(1, second.base_sha256, second.sha256, "data", "promote")
+    )
     assert registry.alias("challenger") is None
     train(registry, llama, make_adapter(3), "round-3")
     registry.promote(3)
@@ -119,19 +144,26 @@ def test_versions_are_created_once_and_promoted_and_rolled_back(
     assert [info.version for info in registry.versions()] == [1, 2, 3]
 
 
-def test_another_adapter_for_a_known_round_is_refused(registry: Registry, llama: Path, make_adapter: Callable) -> None:
+def test_another_adapter_for_a_known_round_is_refused(
+    registry: Registry, llama: Path, make_adapter: Callable
+) -> None:
     registry.register_base(llama)
     train(registry, llama, make_adapter(2), "round-2")
     with pytest.raises(RegistryError, match="round round-2 is version 2 with adapter"):
         train(registry, llama, make_adapter(3), "round-2")
 
 
-def test_a_download_is_verified(registry: Registry, llama: Path, make_adapter: Callable, tmp_path: Path) -> None:
+def test_a_download_is_verified(
+    registry: Registry, llama: Path, make_adapter: Callable, tmp_path: Path
+) -> None:
     registry.register_base(llama)
     info = train(registry, llama, make_adapter(2), "round-2")
     target = tmp_path / "student-v2"
     assert registry.download(2, target) == target == registry.download(2, target)
-    assert sorted(path.name for path in target.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in target.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     assert info.adapter_dir is not None
     (info.adapter_dir / "adapter_model.safetensors").write_bytes(b"changed")
     with pytest.raises(CorruptAdapter, match="do not serve it"):

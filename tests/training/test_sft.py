@@ -1,4 +1,5 @@
-"""The training round: continues an adapter, repeats exactly, survives SIGKILL, refuses what would teach nothing or the wrong thing."""
+"""The training round: continues an adapter, repeats exactly, survives SIGKILL, refuses what would teach
+nothing or the wrong thing."""
 
 from __future__ import annotations
 
@@ -14,39 +15,76 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.adapters import adapter_sha256, load_check
-from training.errors import AdapterError, CorruptAdapter, DatasetError, ExampleTooLong, NothingLearned, TrainingDiverged, TrainingError
+from training.errors import (
+    AdapterError,
+    CorruptAdapter,
+    DatasetError,
+    ExampleTooLong,
+    NothingLearned,
+    TrainingDiverged,
+    TrainingError,
+)
 from training.mix import write_dataset
 from training.settings import SftSettings
 from training.sft import finished_result, train_round
 
-SETTINGS = SftSettings(steps=12, lora_r=4, lora_alpha=8, lora_dropout=0.1, lr=5e-3, batch_size=8, save_every=5, report_every=1, seed=3)
+SETTINGS = SftSettings(
+    steps=12,
+    lora_r=4,
+    lora_alpha=8,
+    lora_dropout=0.1,
+    lr=5e-3,
+    batch_size=8,
+    save_every=5,
+    report_every=1,
+    seed=3,
+)
 
 
 @pytest.fixture(scope="module")
 def champion(llama: Path, make_examples: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A first adapter on the Llama, trained without disturbance."""
-    return train_round(SETTINGS, llama, None, make_examples(60), tmp_path_factory.mktemp("champion")).adapter_dir
+    return train_round(
+        SETTINGS, llama, None, make_examples(60), tmp_path_factory.mktemp("champion")
+    ).adapter_dir
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen"])
-def test_a_round_learns_and_repeats_exactly(arch: str, request: pytest.FixtureRequest, make_examples: Callable, tmp_path: Path) -> None:
+def test_a_round_learns_and_repeats_exactly(
+    arch: str, request: pytest.FixtureRequest, make_examples: Callable, tmp_path: Path
+) -> None:
     base, seen = request.getfixturevalue(arch), []
-    first = train_round(SETTINGS, base, None, make_examples(60), tmp_path / "a", lambda *report: seen.append(report))
+    first = train_round(
+        SETTINGS, base, None, make_examples(60), tmp_path / "a", lambda *report: seen.append(report)
+    )
     again = train_round(SETTINGS, base, None, make_examples(60), tmp_path / "b")
     assert first.sha256 == again.sha256 == adapter_sha256(first.adapter_dir)
-    assert [step for step, _, _ in seen] == list(range(1, 13)) and seen[-1][2] == first.final_loss < seen[0][2]
-    assert sorted(path.name for path in first.adapter_dir.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    other = train_round(SETTINGS.model_copy(update={"seed": 4}), base, None, make_examples(60), tmp_path / "c")
+    assert [step for step, _, _ in seen] == list(range(1, 13)) and seen[-1][2] == first.final_loss < seen[0][
+        2
+    ]
+    assert sorted(path.name for path in first.adapter_dir.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    other = train_round(
+        SETTINGS.model_copy(update={"seed": 4}), base, None, make_examples(60), tmp_path / "c"
+    )
     assert other.sha256 != first.sha256
 
 
-def test_a_finished_round_is_returned_without_training(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
+def test_a_finished_round_is_returned_without_training(
+    llama: Path, make_examples: Callable, tmp_path: Path
+) -> None:
     first = train_round(SETTINGS, llama, None, make_examples(60), tmp_path)
 
     def never(step: int, total: int, loss: float) -> None:
         raise AssertionError("trained again")
 
-    assert train_round(SETTINGS, llama, None, make_examples(60), tmp_path, never) == first == finished_result(tmp_path)
+    assert (
+        train_round(SETTINGS, llama, None, make_examples(60), tmp_path, never)
+        == first
+        == finished_result(tmp_path)
+    )
     with pytest.raises(TrainingError, match="other settings, data, base or champion"):
         train_round(SETTINGS, llama, None, make_examples(61), tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
@@ -54,7 +92,9 @@ def test_a_finished_round_is_returned_without_training(llama: Path, make_example
         train_round(SETTINGS, llama, None, make_examples(60), tmp_path)
 
 
-def test_a_round_continues_the_champion(llama: Path, champion: Path, make_examples: Callable, tmp_path: Path) -> None:
+def test_a_round_continues_the_champion(
+    llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
+) -> None:
     tiny = SETTINGS.model_copy(update={"lr": 1e-6, "steps": 1, "warmup_ratio": 0.0})
     result = train_round(tiny, llama, champion, make_examples(8, "sub"), tmp_path / "near")
     before = load_file(champion / "adapter_model.safetensors")
@@ -63,7 +103,9 @@ def test_a_round_continues_the_champion(llama: Path, champion: Path, make_exampl
     assert max(float((before[name] - after[name]).abs().max()) for name in before) < 1e-4
     assert result.sha256 != adapter_sha256(champion)
     with pytest.raises(AdapterError, match="a lineage keeps its shape"):
-        train_round(SETTINGS.model_copy(update={"lora_r": 8}), llama, champion, make_examples(8), tmp_path / "r8")
+        train_round(
+            SETTINGS.model_copy(update={"lora_r": 8}), llama, champion, make_examples(8), tmp_path / "r8"
+        )
 
 
 @pytest.mark.parametrize(("kill_at", "continues"), [(3, False), (8, True), (12, False)])
@@ -73,21 +115,38 @@ def test_a_killed_round_resumes_to_the_same_bytes(
     examples, start = make_examples(60, "mul"), champion if continues else None
     write_dataset(tmp_path / "data.jsonl", examples)
     undisturbed = train_round(SETTINGS, llama, start, examples, tmp_path / "undisturbed")
-    command = [sys.executable, str(Path(__file__).with_name("crash_sft.py")), str(llama), str(start or ""), str(tmp_path / "data.jsonl")]
-    killed = subprocess.run([*command, str(tmp_path / "killed"), str(kill_at)], input=SETTINGS.model_dump_json(), text=True, cwd=Path.cwd())
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("crash_sft.py")),
+        str(llama),
+        str(start or ""),
+        str(tmp_path / "data.jsonl"),
+    ]
+    killed = subprocess.run(
+        [*command, str(tmp_path / "killed"), str(kill_at)],
+        input=SETTINGS.model_dump_json(),
+        text=True,
+        cwd=Path.cwd(),
+    )
     assert killed.returncode == -9
     assert finished_result(tmp_path / "killed") is None
     if kill_at == 8:
-        shutil.copytree(tmp_path / "killed/checkpoints/checkpoint-5", tmp_path / "killed/checkpoints/checkpoint-6")
+        shutil.copytree(
+            tmp_path / "killed/checkpoints/checkpoint-5", tmp_path / "killed/checkpoints/checkpoint-6"
+        )
         (tmp_path / "killed/checkpoints/checkpoint-6/optimizer.pt").write_bytes(b"half")
     steps: list[int] = []
-    resumed = train_round(SETTINGS, llama, start, examples, tmp_path / "killed", lambda step, total, loss: steps.append(step))
+    resumed = train_round(
+        SETTINGS, llama, start, examples, tmp_path / "killed", lambda step, total, loss: steps.append(step)
+    )
     assert steps[0] == {3: 1, 8: 6, 12: 11}[kill_at]
     assert resumed.sha256 == undisturbed.sha256
     assert (resumed.final_loss, resumed.tokens) == (undisturbed.final_loss, undisturbed.tokens)
 
 
-def test_what_on_progress_raises_stops_the_round(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
+def test_what_on_progress_raises_stops_the_round(
+    llama: Path, make_examples: Callable, tmp_path: Path
+) -> None:
     def stop(step: int, total: int, loss: float) -> None:
         raise KeyError("lease lost")
 
@@ -122,13 +181,17 @@ def test_divergence_is_an_error(llama: Path, champion: Path, make_examples: Call
     assert finished_result(tmp_path / "out") is None
 
 
-def test_weights_that_do_not_move_are_an_error(llama: Path, champion: Path, make_examples: Callable, tmp_path: Path) -> None:
+def test_weights_that_do_not_move_are_an_error(
+    llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
+) -> None:
     with pytest.raises(NothingLearned, match="trainable tensors moved"):
         train_round(SETTINGS.model_copy(update={"lr": 1e-30}), llama, champion, make_examples(60), tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "nan", "pickle", "no config", "dora", "not lora"])
-def test_a_corrupt_champion_is_refused(damage: str, llama: Path, champion: Path, make_examples: Callable, tmp_path: Path) -> None:
+def test_a_corrupt_champion_is_refused(
+    damage: str, llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
+) -> None:
     adapter = shutil.copytree(champion, tmp_path / "adapter")
     weights, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
     if damage == "truncated":
@@ -151,7 +214,9 @@ def test_a_corrupt_champion_is_refused(damage: str, llama: Path, champion: Path,
 def test_micro_batches_train_the_same_step(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
     plain = SETTINGS.model_copy(update={"lora_dropout": 0.0, "steps": 3})
     whole = train_round(plain, llama, None, make_examples(60), tmp_path / "whole")
-    parts = train_round(plain.model_copy(update={"micro_batch_size": 2}), llama, None, make_examples(60), tmp_path / "parts")
+    parts = train_round(
+        plain.model_copy(update={"micro_batch_size": 2}), llama, None, make_examples(60), tmp_path / "parts"
+    )
     left = load_file(whole.adapter_dir / "adapter_model.safetensors")
     right = load_file(parts.adapter_dir / "adapter_model.safetensors")
     assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-3

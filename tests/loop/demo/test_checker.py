@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from loop.demo.world import SKILLS, Mixture, check, draw, final_answer, grade, needed_skills
+from loop.tasks.world.world import SKILLS, Mixture, check, draw, final_answer, grade, needed_skills
 
 EVEN = Mixture(dict.fromkeys(SKILLS, 1.0), chain_share=0.6)
 
@@ -64,7 +64,11 @@ def test_a_changed_digit_is_found_in_its_line(seed: int, data: st.DataObject) ->
     assume(digit != lines[index][at])
     lines[index] = lines[index][:at] + digit + lines[index][at + 1 :]
     found = check(problem.question, "\n".join(lines))
-    assert (found.verdict, found.wrong_line, found.missing_skill) == ("incorrect", index, problem.skills[index])
+    assert (found.verdict, found.wrong_line, found.missing_skill) == (
+        "incorrect",
+        index,
+        problem.skills[index],
+    )
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,4 +1,5 @@
-"""The shipped students: they load without a network, answer as documented, and their tokenizer survives any text."""
+"""The shipped students: they load without a network, answer as documented, and their tokenizer survives any
+text."""
 
 from __future__ import annotations
 
@@ -12,8 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from loop.demo.student import ARCHITECTURES, MAX_NEW_TOKENS, Recipe, build_tokenizer, pretrain, save, student_dir
-from loop.demo.world import RARE, SKILLS, grade, held_out, pool
+from loop.tasks.world.student import (
+    ARCHITECTURES,
+    MAX_NEW_TOKENS,
+    Recipe,
+    build_tokenizer,
+    pretrain,
+    save,
+    student_dir,
+)
+from loop.tasks.world.world import RARE, SKILLS, grade, held_out, pool
 
 MASTERED = {"skill:add", "skill:sub", "skill:mul", "skill:div", "skill:max", "skill:unit"}
 
@@ -29,13 +38,20 @@ def answers(model: Any, tokenizer: Any, questions: list[str]) -> list[str]:
     batch = dict(tokenizer(questions, return_tensors="pt", padding=True))
     with torch.inference_mode():
         out = model.generate(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=MAX_NEW_TOKENS, do_sample=False
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=MAX_NEW_TOKENS,
+            do_sample=False,
         )
     return list(tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
 
 
 def accuracy(model: Any, tokenizer: Any, strata: set[str], per_stratum: int) -> float:
-    items = [item for stratum in sorted(strata) for item in [i for i in held_out("exam") if i.stratum == stratum][:per_stratum]]
+    items = [
+        item
+        for stratum in sorted(strata)
+        for item in [i for i in held_out("exam") if i.stratum == stratum][:per_stratum]
+    ]
     told = answers(model, tokenizer, [item.question for item in items])
     return sum(grade(item.answer, answer) for item, answer in zip(items, told, strict=True)) / len(items)
 
@@ -57,7 +73,9 @@ def test_the_base_is_as_good_and_as_lacking_as_documented(shipped: tuple[Any, An
 def test_left_padding_changes_no_answer(shipped: tuple[Any, Any, Path]) -> None:
     model, tokenizer, _ = shipped
     questions = [item.question for item in held_out("exam")[::150]]
-    assert answers(model, tokenizer, questions) == [answers(model, tokenizer, [question])[0] for question in questions]
+    assert answers(model, tokenizer, questions) == [
+        answers(model, tokenizer, [question])[0] for question in questions
+    ]
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -67,7 +85,9 @@ def test_worked_solutions_survive_the_tokenizer(skill: str) -> None:
         ids = tokenizer(item.question + item.solution)["input_ids"]
         assert tokenizer(item.question)["input_ids"] + tokenizer(item.solution)["input_ids"] == ids
         assert tokenizer.unk_token_id not in ids
-        assert tokenizer.decode(tokenizer(item.solution)["input_ids"], skip_special_tokens=True) == item.solution
+        assert (
+            tokenizer.decode(tokenizer(item.solution)["input_ids"], skip_special_tokens=True) == item.solution
+        )
 
 
 @settings(max_examples=100, deadline=None)

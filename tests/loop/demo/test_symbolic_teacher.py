@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs.teacher import Teacher
-from loop.demo.questions import parse
-from loop.demo.teacher import SymbolicTeacher
-from loop.demo.world import ORIGINAL, RARE, SKILLS, Problem, check, draw, pool, split_of
+from loop.tasks.world.questions import parse
+from loop.tasks.world.teacher import SymbolicTeacher
+from loop.tasks.world.world import ORIGINAL, RARE, SKILLS, Problem, check, draw, pool, split_of
 
 
 def problems(count: int) -> list[Problem]:
@@ -36,7 +36,9 @@ def test_an_exact_teacher_labels_and_diagnoses_exactly() -> None:
 
 
 def test_labels_stay_within_the_catalog() -> None:
-    assert SymbolicTeacher().label("first add 2 and 3 ; next it times 4 ?", ("mul", "left")).skills == ("mul",)
+    assert SymbolicTeacher().label("first add 2 and 3 ; next it times 4 ?", ("mul", "left")).skills == (
+        "mul",
+    )
 
 
 def test_wrong_and_withheld_diagnoses_come_at_the_rates_asked() -> None:

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from loop.demo.questions import parse
-from loop.demo.traffic import DEFAULT_SCHEDULE, FIRST_SHIFT_SKILLS, SECOND_SHIFT_SKILLS, Phase, Traffic
-from loop.demo.world import ORIGINAL, RARE, split_of
+from loop.tasks.world.questions import parse
+from loop.tasks.world.traffic import DEFAULT_SCHEDULE, FIRST_SHIFT_SKILLS, SECOND_SHIFT_SKILLS, Phase, Traffic
+from loop.tasks.world.world import ORIGINAL, RARE, split_of
 
 
 def test_a_question_depends_on_seed_and_index_only() -> None:
@@ -26,7 +26,9 @@ def test_traffic_comes_from_its_split() -> None:
 @pytest.mark.parametrize(("phase", "raised"), [(0, ()), (1, FIRST_SHIFT_SKILLS), (2, SECOND_SHIFT_SKILLS)])
 def test_each_phase_raises_its_skills(phase: int, raised: tuple[str, ...]) -> None:
     start = DEFAULT_SCHEDULE[phase].start
-    counts = Counter(skill for index in range(start, start + 800) for skill in Traffic(0).question(index)[1].skills)
+    counts = Counter(
+        skill for index in range(start, start + 800) for skill in Traffic(0).question(index)[1].skills
+    )
     for skill in RARE:
         share = counts[skill] / counts.total()
         assert share > 0.1 if skill in raised else share < 0.02

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.demo.questions import parse
-from loop.demo.skills import BY_NAME
-from loop.demo.world import (
+from loop.tasks.world.questions import parse
+from loop.tasks.world.skills import BY_NAME
+from loop.tasks.world.world import (
     COMMON,
     DESCRIPTIONS,
     MIDDLING,
@@ -79,33 +79,54 @@ def test_held_out_sets_are_fixed_disjoint_and_stratified() -> None:
     assert held_out("gate", SIZES) == gate
     assert not {item.question for item in gate} & {item.question for item in exam}
     assert len({item.item_id for item in (*gate, *exam)}) == len(gate) + len(exam)
-    assert Counter(item.stratum for item in exam) == {**{f"skill:{name}": 20 for name in SKILLS}, "mix:original": 60, "ood": 40}
-    assert all(item.skills == (item.stratum.removeprefix("skill:"),) for item in exam if item.stratum.startswith("skill:"))
+    assert Counter(item.stratum for item in exam) == {
+        **{f"skill:{name}": 20 for name in SKILLS},
+        "mix:original": 60,
+        "ood": 40,
+    }
+    assert all(
+        item.skills == (item.stratum.removeprefix("skill:"),)
+        for item in exam
+        if item.stratum.startswith("skill:")
+    )
     assert all(needed_skills(item.question) == item.skills for item in exam)
     assert {item.stratum for item in mixture_items("exam", "shift", ORIGINAL, 5)} == {"mix:shift"}
 
 
 def test_out_of_distribution_items_are_never_drawn_for_training() -> None:
     ood = [item for item in held_out("exam") if item.stratum == "ood"]
-    pairs, orders = [item for item in ood if len(item.skills) == 2], [item for item in ood if len(item.skills) == 1]
+    pairs, orders = (
+        [item for item in ood if len(item.skills) == 2],
+        [item for item in ood if len(item.skills) == 1],
+    )
     assert len(pairs) == len(orders) and {item.skills for item in pairs} <= UNSEEN_PAIRS
     assert all(link.form == -1 for item in orders for link in parse(item.question) or ())
     rng = Random(1)
     seen = [draw(rng, Mixture(dict.fromkeys(COMMON, 1.0), chain_share=1.0), "pool") for _ in range(500)]
-    assert not {pair for problem in seen for pair in zip(problem.skills, problem.skills[1:], strict=False)} & UNSEEN_PAIRS
+    assert (
+        not {pair for problem in seen for pair in zip(problem.skills, problem.skills[1:], strict=False)}
+        & UNSEEN_PAIRS
+    )
     assert not any("-1" in problem.form for problem in seen)
 
 
 def test_a_pool_has_distinct_items_and_grows_by_appending() -> None:
     small, large = pool(3, {"left": 20}), pool(3, {"left": 60})
-    assert large[:20] == small and len({item.question for item in large}) == len({item.item_id for item in large}) == 60
+    assert (
+        large[:20] == small
+        and len({item.question for item in large}) == len({item.item_id for item in large}) == 60
+    )
     assert pool(4, {"left": 20}) != small
     both = pool(3, {"left": 20, "average": 30})
     assert both[:20] == small and sum("average" in item.skills for item in both) >= 30
-    assert all(split_of(link.skill, link.args) == "pool" for item in both for link in parse(item.question) or ())
+    assert all(
+        split_of(link.skill, link.args) == "pool" for item in both for link in parse(item.question) or ()
+    )
 
 
 def test_a_shifted_mixture_keeps_the_other_proportions() -> None:
     shifted = ORIGINAL.shifted({"left": 0.4})
     assert sum(shifted.weights.values()) == pytest.approx(1.0)
-    assert shifted.weights["add"] / shifted.weights["bill"] == pytest.approx(ORIGINAL.weights["add"] / ORIGINAL.weights["bill"])
+    assert shifted.weights["add"] / shifted.weights["bill"] == pytest.approx(
+        ORIGINAL.weights["add"] / ORIGINAL.weights["bill"]
+    )

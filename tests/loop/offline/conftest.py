@@ -11,7 +11,20 @@ from typing import Any
 import pytest
 
 SUBJECTS = {"Number Theory": ("sum", "gcd"), "Counting & Probability": ("choose", "permute")}
-WORDS = ("apples", "boats", "candles", "drums", "eagles", "flutes", "gates", "hats", "inks", "jars", "kites", "lamps")
+WORDS = (
+    "apples",
+    "boats",
+    "candles",
+    "drums",
+    "eagles",
+    "flutes",
+    "gates",
+    "hats",
+    "inks",
+    "jars",
+    "kites",
+    "lamps",
+)
 
 
 def question(number: int) -> dict[str, Any]:
@@ -68,12 +81,23 @@ def make_files(tmp_path: Path) -> Callable[..., Path]:
         rows = [question(number) for number in range(train)]
         asked = [{**question(number), "id": f"v{number}"} for number in range(100, 100 + validation)]
         repeat = {**rows[1], "id": "repeat", "question": rows[1]["question"].upper()}
-        leaked = {**rows[2], "id": "leaked", "question": "A question of the test, word for word, that applies gcd to 4 and 6."}
+        leaked = {
+            **rows[2],
+            "id": "leaked",
+            "question": "A question of the test, word for word, that applies gcd to 4 and 6.",
+        }
         write(tmp_path / "train.jsonl.gz", [*rows, repeat, leaked])
         write(tmp_path / "validation.jsonl", asked)
-        write(tmp_path / "test.jsonl", [{**question(number), "id": f"h{number}"} for number in range(200, 206)] + [{**leaked, "id": "h"}])
+        write(
+            tmp_path / "test.jsonl",
+            [{**question(number), "id": f"h{number}"} for number in range(200, 206)]
+            + [{**leaked, "id": "h"}],
+        )
         said = [
-            {"question_id": row["id"], "response": f"I think.\n\\boxed{{{row['answer'] if at % 3 == 0 else 'no idea'}}}"}
+            {
+                "question_id": row["id"],
+                "response": f"I think.\n\\boxed{{{row['answer'] if at % 3 == 0 else 'no idea'}}}",
+            }
             for at, row in enumerate(asked)
         ]
         write(tmp_path / "answers.jsonl", said)

@@ -1,7 +1,8 @@
-"""Run by test_crash.py: kills `skillloop stat` in a process of its own at every crash point, runs it again, and reports.
+"""Run by test_crash.py: kills `skillloop stat` in a process of its own at every crash point, runs it again,
+and reports.
 
-Usage: crash_stat.py FOLDER SPEC... with a `stat.toml` in FOLDER. Processes are forked, so that everything is imported once.
-One line of JSON per crash point.
+Usage: crash_stat.py FOLDER SPEC... with a `stat.toml` in FOLDER. Processes are forked, so that everything is
+imported once. One line of JSON per crash point.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ def attempt(folder: Path, crash: str) -> None:
     """One process's life: both strategies as far as the data set; every stage that was done gets a line."""
     done = os.open(folder / "stages", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for strategy in STRATEGIES:
-        with open_bench(load_stat(folder / "stat.toml"), folder / "run", strategy, environ={ENVIRONMENT: crash}) as bench:  # type: ignore[arg-type]
-            pipeline.run_stages(bench, "dataset", lambda event, stage, _: event == "done" and os.write(done, f"{stage}\n".encode()))
+        with open_bench(
+            load_stat(folder / "stat.toml"), folder / "run", strategy, environ={ENVIRONMENT: crash}
+        ) as bench:  # type: ignore[arg-type]
+            pipeline.run_stages(
+                bench,
+                "dataset",
+                lambda event, stage, _: event == "done" and os.write(done, f"{stage}\n".encode()),
+            )
 
 
 def in_child(folder: Path, crash: str) -> int:
@@ -53,10 +60,23 @@ def main() -> None:
             shutil.copy(path, folder)
         status = in_child(folder, spec) if spec != "none" else 0
         resumed = in_child(folder, "")
-        results = {path.name: path.read_text() for path in sorted((folder / "run").iterdir()) if path.suffix in {".jsonl", ".md"}}
-        report = {"spec": spec, "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, "resumed": resumed}
+        results = {
+            path.name: path.read_text()
+            for path in sorted((folder / "run").iterdir())
+            if path.suffix in {".jsonl", ".md"}
+        }
+        report = {
+            "spec": spec,
+            "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
+            "resumed": resumed,
+        }
         lines = {name: (folder / name).read_text().splitlines() for name in ("stages", "calls.jsonl")}
-        sys.stdout.write(json.dumps({**report, "results": results, "stages": lines["stages"], "calls": lines["calls.jsonl"]}) + "\n")
+        sys.stdout.write(
+            json.dumps(
+                {**report, "results": results, "stages": lines["stages"], "calls": lines["calls.jsonl"]}
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""`skillloop stat` killed (SIGKILL) between and inside stages: same bytes, no finished stage repeated, nothing asked twice."""
+"""`skillloop stat` killed (SIGKILL) between and inside stages: same bytes, no finished stage repeated,
+nothing asked twice."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def runs(make_files: Callable[..., Path]) -> Mapping[str, Mapping[str, Any]]:
     script = Path(__file__).with_name("crash_stat.py")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, script, config.parent, *BETWEEN, *INSIDE]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr
     return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}
 
@@ -49,7 +52,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(runs: Mapping[str, Mapping[str,
         done_again = Counter(report["stages"]) - Counter(whole["stages"])
         assert not done_again, f"{point}: {done_again} done twice"
         # killed after the manifest but before the line that this test counts: one line less
-        assert Counter(whole["stages"]) - Counter(report["stages"]) == (Counter([stage]) if point.endswith(".finished") else Counter())
+        assert Counter(whole["stages"]) - Counter(report["stages"]) == (
+            Counter([stage]) if point.endswith(".finished") else Counter()
+        )
         asked = Counter(report["calls"]) - Counter(whole["calls"])
         assert asked.total() <= (CONCURRENCY if point in INSIDE else 0), f"{point}: asked again {asked}"
         assert set(report["calls"]) == set(whole["calls"])

@@ -30,7 +30,9 @@ def test_every_committed_file_is_valid(path: Path) -> None:
 )
 def test_a_wrong_key_or_value_is_named_with_what_to_write(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "wrong.toml"
-    path.write_text(text if text.startswith("[data]") or text == "[" else f"[data]\ntrain = 't.jsonl'\n{text}")
+    path.write_text(
+        text if text.startswith("[data]") or text == "[" else f"[data]\ntrain = 't.jsonl'\n{text}"
+    )
     with pytest.raises(ConfigError) as caught:
         load_stat(path)
     assert told in str(caught.value) and "wrong.toml" in str(caught.value)
@@ -39,7 +41,10 @@ def test_a_wrong_key_or_value_is_named_with_what_to_write(tmp_path: Path, text: 
 def test_paths_start_at_the_files_folder_and_the_environment_is_on_top(make_files: Files) -> None:
     config = make_files()
     loaded = load_stat(config, {"SKILLLOOP_STRATEGY__PAIRS": "7", "SKILLLOOP_SEED": "3"})
-    assert loaded.data.held_out == (config.parent / "test.jsonl",) and loaded.answers == config.parent / "answers.jsonl"
+    assert (
+        loaded.data.held_out == (config.parent / "test.jsonl",)
+        and loaded.answers == config.parent / "answers.jsonl"
+    )
     assert loaded.strategy.pairs == 7
 
 

@@ -1,4 +1,5 @@
-"""The offline method on ../shared/data: what the issue asks to be shown. No text of that folder is printed or kept."""
+"""The offline method on ../shared/data: what the issue asks to be shown. No text of that folder is printed or
+kept."""
 
 from __future__ import annotations
 
@@ -6,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from graphs.grading import MathGrader
+from graphs.filters.grading import MathGrader
 from loop.offline.checks import agreement, difficult_questions, duplicates, selection_counts
-from loop.offline.data import read_questions
+from loop.tasks.questions import read_questions
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
-pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"{DATA} is absent: the real questions are not part of the project")
+pytestmark = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"{DATA} is absent: the real questions are not part of the project"
+)
 
 EXPLAINED = {
-    f"out-3-{sample}": "the answer is a time of day; the flag's evaluator lost its 'p.m.' and compared '4:30' with it"
+    f"out-3-{sample}": (
+        "the answer is a time of day; the flag's evaluator lost its 'p.m.' and compared '4:30' with it"
+    )
     for sample in range(8)
 }
 
@@ -23,7 +28,9 @@ def test_the_gold_filter_agrees_with_the_flags_but_for_explained_answers() -> No
     with MathGrader() as grade:
         found = agreement(DATA / "student_outputs_math.jsonl.gz", grade)
     assert {one.answer_id for one in found.disagreements} == set(EXPLAINED)
-    assert all(one.flag is False and one.graded is True and one.extracted == "4:30" for one in found.disagreements)
+    assert all(
+        one.flag is False and one.graded is True and one.extracted == "4:30" for one in found.disagreements
+    )
     assert found.answers == 480 and found.share > 0.98
 
 
@@ -36,7 +43,9 @@ def test_stat_sel_reproduces_the_papers_counts() -> None:
     short = sum(report.wanted - report.picked for report in found.pools.values())
     assert found.drawn == 5 * found.targets - short and short < 0.01 * found.drawn
     assert all(report.picked == report.wanted for report in found.pools.values() if report.pool >= 5)
-    assert found.pairs == 9_500 and 3_400 <= found.pair_items <= 4_000  # the paper: 9.5k pairs, about 4k questions
+    assert (
+        found.pairs == 9_500 and 3_400 <= found.pair_items <= 4_000
+    )  # the paper: 9.5k pairs, about 4k questions
     assert len(found.pools) > 100 and sum(report.pool < 5 for report in found.pools.values()) <= 6
 
 

@@ -13,9 +13,9 @@ from loop.offline import pipeline
 from loop.offline.bench import Bench
 from loop.offline.config import load_stat
 from loop.offline.folder import RunBusy
-from loop.offline.jsonl import DataError, read_objects
 from loop.offline.opening import open_bench
 from loop.offline.records import DatasetRow
+from streams.files import DataError, read_objects
 
 Files = Callable[..., Path]
 Calls = Callable[[], list[tuple[str, str]]]
@@ -23,12 +23,19 @@ Ask = Callable[[int], str]
 RESULTS = ("catalog", "labels", "answers", "assessed", "diagnoses", "profile", "dataset")
 
 
-def run(config: Path, strategy: Any = None, until: str = "dataset", before: Callable[[Bench], object] = lambda bench: None) -> list[str]:
+def run(
+    config: Path,
+    strategy: Any = None,
+    until: str = "dataset",
+    before: Callable[[Bench], object] = lambda bench: None,
+) -> list[str]:
     """Run the stages; the names of those that were done, not kept."""
     done: list[str] = []
     with open_bench(load_stat(config), config.parent / "run", strategy) as bench:
         before(bench)
-        pipeline.run_stages(bench, until, lambda event, stage, manifest: done.append(stage) if event == "done" else None)
+        pipeline.run_stages(
+            bench, until, lambda event, stage, manifest: done.append(stage) if event == "done" else None
+        )
     return done
 
 
@@ -37,7 +44,9 @@ def rows(config: Path, stage: str) -> list[dict[str, Any]]:
 
 
 def figures(config: Path, stage: str) -> dict[str, float]:
-    found: dict[str, float] = json.loads((config.parent / "run" / "manifests" / f"{stage}.json").read_text())["figures"]
+    found: dict[str, float] = json.loads((config.parent / "run" / "manifests" / f"{stage}.json").read_text())[
+        "figures"
+    ]
     return found
 
 
@@ -45,14 +54,24 @@ def test_every_stage_leaves_its_result(make_files: Files, calls: Calls) -> None:
     config = make_files()
     assert run(config) == list(RESULTS)
     assert {row["skill"] for row in rows(config, "catalog")} == {"sum", "gcd", "choose", "permute"}
-    assert next(row["subjects"] for row in rows(config, "catalog") if row["skill"] == "choose") == ["counting_and_probability"]
+    assert next(row["subjects"] for row in rows(config, "catalog") if row["skill"] == "choose") == [
+        "counting_and_probability"
+    ]
     labels = {row["question_id"]: row for row in rows(config, "labels")}
-    assert labels["t5"]["source"] == "teacher" and labels["t5"]["skills"] == ["choose", "permute"] and labels["t6"]["source"] == "given"
+    assert (
+        labels["t5"]["source"] == "teacher"
+        and labels["t5"]["skills"] == ["choose", "permute"]
+        and labels["t6"]["source"] == "given"
+    )
     verdicts = Counter(row["verdict"] for row in rows(config, "assessed"))
     assert verdicts == {"correct": 4, "incorrect": 8}
-    assert all(row["missing"] and set(row["missing"]) <= set(row["needed"]) for row in rows(config, "diagnoses"))
+    assert all(
+        row["missing"] and set(row["missing"]) <= set(row["needed"]) for row in rows(config, "diagnoses")
+    )
     profile = rows(config, "profile")
-    assert sum(row["missing"] for row in profile) == sum(len(row["missing"]) for row in rows(config, "diagnoses"))
+    assert sum(row["missing"] for row in profile) == sum(
+        len(row["missing"]) for row in rows(config, "diagnoses")
+    )
     assert all(row["missing"] <= row["needed"] and 0 < row["pool"] for row in profile if row["missing"])
     assert {"label", "diagnose", "rewrite"} == {method for method, _ in calls()}
 
@@ -65,9 +84,16 @@ def test_the_data_set_has_messages_provenance_and_rewritten_answers(make_files: 
     for row in data:
         assert [turn.role for turn in row.messages] == ["user", "assistant"]
         assert (
-            row.origin.strategy == "stat-sel" and row.origin.skill in row.skills and row.origin.cause and row.origin.cause.startswith("v")
+            row.origin.strategy == "stat-sel"
+            and row.origin.skill in row.skills
+            and row.origin.cause
+            and row.origin.cause.startswith("v")
         )
-        assert (row.origin.kind, row.origin.teacher, row.origin.prompt_version) == ("rewritten", "scripted", "1")
+        assert (row.origin.kind, row.origin.teacher, row.origin.prompt_version) == (
+            "rewritten",
+            "scripted",
+            "1",
+        )
         assert row.messages[1].content.startswith("way ") and len(row.origin.source_ids) == 1
     assert sum(row.origin.usage.calls for row in data) == figures(config, "dataset")["unique questions"]
     card = (config.parent / "run" / "dataset.card.md").read_text()
@@ -75,7 +101,9 @@ def test_the_data_set_has_messages_provenance_and_rewritten_answers(make_files: 
 
 
 @pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"stat-sel"}))
-def test_every_strategy_makes_a_clean_data_set_beside_the_configured_one(make_files: Files, ask: Ask, strategy: str) -> None:
+def test_every_strategy_makes_a_clean_data_set_beside_the_configured_one(
+    make_files: Files, ask: Ask, strategy: str
+) -> None:
     config = make_files()
     run(config, until="profile")
     assert run(config, strategy) == [f"dataset-{strategy}"]
@@ -85,7 +113,11 @@ def test_every_strategy_makes_a_clean_data_set_beside_the_configured_one(make_fi
     assert not {ask(1), ask(1).upper()} <= set(texts)
     kinds = {row["origin"]["kind"] for row in data}
     assert kinds <= (
-        {"synthesized"} if strategy.endswith("-syn") else {"original"} if strategy == "original" else {"rewritten", "original"}
+        {"synthesized"}
+        if strategy.endswith("-syn")
+        else {"original"}
+        if strategy == "original"
+        else {"rewritten", "original"}
     )
     assert {row["origin"]["strategy"] for row in data} == {strategy}
     assert all(row["origin"]["source_ids"] for row in data)
@@ -132,8 +164,14 @@ def test_a_damaged_result_is_made_again(make_files: Files) -> None:
 def test_answers_are_brought_in_any_of_the_documented_forms(make_files: Files) -> None:
     config = make_files()
     asked = [row["question"] for row in read_objects(config.parent / "validation.jsonl")]
-    lines: list[dict[str, Any]] = [{"question": asked[0], "response": "a"}, {"question": asked[0], "response": "b"}]
-    lines += [{"question_id": "v101", "responses": ["c", "d", "e"]}, {"question_id": "of another set", "response": "f"}]
+    lines: list[dict[str, Any]] = [
+        {"question": asked[0], "response": "a"},
+        {"question": asked[0], "response": "b"},
+    ]
+    lines += [
+        {"question_id": "v101", "responses": ["c", "d", "e"]},
+        {"question_id": "of another set", "response": "f"},
+    ]
     (config.parent / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run(config, until="answers")
     assert [(row["question_id"], row["sample"], row["response"]) for row in rows(config, "answers")] == [
@@ -143,7 +181,12 @@ def test_answers_are_brought_in_any_of_the_documented_forms(make_files: Files) -
 
 @pytest.mark.parametrize(
     ("line", "told"),
-    [("{", "line 1: not JSON"), ('{"question_id": "v100"}', "needs response"), ('{"response": "x"}', "needs question_id"), ("[]", "list")],
+    [
+        ("{", "line 1: not JSON"),
+        ('{"question_id": "v100"}', "needs response"),
+        ('{"response": "x"}', "needs question_id"),
+        ("[]", "list"),
+    ],
 )
 def test_a_wrong_line_of_answers_is_named(make_files: Files, line: str, told: str) -> None:
     config = make_files()
@@ -155,7 +198,10 @@ def test_a_wrong_line_of_answers_is_named(make_files: Files, line: str, told: st
 def test_consistency_decides_without_right_answers(make_files: Files) -> None:
     config = make_files()
     config.write_text(config.read_text().replace('grade = "text"', 'grade = "text"\norder = ["consistency"]'))
-    lines = [{"question_id": "v100", "responses": ["\\boxed{1}", "\\boxed{1}"]}, {"question_id": "v101", "responses": ["\\boxed{1}", "2"]}]
+    lines = [
+        {"question_id": "v100", "responses": ["\\boxed{1}", "\\boxed{1}"]},
+        {"question_id": "v101", "responses": ["\\boxed{1}", "2"]},
+    ]
     (config.parent / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run(config, until="assessed")
     assert [(row["verdict"], row["decided_by"]) for row in rows(config, "assessed")] == [
@@ -178,13 +224,18 @@ def test_the_teacher_makes_the_catalog_and_its_labels_are_kept(make_files: Files
     asked = Counter(method for method, _ in calls())
     assert asked["name_skill"] == 62 and asked["cluster"] == 2 and asked["label"] == 62 + 12
     assert {row["skill"] for row in rows(config, "catalog")} == {"sum", "choose"}
-    assert run(config, until="labels", before=lambda bench: pipeline.forget_from(bench, "catalog")) == ["catalog", "labels"]
+    assert run(config, until="labels", before=lambda bench: pipeline.forget_from(bench, "catalog")) == [
+        "catalog",
+        "labels",
+    ]
     assert Counter(method for method, _ in calls()) == asked
 
 
 def test_a_run_without_validation_file_holds_questions_out_of_training(make_files: Files, ask: Ask) -> None:
     config = make_files()
-    config.write_text(config.read_text().replace('validation = "validation.jsonl"', "validation_questions = 10"))
+    config.write_text(
+        config.read_text().replace('validation = "validation.jsonl"', "validation_questions = 10")
+    )
     asked = [{"question": ask(number), "response": "\\boxed{0}"} for number in range(60)]
     (config.parent / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in asked))
     run(config)
@@ -196,6 +247,9 @@ def test_a_run_without_validation_file_holds_questions_out_of_training(make_file
 
 def test_two_processes_do_not_share_a_run(make_files: Files) -> None:
     config = load_stat(make_files())
-    with open_bench(config, config.data.train.parent / "run"), pytest.raises(RunBusy, match="another process"):
+    with (
+        open_bench(config, config.data.train.parent / "run"),
+        pytest.raises(RunBusy, match="another process"),
+    ):
         with open_bench(config, config.data.train.parent / "run"):
             pass

@@ -1,4 +1,5 @@
-"""The data set in TRL without conversion, and the stages train and evaluate, with a tiny random student that has a chat template."""
+"""The data set in TRL without conversion, and the stages train and evaluate, with a tiny random student that
+has a chat template."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from trl import SFTConfig, SFTTrainer
 from loop.config import ConfigError
 from loop.offline import pipeline, rewards
 from loop.offline.config import load_stat
-from loop.offline.jsonl import read_objects
 from loop.offline.opening import open_bench
-from loop.offline.student import HfStudent
+from loop.tasks.student import HfStudent
+from streams.files import read_objects
 
 BYTES = [f"<{number}>" for number in range(4)]
 TEMPLATE = (
@@ -35,14 +36,29 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     signs = [chr(code) for code in range(32, 127)] + ["\n"]
     words = ["<pad>", "<bos>", "<eos>", "<unk>", *signs]
-    backend = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>", chat_template=TEMPLATE
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        chat_template=TEMPLATE,
     )
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(words), max_position_embeddings=512, **shape, **special)).save_pretrained(directory)
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(words), max_position_embeddings=512, **shape, **special)
+    ).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -51,27 +67,46 @@ def test_the_prompt_is_the_chat_template_without_a_second_beginning(student: Pat
     assert HfStudent(student).prompt("2+2?") == "<bos>Q: 2+2?\nA:"  # this tokenizer adds none by itself
 
 
-def test_the_data_set_trains_in_trl_without_conversion(make_files: Callable[..., Path], student: Path, tmp_path: Path) -> None:
+def test_the_data_set_trains_in_trl_without_conversion(
+    make_files: Callable[..., Path], student: Path, tmp_path: Path
+) -> None:
     config = make_files()
     with open_bench(load_stat(config), tmp_path / "run") as bench:
         pipeline.run_stages(bench, "dataset")
-    data = load_dataset("json", data_files=str(tmp_path / "run" / "dataset.jsonl"), split="train", cache_dir=str(tmp_path / "cache"))
+    data = load_dataset(
+        "json",
+        data_files=str(tmp_path / "run" / "dataset.jsonl"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
     args = SFTConfig(
         output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to="none",
         disable_tqdm=True, save_strategy="no", max_length=512, assistant_only_loss=True, logging_steps=1, dataloader_pin_memory=False,
     )  # fmt: skip
     model = LlamaForCausalLM.from_pretrained(student)
-    trainer = SFTTrainer(model=model, args=args, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(student))
+    trainer = SFTTrainer(
+        model=model, args=args, train_dataset=data, processing_class=AutoTokenizer.from_pretrained(student)
+    )
     assert trainer.train().global_step == 2
     row = trainer.train_dataset[0]
     answer = next(iter(read_objects(tmp_path / "run" / "dataset.jsonl")))["messages"][1]["content"]
-    assert sum(label != -100 for label in row["labels"]) == len(answer) + 2  # its blank and its end of sequence
+    assert (
+        sum(label != -100 for label in row["labels"]) == len(answer) + 2
+    )  # its blank and its end of sequence
 
 
-def test_the_command_trains_and_measures(make_files: Callable[..., Path], student: Path, tmp_path: Path) -> None:
+def test_the_command_trains_and_measures(
+    make_files: Callable[..., Path], student: Path, tmp_path: Path
+) -> None:
     config = make_files()
-    sft = "[train]\nmax_steps = 3\n[train.sft]\nsteps = 1\nbatch_size = 4\nmicro_batch_size = 4\nmax_length = 200\nlr = 1e-3\nlora_r = 4\n"
-    settings = f'[student]\nbase = "{student}"\nmax_new_tokens = 8\nbatch_size = 4\ntemperature = 0.0\n{sft}[evaluate]\nitems = 5\n'
+    sft = (
+        "[train]\nmax_steps = 3\n[train.sft]\nsteps = 1\nbatch_size = 4\nmicro_batch_size = 4\nmax_length ="
+        " 200\nlr = 1e-3\nlora_r = 4\n"
+    )
+    settings = (
+        f'[student]\nbase = "{student}"\nmax_new_tokens = 8\nbatch_size = 4\ntemperature ='
+        f" 0.0\n{sft}[evaluate]\nitems = 5\n"
+    )
     config.write_text(config.read_text().replace('answers = "answers.jsonl"\n', "") + settings)
     events: list[tuple[str, str]] = []
 
@@ -83,7 +118,10 @@ def test_the_command_trains_and_measures(make_files: Callable[..., Path], studen
     assert [stage for event, stage in events if event == "done"] == list(pipeline.STAGES)
     assert len(list(read_objects(tmp_path / "run" / "answers.jsonl"))) == 12
     trained: dict[str, Any] = next(iter(read_objects(tmp_path / "run" / "train.jsonl")))
-    assert trained["steps"] == 3 and (tmp_path / "run" / trained["adapter"] / "adapter_model.safetensors").is_file()
+    assert (
+        trained["steps"] == 3
+        and (tmp_path / "run" / trained["adapter"] / "adapter_model.safetensors").is_file()
+    )
     measured = list(read_objects(tmp_path / "run" / "evaluate.jsonl"))
     figures = json.loads((tmp_path / "run" / "manifests" / "evaluate.json").read_text())["figures"]
     assert len(measured) == 5 == figures["test: questions"] and 0 <= figures["test: accuracy after"] <= 1
@@ -93,7 +131,9 @@ def test_the_command_trains_and_measures(make_files: Callable[..., Path], studen
 
 
 def with_rewards(config: Path, folder: Path) -> Path:
-    config.write_text(config.read_text().replace("[filters]", f'[filters]\norder = ["prm", "gold"]\nprm = "{folder}"'))
+    config.write_text(
+        config.read_text().replace("[filters]", f'[filters]\norder = ["prm", "gold"]\nprm = "{folder}"')
+    )
     return config
 
 
@@ -101,7 +141,9 @@ def judge(config: Path) -> list[str]:
     """Run as far as the verdicts; the stages that were done, not kept."""
     done: list[str] = []
     with open_bench(load_stat(config), config.parent / "run") as bench:
-        pipeline.run_stages(bench, "assessed", lambda event, stage, _: done.append(stage) if event == "done" else None)
+        pipeline.run_stages(
+            bench, "assessed", lambda event, stage, _: done.append(stage) if event == "done" else None
+        )
     return done
 
 
@@ -119,7 +161,9 @@ def test_a_process_reward_model_judges_and_is_asked_once(
     assert judge(config) == ["assessed"]
 
 
-def test_a_reward_model_that_is_none_is_a_setting_to_correct(make_files: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_reward_model_that_is_none_is_a_setting_to_correct(
+    make_files: Callable[..., Path], tmp_path: Path
+) -> None:
     (tmp_path / "prm").mkdir()
     config = with_rewards(make_files(), tmp_path / "prm")
     with pytest.raises(ConfigError, match=r"filters\.prm: the reward model in .* cannot be loaded"):

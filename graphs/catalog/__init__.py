@@ -1,0 +1,1 @@
+"""The catalog graph: from questions to a skill catalog."""

@@ -1,0 +1,1 @@
+"""The language-model teacher over any OpenAI-compatible server."""

@@ -1,0 +1,1 @@
+"""The curate graph: from a plan to a data set."""

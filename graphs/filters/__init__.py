@@ -1,0 +1,1 @@
+"""Difficulty filters and the grading of final answers."""

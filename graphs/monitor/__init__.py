@@ -1,0 +1,1 @@
+"""The monitor graph: from a batch of answers to diagnoses."""

@@ -1,0 +1,1 @@
+"""Shipped test kit: a scripted teacher, its HTTP server and faults to order."""

@@ -1,0 +1,106 @@
+"""`skillloop doctor`: one line per thing that must work, with what to do where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+
+from loop.backends import open_log, open_store, prepare
+from loop.config import Config
+from loop.wiring import open_registry, open_task
+from serving.transformers_engine import EngineSettings, TransformersEngine
+from streams.state.rounds import RoundStore
+from streams.topics import TOPICS
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "langgraph", "mlflow", "sqlalchemy")
+
+
+def examine(config: Config, root: Path, console: Console) -> bool:
+    """Run every check; True when all passed."""
+    checks: dict[str, Callable[[], str]] = {
+        "libraries": _libraries,
+        "device": _device,
+        "folder": lambda: str(prepare(root)),
+        "state store": lambda: _store(config, root),
+        "event log": lambda: _log(config, root),
+        "task": lambda: _task(config, root),
+        "student": lambda: _student(config, root),
+        "champion": lambda: _champion(config, root),
+    }
+    return all([_check(name, check, console) for name, check in checks.items()])
+
+
+def _check(name: str, check: Callable[[], str], console: Console) -> bool:
+    try:
+        console.print(f"[green]ok[/]   {name}: {check()}", highlight=False)
+    except Exception as exc:
+        console.print(f"[red]FAIL[/] {name}: {exc}", highlight=False)
+        return False
+    return True
+
+
+def _libraries() -> str:
+    found, missing = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        raise RuntimeError(f"not installed: {', '.join(missing)}; run `make setup`")
+    return ", ".join(found)
+
+
+def _device() -> str:
+    import torch
+
+    return (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+
+
+def _store(config: Config, root: Path) -> str:
+    store = open_store(config, root)
+    return (
+        f"{store.url.render_as_string(hide_password=True)}, {len(store.buckets())} profile rows,"
+        f" {len(store.pending(1000))} unsent"
+    )
+
+
+def _log(config: Config, root: Path) -> str:
+    with open_log(config, root, None) as log:
+        return ", ".join(f"{spec.name} {sum(log.end_offsets(spec.name).values())}" for spec in TOPICS)
+
+
+def _task(config: Config, root: Path) -> str:
+    task = open_task(config, root, open_store(config, root))
+    task.close()
+    return (
+        f"{len(task.catalog)} skills, {len(task.pool)} pool items, {len(task.held_out)} held-out items, none"
+        " in both"
+    )
+
+
+def _student(config: Config, root: Path) -> str:
+    task = open_task(config, root, open_store(config, root))
+    task.close()
+    engine = TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size))
+    engine.load(1, None)
+    answer = engine.generate([task.prompt(task.held_out[0].question)], 1)[0][0]
+    return f"{task.base_dir} answers {task.held_out[0].question!r} with {answer[:40]!r}..."
+
+
+def _champion(config: Config, root: Path) -> str:
+    route = RoundStore(open_store(config, root)).route(config.student.name)
+    if route is None:
+        return "none yet: `skillloop up` or `skillloop demo` sets the student up"
+    champion = open_registry(config, root).champion()
+    if champion.version != route[0]:
+        told = f"MLflow says champion {champion.version}, version {route[0]} is served"
+        raise RuntimeError(f"{told}; `skillloop promote {champion.version}` makes them agree")
+    return f"version {champion.version}, served and in MLflow"

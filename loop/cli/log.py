@@ -1,0 +1,195 @@
+"""Commands about the event log: topics, backfill, dead letters. Mounted by loop/cli/main.py; everything heavy
+is imported inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from streams.dead_letters import DeadLetter
+    from streams.log import EventLog
+
+topics_app = typer.Typer(
+    no_args_is_help=True, help="The event log's topics: create what is missing, or list them with their ends."
+)
+dlq_app = typer.Typer(
+    no_args_is_help=True, help="Dead letters: records that could not be processed. List, look at, send again."
+)
+
+DirOption = Annotated[Path, typer.Option("--dir", help="Folder of the run.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML configuration. Default: demo.")]
+TopicOption = Annotated[
+    str, typer.Option("--topic", help="The topic whose dead letters are meant, without `.dlq`.")
+]
+DEFAULT_DIR = Path("runs/demo")
+DEFAULT_TOPIC = "student-outputs"
+
+
+def _open(directory: Path, config: Path | None) -> EventLog:
+    """The configured log. Its own group member name is not needed: nothing here joins a group."""
+    from loop.backends import open_log, prepare
+    from loop.cli.main import load_config
+
+    return open_log(load_config(config), prepare(directory), instance=None)
+
+
+@topics_app.command("create")
+def topics_create(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    replication: Annotated[
+        int, typer.Option(min=1, help="Copies of each partition (Kafka): 3 in production.")
+    ] = 1,
+) -> None:
+    """Create the topics that do not exist, with their partitions and retention. Existing ones stay as they
+    are."""
+    from streams.local_log import LocalLog
+    from streams.topics import TOPICS
+
+    with _open(directory, config) as log:
+        create = getattr(log, "create_topics", None)
+        made = create(TOPICS, replication) if create else []
+        where = (
+            "made when the log is opened"
+            if isinstance(log, LocalLog)
+            else f"created: {', '.join(made) or 'none, all exist'}"
+        )
+    typer.echo(f"{len(TOPICS)} topics, {where}")
+
+
+@topics_app.command("list")
+def topics_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Every topic with its partitions, its retention and how many records it has had."""
+    from streams.log import TopicMissing
+    from streams.topics import DAY_MS, TOPICS
+
+    with _open(directory, config) as log:
+        for spec in TOPICS:
+            try:
+                ends = log.end_offsets(spec.name)
+                state = f"{len(ends)} partitions, {sum(ends.values())} records so far"
+            except TopicMissing:
+                state = "missing: run `skillloop topics create`"
+            kept = "kept for ever" if spec.retention_ms < 0 else f"kept {spec.retention_ms // DAY_MS} days"
+            typer.echo(f"{spec.name:24} {state}, {kept}")
+
+
+def ingest(
+    file: Annotated[
+        Path, typer.Argument(help="JSON Lines: our events, or OpenAI chat completions ({request, response}).")
+    ],
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    version: Annotated[
+        int, typer.Option(min=1, help="The student's version where a line does not say it.")
+    ] = 1,
+) -> None:
+    """Put answers from a file into the event log. Stopped and started again it goes on; done twice it has no
+    second effect."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from loop.backends import prepare
+    from loop.cli.main import load_config
+    from loop.ingest import Defaults, ingest
+
+    student = load_config(config).student.name
+    with (
+        _open(directory, config) as log,
+        Progress(TextColumn(file.name), BarColumn(), DownloadColumn(), TimeRemainingColumn()) as bar,
+    ):
+        task = bar.add_task("ingest", total=None)
+        defaults = Defaults(student, version)
+        done = ingest(
+            file,
+            log,
+            prepare(directory),
+            defaults,
+            lambda at, total: bar.update(task, completed=at, total=total),
+        )
+    for reason in done.reasons:
+        typer.echo(reason, err=True)
+    began = f" after line {done.resumed_at}" if done.resumed_at else ""
+    typer.echo(f"{done.lines} lines{began}: {done.events} answers into the log, {done.bad} bad lines")
+    if done.bad:
+        raise typer.Exit(2)
+
+
+def _letters(log: EventLog, topic: str) -> Iterator[DeadLetter]:
+    from streams.dead_letters import read_all
+
+    return read_all(log, topic)
+
+
+@dlq_app.command("list")
+def dlq_list(
+    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, topic: TopicOption = DEFAULT_TOPIC
+) -> None:
+    """One line per dead letter: its id (topic/partition/offset of the original), size, reason and message."""
+    with _open(directory, config) as log:
+        count = 0
+        for letter in _letters(log, topic):
+            count += 1
+            typer.echo(
+                f"{letter.letter_id}  {len(letter.position.value)} bytes  {letter.reason}:"
+                f" {_printable(letter.message[:160])}"
+            )
+    typer.echo(f"{count} dead letters of {topic}")
+
+
+def _find(log: EventLog, topic: str, letter_id: str) -> DeadLetter:
+    for letter in _letters(log, topic):
+        if letter.letter_id == letter_id:
+            return letter
+    raise typer.BadParameter(f"no dead letter {letter_id} of {topic}; `skillloop dlq list` shows them")
+
+
+@dlq_app.command("show")
+def dlq_show(
+    letter_id: str,
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    topic: TopicOption = DEFAULT_TOPIC,
+) -> None:
+    """Everything about one dead letter: why, how often it was tried, headers, key and value."""
+    with _open(directory, config) as log:
+        letter = _find(log, topic, letter_id)
+    record = letter.position
+    typer.echo(
+        f"{letter.letter_id}: {letter.reason} after {letter.attempts} attempts: {_printable(letter.message)}"
+    )
+    typer.echo(f"key: {record.key!r}")
+    for name, value in record.headers:
+        typer.echo(f"{_printable(name)}: {_printable(value.decode(errors='replace'))}")
+    typer.echo(_printable(record.value[:4000].decode(errors="replace")))
+
+
+@dlq_app.command("redrive")
+def dlq_redrive(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    topic: TopicOption = DEFAULT_TOPIC,
+    letter_id: Annotated[str | None, typer.Option("--id", help="Only this one. Default: all.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Only those with this reason, for example `failed`.")
+    ] = None,
+) -> None:
+    """Send dead letters to their topic again, after the cause is gone. An event that was counted meanwhile
+    stays counted once."""
+    from streams.dead_letters import redrive
+
+    with _open(directory, config) as log:
+        letters = [_find(log, topic, letter_id)] if letter_id else list(_letters(log, topic))
+        chosen = {letter.letter_id: letter for letter in letters if reason in (None, letter.reason)}
+        whole = [letter for letter in chosen.values() if not letter.cut_from]
+        log.append([redrive(letter) for letter in whole])
+    typer.echo(f"{len(whole)} dead letters sent again to {topic}, {len(chosen) - len(whole)} cut ones left")
+
+
+def _printable(text: str) -> str:
+    """Text from outside, without control characters that a terminal would obey."""
+    return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)

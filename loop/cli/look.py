@@ -1,0 +1,190 @@
+"""Commands that look and change nothing: status, profile, rounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.profile import BucketKey, Counts, canonical_bytes
+from loop.backends import open_log, open_store, prepare
+from loop.config import Config, ConfigError
+from loop.tables import profile_table
+from loop.wiring import open_task
+from loop.workers.decide import Decider, Standing
+from loop.workers.folding import fold_diagnoses
+from loop.workers.monitor import GROUP
+from streams.codec import Codec, DecodeError
+from streams.events import Diagnosed
+from streams.log import EventLog
+from streams.state.rounds import Round, RoundStore
+from streams.state.store import StateStore
+from streams.topics import TOPICS, dead_letter_topic
+
+
+def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
+    task = open_task(config, root, store)
+    try:
+        return Decider(config, store, RoundStore(store), task).standing()
+    finally:
+        task.close()
+
+
+def show_status(config: Config, root: Path, console: Console) -> None:
+    """What is served, consumed and decided."""
+    root = prepare(root)
+    store = open_store(config, root)
+    route = RoundStore(store).route(config.student.name)
+    served = f"version {route[0]} (before it: {route[1] or 'none'})" if route else "nothing yet"
+    console.print(f"student {config.student.name!r} in {root}: serving {served}", highlight=False)
+    with open_log(config, root, None) as log:
+        console.print(
+            f"waiting in the log: {lag(log, store)} outputs; dead letters: {dead_letters(log)}",
+            highlight=False,
+        )
+    console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
+    standing = _standing(config, root, store)
+    if standing is None:
+        console.print("no answers of the served version were watched yet", highlight=False)
+        return
+    console.print(f"policy: {standing.decision.kind}")
+    for reason in standing.decision.reasons:
+        console.print(f"  {reason}", highlight=False)
+
+
+def lag(log: EventLog, store: StateStore) -> int:
+    """Outputs in the log that are not in the state yet."""
+    stored = store.offsets(GROUP)
+    return sum(
+        end - stored.get(partition, 0) for partition, end in log.end_offsets("student-outputs").items()
+    )
+
+
+def dead_letters(log: EventLog) -> int:
+    """Records on all dead-letter topics."""
+    names = {spec.name for spec in TOPICS}
+    return sum(
+        sum(log.end_offsets(name).values())
+        for name in (dead_letter_topic("student-outputs"),)
+        if name in names
+    )
+
+
+def show_profile(config: Config, root: Path, console: Console) -> None:
+    """The profile's table."""
+    root = prepare(root)
+    standing = _standing(config, root, open_store(config, root))
+    if standing is None:
+        console.print("no answers of the served version were watched yet")
+        return
+    console.print(profile_table(standing.profile, set(standing.alarms)))
+
+
+def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
+    """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
+    root = prepare(root)
+    live = {BucketKey(*key): Counts(*counts) for key, counts in open_store(config, root).buckets().items()}
+    codec, unreadable = Codec(), 0
+    events: dict[str, Diagnosed] = {}
+    with open_log(config, root, None) as log:
+        for record in log.read(Diagnosed.TOPIC):
+            try:
+                event = codec.decode(record)
+            except DecodeError:
+                unreadable += 1
+                continue
+            if isinstance(event, Diagnosed):
+                events.setdefault(event.event_id, event)
+    rebuilt, kept = canonical_bytes(fold_diagnoses(events.values())), canonical_bytes(live)
+    same = rebuilt == kept
+    console.print(
+        f"{len(events)} diagnoses in the log ({unreadable} unreadable); rebuilt profile {len(rebuilt)} bytes,"
+        f" live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}",
+        highlight=False,
+    )
+    return same
+
+
+def list_rounds(config: Config, root: Path, console: Console) -> None:
+    """A table of all rounds."""
+    table = Table()
+    for name in ("round", "kind", "skills", "state", "trained on", "became", "gate"):
+        table.add_column(name)
+    for round_ in RoundStore(open_store(config, prepare(root))).list(config.student.name):
+        decision, verdict = round_.record["decision"], round_.record.get("verdict")
+        skills = ", ".join(target["skill"] for target in decision["skills"])
+        gate = (
+            ""
+            if not verdict
+            else "open"
+            if verdict["promote"]
+            else f"closed, {len(verdict['reasons'])} reasons"
+        )
+        version = str(round_.record.get("version", ""))
+        row = (
+            round_.round_id,
+            decision["kind"],
+            skills,
+            round_.state,
+            str(round_.record["champion"]),
+            version,
+        )
+        table.add_row(*row, round_.record.get("error") or gate)
+    console.print(table)
+    console.print("`skillloop rounds show ROUND` gives the reasons", style="dim")
+
+
+def show_round(config: Config, root: Path, round_id: str, console: Console) -> None:
+    """Everything the store knows of one round. Raises `ConfigError` for an unknown one."""
+    rounds = RoundStore(open_store(config, prepare(root)))
+    round_ = rounds.get(round_id)
+    if round_ is None:
+        known = ", ".join(other.round_id for other in rounds.list(config.student.name)) or "none"
+        raise ConfigError(f"no round {round_id!r} in {root}; known: {known}")
+    _print_round(round_, console)
+
+
+def _print_round(round_: Round, console: Console) -> None:
+    console.print(f"{round_.round_id}: {round_.state}, MLflow run {round_.run_id or 'none'}", highlight=False)
+    for reason in round_.record["decision"]["reasons"]:
+        console.print(f"  {reason}", highlight=False)
+    verdict = round_.record.get("verdict")
+    if verdict:
+        table = Table(
+            title=f"gate: {'open' if verdict['promote'] else 'closed'}: {'; '.join(verdict['reasons'])}",
+            title_justify="left",
+        )
+        for name in (
+            "what",
+            "kind",
+            "items",
+            "champion",
+            "challenger",
+            "gained",
+            "lost",
+            "p",
+            "bound",
+            "passed",
+        ):
+            table.add_column(name)
+        for row in verdict["table"]:
+            numbers = (
+                f"{row['champion']:.1%}",
+                f"{row['challenger']:.1%}",
+                str(row["gained"]),
+                str(row["lost"]),
+            )
+            passed = {True: "yes", False: "NO", None: "not tested"}[row["passed"]]
+            bound = f"{row['lower_bound']:+.1%}"
+            table.add_row(
+                row["name"], row["kind"], str(row["items"]), *numbers, f"{row['p_value']:.2g}", bound, passed
+            )
+        console.print(table)
+    rest = {
+        key: value
+        for key, value in round_.record.items()
+        if key not in {"decision", "verdict", "profile", "used"}
+    }
+    console.print_json(json.dumps(rest))

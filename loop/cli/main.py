@@ -1,0 +1,237 @@
+"""The command line. Everything heavy is imported inside the command that needs it: `skillloop --help` loads
+no model library."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loop.cli.log import dlq_app, ingest, topics_app
+from loop.cli.stat import stat
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from loop.config import Config
+
+app = typer.Typer(
+    name="skillloop",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=(
+        "A deployed student keeps learning: answers flow in, missing skills are found, taught by a small LoRA"
+        " round, gated, served."
+    ),
+)
+worker_app = typer.Typer(
+    no_args_is_help=True,
+    help="Run one worker of the loop as a process of its own; start as many as you need.",
+)
+profile_app = typer.Typer(
+    no_args_is_help=True, help="The Missing-Skill-Profile: show it, or rebuild it from the log and compare."
+)
+rounds_app = typer.Typer(no_args_is_help=True, help="The training rounds and why they happened.")
+app.add_typer(worker_app, name="worker")
+app.add_typer(profile_app, name="profile")
+app.add_typer(rounds_app, name="rounds")
+app.add_typer(topics_app, name="topics")
+app.add_typer(dlq_app, name="dlq")
+app.command()(ingest)
+app.command()(stat)
+
+DirOption = Annotated[
+    Path, typer.Option("--dir", help="Folder of the run: state, log, MLflow database, rounds, adapters.")
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="TOML configuration; SKILLLOOP_<SECTION>__<KEY> overrides single keys. Default: demo.",
+    ),
+]
+DEFAULT_DIR = Path("runs/demo")
+DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "demo.toml"
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on are one line, without a traceback."""
+    # LangGraph must not import arbitrary types from checkpoints (facts.md); read once at its import.
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    level = os.environ.get("SKILLLOOP_LOG_LEVEL", "WARNING").upper()
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    try:
+        app()
+    except Exception as exc:
+        if level == "DEBUG" or not _expected(exc):
+            raise
+        typer.secho(f"{type(exc).__name__}: {exc}", fg="red", err=True)
+        raise SystemExit(1) from exc
+
+
+def _expected(exc: Exception) -> bool:
+    """Whether an error is one of ours: its message says what to do."""
+    return type(exc).__module__.split(".")[0] in {"agent", "graphs", "loop", "serving", "streams", "training"}
+
+
+def load_config(path: Path | None, **overrides: Any) -> Config:
+    """The configuration of a command. The environment is read here and nowhere else."""
+    from loop.config import load
+
+    return load(path or DEFAULT_CONFIG, os.environ, overrides)
+
+
+def open_console() -> Console:
+    """Where commands print."""
+    from rich.console import Console
+
+    return Console()
+
+
+@app.command()
+def demo(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Changes pool, traffic and training; the shipped student stays.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """Watch the loop close on this machine: no account, no server, no GPU. Killed at any point and started
+    again, it goes on."""
+    from loop.demo.run import run_demo
+
+    loaded = load_config(config, **({} if seed is None else {"seed": seed}))
+    run_demo(loaded, directory, json_file, open_console())
+
+
+@app.command()
+def up(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Work until nothing is left to do, then stop.")
+    ] = False,
+) -> None:
+    """Run all workers in this process: consume outputs, watch the profile, teach, gate, promote."""
+    from loop.run import run_up
+
+    run_up(load_config(config), directory, once, open_console())
+
+
+def _worker(kind: str, directory: Path, config: Path | None, once: bool) -> None:
+    from loop.run import run_worker
+
+    run_worker(load_config(config), directory, kind, once)
+
+
+OnceOption = Annotated[bool, typer.Option("--once", help="Stop when there is nothing to do.")]
+
+
+@worker_app.command("monitor")
+def worker_monitor(
+    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+) -> None:
+    """Consume student outputs into diagnoses and the profile; open rounds when the policy says so."""
+    _worker("monitor", directory, config, once)
+
+
+@worker_app.command("curate")
+def worker_curate(
+    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+) -> None:
+    """Make the data sets of planned rounds."""
+    _worker("curate", directory, config, once)
+
+
+@worker_app.command("train")
+def worker_train(
+    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+) -> None:
+    """Train curated rounds, evaluate them, judge them, record them in MLflow."""
+    _worker("train", directory, config, once)
+
+
+@worker_app.command("deploy")
+def worker_deploy(
+    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+) -> None:
+    """Promote judged rounds after proof, or reject them."""
+    _worker("deploy", directory, config, once)
+
+
+@app.command()
+def status(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """What is served, what was consumed, what the policy would do now and why."""
+    from loop.cli.look import show_status
+
+    show_status(load_config(config), directory, open_console())
+
+
+@profile_app.command("show")
+def profile_show(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """The served version's profile with intervals."""
+    from loop.cli.look import show_profile
+
+    show_profile(load_config(config), directory, open_console())
+
+
+@profile_app.command("rebuild")
+def profile_rebuild(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Fold all diagnoses in the log again and compare with the live profile, byte for byte. Exit code 1 when
+    they differ."""
+    from loop.cli.look import rebuild_profile
+
+    if not rebuild_profile(load_config(config), directory, open_console()):
+        raise typer.Exit(1)
+
+
+@rounds_app.command("list")
+def rounds_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """All rounds: kind, skills, state, version."""
+    from loop.cli.look import list_rounds
+
+    list_rounds(load_config(config), directory, open_console())
+
+
+@rounds_app.command("show")
+def rounds_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """One round: reasons, data, gate table, registry entry."""
+    from loop.cli.look import show_round
+
+    show_round(load_config(config), directory, round_id, open_console())
+
+
+@app.command()
+def promote(version: int, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Make VERSION the champion by hand, past the gate."""
+    from loop.run import promote_version
+
+    promote_version(load_config(config), directory, version, open_console())
+
+
+@app.command()
+def rollback(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Go back to the champion before this one."""
+    from loop.run import roll_back
+
+    roll_back(load_config(config), directory, open_console())
+
+
+@app.command()
+def doctor(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Check configuration, folder, store, log, student, teacher and registry; say what to do about what is
+    wrong."""
+    from loop.cli.doctor import examine
+
+    if not examine(load_config(config), directory, open_console()):
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""The stages of the offline method, one file each."""

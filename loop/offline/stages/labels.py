@@ -1,0 +1,153 @@
+"""Stages catalog and labels: which skills there are, and which question needs which (paper section 3.1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+
+from agent.catalog import MAX_SKILLS_PER_ITEM
+from graphs.teacher import Labels
+from loop.offline.bench import Bench, OfferedSkills
+from loop.offline.folder import settings_sha256
+from loop.offline.journal import Failed, Job, Journal
+from loop.offline.stages.catalog import catalogued
+from loop.offline.stages.stage import Result, Stage
+from loop.tasks.questions import Question, subject_key
+from loop.tasks.records import CatalogRow, LabelRow
+from streams.files import DataError, file_sha256, read_rows, text_sha256
+
+
+def _catalog_inputs(bench: Bench) -> dict[str, str]:
+    config = bench.config
+    inputs = {
+        **bench.data_sha256,
+        "settings": settings_sha256(config.catalog, config.seed, config.data.validation_questions),
+    }
+    if config.catalog.file is not None and config.catalog.source == "file":
+        inputs["file"] = file_sha256(config.catalog.file)
+    if config.catalog.source == "teacher":
+        inputs["teacher"] = bench.teacher_id
+    return inputs
+
+
+def _catalog(bench: Bench) -> Result:
+    section = bench.config.catalog
+    if section.source == "file" and section.file is not None:
+        rows = read_rows(section.file, CatalogRow)
+    elif section.source == "teacher":
+        rows = _taught_catalog(bench)
+    else:
+        rows = _given_catalog([*bench.data.pool, *bench.data.validation])
+    if not rows:
+        raise DataError(
+            "the catalog is empty: the data has no labels in its field skills; set catalog.source to"
+            " 'teacher' or 'file'"
+        )
+    subjects = Counter(subject for row in rows for subject in row.subjects)
+    return Result(
+        rows,
+        {
+            "skills": len(rows),
+            **{f"skills of {subject}": count for subject, count in sorted(subjects.items())},
+        },
+    )
+
+
+def _given_catalog(questions: Sequence[Question]) -> list[CatalogRow]:
+    subjects: dict[str, set[str]] = {}
+    for one in questions:
+        for skill in one.skills:
+            subjects.setdefault(skill, set()).update({subject_key(one.subject)} - {""})
+    return [CatalogRow(skill=skill, subjects=tuple(sorted(subjects[skill]))) for skill in sorted(subjects)]
+
+
+def _taught_catalog(bench: Bench) -> list[CatalogRow]:
+    """The catalog graph's skills, subject by subject; its labels are kept as answers to the stage labels."""
+    done = catalogued(bench)
+    subjects: dict[str, list[str]] = {}
+    for subject, catalog in done.subjects.items():
+        for name in catalog.names:
+            subjects.setdefault(name, []).extend([subject] if subject else [])
+    described = {skill.name: skill.description for skill in done.catalog.skills}
+    rows = [
+        CatalogRow(skill=name, description=described[name], subjects=tuple(sorted(subjects[name])))
+        for name in sorted(subjects)
+    ]
+    offered = OfferedSkills(rows)
+    with Journal(bench.folder.work / "labels.jsonl") as journal:
+        for one in bench.data.pool:
+            key = _label_key(bench, one, offered.of(one.subject))
+            if journal.get(key) is None:
+                journal.put(key, Labels(skills=done.labels.get(one.item_id, ())).model_dump_json())
+    return rows
+
+
+def _labels_inputs(bench: Bench) -> dict[str, str]:
+    config = bench.config
+    inputs = {**bench.data_sha256, "catalog": bench.folder.result_sha256("catalog")}
+    inputs["settings"] = settings_sha256(config.catalog.labels, config.seed, config.data.validation_questions)
+    return inputs if config.catalog.labels == "given" else {**inputs, "teacher": bench.teacher_id}
+
+
+def _label_key(bench: Bench, one: Question, names: Sequence[str]) -> str:
+    return text_sha256("label", bench.teacher_id, one.question, *names)
+
+
+def label_jobs(bench: Bench, offered: OfferedSkills) -> dict[str, Job[Labels]]:
+    """The questions that the teacher has to label, by question id."""
+    policy = bench.config.catalog.labels
+    jobs: dict[str, Job[Labels]] = {}
+    for one in (*bench.data.pool, *bench.data.validation):
+        if policy == "teacher" or (policy == "missing" and not _given(one, offered)):
+            names = offered.of(one.subject)
+            jobs[one.item_id] = Job(
+                _label_key(bench, one, names), partial(bench.teacher.label, one.question, names)
+            )
+    return jobs
+
+
+def _labels(bench: Bench) -> Result:
+    offered = OfferedSkills(bench.catalog_rows())
+    jobs = label_jobs(bench, offered)
+    found = bench.runner.run("labels", list(jobs.values()), Labels)
+    rows = []
+    for part, questions in (("pool", bench.data.pool), ("validation", bench.data.validation)):
+        for one in questions:
+            row = LabelRow(question_id=one.item_id, part="pool", skills=_given(one, offered), source="given")
+            if one.item_id in jobs:
+                row = _asked(row, found[jobs[one.item_id].key], offered)
+            rows.append(row.model_copy(update={"part": part, "source": row.source if row.skills else "none"}))
+    return _labelled(rows)
+
+
+def _labelled(rows: Sequence[LabelRow]) -> Result:
+    none = sum(not row.skills for row in rows)
+    figures: dict[str, float] = {
+        "questions": len(rows),
+        "unlabelled": none,
+        "discarded": sum(row.discarded for row in rows),
+    }
+    figures["skills per question"] = sum(len(row.skills) for row in rows) / max(1, len(rows) - none)
+    failed = [row for row in rows if row.error]
+    notes = [f"{len(failed)} questions could not be labelled, first: {failed[0].error}"] if failed else []
+    return Result(rows, figures, notes)
+
+
+def _given(one: Question, offered: OfferedSkills) -> tuple[str, ...]:
+    return tuple(skill for skill in one.skills if skill in offered.catalog)
+
+
+def _asked(row: LabelRow, reply: Labels | Failed, offered: OfferedSkills) -> LabelRow:
+    """Labels outside the catalog, and beyond five, are thrown away and counted."""
+    if isinstance(reply, Failed):
+        return row.model_copy(update={"skills": (), "error": reply.error})
+    distinct = tuple(dict.fromkeys(reply.skills))
+    skills = tuple(skill for skill in distinct if skill in offered.catalog)[:MAX_SKILLS_PER_ITEM]
+    return row.model_copy(
+        update={"skills": skills, "source": "teacher", "discarded": len(distinct) - len(skills)}
+    )
+
+
+CATALOG = Stage("catalog", _catalog_inputs, _catalog)
+LABELS = Stage("labels", _labels_inputs, _labels)

@@ -1,0 +1,1 @@
+"""What a student is for: questions, grading, pools, held-out sets."""

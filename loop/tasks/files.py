@@ -1,0 +1,111 @@
+"""A task of files: questions, labels and catalog as `skillloop stat` reads and writes them, taught by a chat
+model (docs/online.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from agent.catalog import SkillCatalog
+from agent.items import HeldOutItem, PoolItem
+from graphs.chat.cache import SqliteReplies
+from graphs.chat.meter import Meter
+from graphs.chat.teacher import ChatTeacher
+from graphs.filters.grading import MathGrader
+from loop.config import Config, ConfigError, TaskSection
+from loop.tasks.grading import grade_text
+from loop.tasks.questions import held_out_items, pool_items, read_questions
+from loop.tasks.records import CatalogRow, LabelRow
+from loop.tasks.student import base_dir, chat_prompt
+from loop.tasks.task import Task
+from streams.files import read_rows
+from streams.state.ledger import book, entries, spent_on
+from streams.state.store import StateStore
+
+
+def files_task(config: Config, root: Path, store: StateStore) -> Task:
+    """The task of `config.task`, with the student of `config.student.base` asked through its chat template,
+    if it has one.
+
+    The teacher's replies are kept in `root`, its calls are booked in the store. Raises `ConfigError` and
+    `DataError`.
+    """
+    section = config.task
+    if section.catalog is None or section.pool is None:
+        raise ConfigError("task.kind 'files' needs task.catalog and task.pool")
+    catalog = SkillCatalog.of(
+        *((row.skill, row.description) for row in read_rows(section.catalog, CatalogRow))
+    )
+    labels = {row.question_id: row.skills for path in section.labels for row in read_rows(path, LabelRow)}
+    pool, held_out = _pool(section.pool, labels), _held_out(section, labels, config.seed)
+    base = base_dir(config.student.base)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    replies = SqliteReplies(root / "replies.sqlite")
+    teacher = _chat_teacher(config, replies, store)
+    grader = MathGrader()
+    grade: Callable[[str, str, str], bool | None] = grader if section.grade == "math" else grade_text
+
+    def close() -> None:
+        teacher.close()
+        replies.close()
+        grader.close()
+
+    return Task(
+        catalog=catalog,
+        pool=pool,
+        held_out=held_out,
+        grade=lambda expected, answer: grade("", expected, answer),
+        teacher=teacher,
+        base_dir=base,
+        prompt=lambda question: chat_prompt(tokenizer, question),
+        books_itself=True,
+        round_teacher=teacher.for_round,
+        close=close,
+    )
+
+
+def _pool(path: Path, labels: dict[str, tuple[str, ...]]) -> tuple[PoolItem, ...]:
+    questions = read_questions(path)
+    known = {one.item_id: one.skills or labels.get(one.item_id, ()) for one in questions}
+    pool = tuple(item for item in pool_items(questions, known).values() if item.skills)
+    if not pool:
+        raise ConfigError(
+            f"task.pool {path}: none of {len(questions)} questions has a solution and skills; name its labels"
+            " in task.labels"
+        )
+    return pool
+
+
+def _held_out(section: TaskSection, labels: dict[str, tuple[str, ...]], seed: int) -> tuple[HeldOutItem, ...]:
+    sets = {path.name.split(".")[0]: read_questions(path) for path in section.held_out}
+    labelled = {
+        name: [
+            one.model_copy(update={"skills": one.skills or labels.get(one.item_id, ())}) for one in questions
+        ]
+        for name, questions in sets.items()
+    }
+    items = held_out_items(labelled, None, seed)
+    if not any(item.skills for item in items):
+        names = ", ".join(map(str, section.held_out))
+        raise ConfigError(
+            f"task.held_out {names}: no question has an answer and skills, so the gate could test no skill;"
+            " label some"
+        )
+    return tuple(items)
+
+
+def _chat_teacher(config: Config, replies: SqliteReplies, store: StateStore) -> ChatTeacher:
+    """A chat teacher whose every paid call is a row of the store's ledger, where other workers' meters see
+    it."""
+    settings = config.teacher.chat
+    if config.teacher.kind != "chat" or settings is None:
+        raise ConfigError(
+            "task.kind 'files' needs teacher.kind 'chat' with its server in [teacher.chat] (docs/teacher.md)"
+        )
+    student = config.student.name
+    before, shared = entries(store, student), partial(spent_on, store, student)
+    meter = Meter(settings.model, settings.price, config.budget, partial(book, store), before, shared)
+    return ChatTeacher.connect(settings, replies, meter, student=student)

@@ -1,0 +1,118 @@
+"""Reading questions: training, validation and held-out sets as JSON lines (fields in docs/stat.md), split and
+turned into items."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent.catalog import MAX_SKILLS_PER_ITEM
+from agent.chance import ordered
+from agent.items import Frozen, HeldOutItem, PoolItem
+from streams.files import DataError, read_objects, text_sha256
+
+
+class Question(Frozen):
+    """One question as the data file has it. Without an `id` it gets one from its text. `level` may be "Level
+    3" or 3."""
+
+    item_id: str
+    question: str
+    solution: str = ""
+    answer: str = ""
+    level: int | None = None
+    subject: str = ""
+    skills: tuple[str, ...] = ()
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a file, in its order. Raises `DataError` for a missing question or an id that comes
+    twice."""
+    found = [_question(value, path, number) for number, value in enumerate(read_objects(path), 1)]
+    twice = [item_id for item_id, count in Counter(one.item_id for one in found).items() if count > 1]
+    if twice:
+        raise DataError(
+            f"{path}: {len(twice)} ids come twice, first {twice[0]!r}; give each question its own id"
+        )
+    return found
+
+
+def _question(value: Mapping[str, Any], path: Path, number: int) -> Question:
+    text = value.get("question")
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{path}, line {number}: no text in the field question")
+    known = {
+        name: value[name]
+        for name in ("question", "solution", "answer", "subject")
+        if value.get(name) is not None
+    }
+    skills = tuple(dict.fromkeys(value.get("skills") or ()))[:MAX_SKILLS_PER_ITEM]
+    try:
+        return Question(
+            item_id=str(value.get("id") or text_sha256(text)[:16]),
+            level=_level(value.get("level")),
+            skills=skills,
+            **known,
+        )
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        raise DataError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+
+
+def _level(value: Any) -> int | None:
+    digits = re.search(r"\d+", str(value)) if value is not None else None
+    return int(digits.group()) if digits else None
+
+
+def subject_key(subject: str) -> str:
+    """The form in which subjects are compared.
+
+    >>> subject_key("Counting & Probability") == subject_key("counting_and_probability")
+    True
+    """
+    return re.sub(r"[^a-z0-9]+", "_", subject.casefold().replace("&", " and ")).strip("_")
+
+
+def pool_items(questions: Sequence[Question], labels: Mapping[str, tuple[str, ...]]) -> dict[str, PoolItem]:
+    """Pool questions with a solution, as items, by id; `labels` gives their skills. One without a solution
+    cannot be taught."""
+    return {
+        one.item_id: PoolItem(
+            item_id=one.item_id,
+            question=one.question,
+            solution=one.solution,
+            answer=one.answer,
+            skills=labels.get(one.item_id, ()),
+        )
+        for one in questions
+        if one.solution.strip()
+    }
+
+
+def held_out_items(
+    held_out: Mapping[str, Sequence[Question]], at_most: int | None, seed: int
+) -> list[HeldOutItem]:
+    """The evaluation's items: at most `at_most` of each set, the same ones for every student. The set is the
+    stratum."""
+    items: list[HeldOutItem] = []
+    for name, questions in held_out.items():
+        chosen = set(
+            ordered((one.item_id for one in questions if one.answer), seed, "evaluate", name)[:at_most]
+        )
+        items += [
+            HeldOutItem(
+                item_id=f"{name}/{one.item_id}",
+                question=one.question,
+                answer=one.answer,
+                skills=one.skills,
+                stratum=name,
+            )
+            for one in questions
+            if one.item_id in chosen
+        ]
+    return items

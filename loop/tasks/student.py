@@ -1,0 +1,97 @@
+"""The student of the offline method: an engine over a folder in Hugging Face format, asked in the form of its
+chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from loop.config import ConfigError
+from loop.tasks.world.student import ARCHITECTURES, student_dir
+from serving.engine import Engine
+from serving.transformers_engine import EngineSettings, TransformersEngine
+from streams.files import text_sha256
+
+
+@dataclass(frozen=True)
+class HfStudent:
+    """A student in `base`. Nothing is loaded before it is needed."""
+
+    base: Path
+    batch_size: int = 16
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The in-process engine. Raises `serving.engine.EngineError` when the folder holds no student."""
+        return TransformersEngine(self.base, EngineSettings(batch_size=self.batch_size))
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The student's tokenizer."""
+        return AutoTokenizer.from_pretrained(self.base, local_files_only=True)
+
+    def prompt(self, question: str) -> str:
+        """See `chat_prompt`."""
+        return chat_prompt(self.tokenizer, question)
+
+
+def chat_prompt(tokenizer: Any, question: str) -> str:
+    """The question as a user's turn, as far as the student's answer. Without a chat template: the question.
+
+    Engine and trainer add the beginning-of-sequence token themselves, so it is taken off here.
+    """
+    if not tokenizer.chat_template:
+        return question
+    turn = [{"role": "user", "content": question}]
+    text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    bos = tokenizer.bos_token
+    adds = bool(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(bos) if adds else text
+
+
+def model_id(base: Path | None, setting: str) -> str:
+    """A hash of a model's files: names, sizes and times of the weights, text of everything small. Empty
+    without a model.
+
+    Raises `ConfigError` with the setting's name when the folder does not exist.
+    """
+    if base is None:
+        return ""
+    if not base.is_dir():
+        raise ConfigError(f"{setting}: {base} is no folder; give a model in Hugging Face format")
+    parts = []
+    for path in sorted(base.iterdir()):
+        if path.is_file():
+            stat = path.stat()
+            small = path.suffix in {".json", ".jinja", ".txt"} and stat.st_size < 1 << 20
+            parts.append(
+                f"{path.name}"
+                f" {path.read_text(errors='replace') if small else (stat.st_size, stat.st_mtime_ns)}"
+            )
+    return text_sha256(*parts)
+
+
+BUILTIN = "builtin:"
+
+
+def base_dir(base: str) -> Path:
+    """The directory of a student: one of the shipped ones, or a path. Raises `ConfigError`."""
+    if base.startswith(BUILTIN):
+        arch = base.removeprefix(BUILTIN)
+        if arch not in ARCHITECTURES:
+            raise ConfigError(
+                f"student.base {base!r} is unknown; shipped:"
+                f" {', '.join(BUILTIN + name for name in ARCHITECTURES)}"
+            )
+        return student_dir(arch)
+    path = Path(base)
+    if not (path / "config.json").is_file():
+        raise ConfigError(
+            f"student.base {base!r} is no model directory (it has no config.json); `make student` trains the"
+            " shipped ones"
+        )
+    return path

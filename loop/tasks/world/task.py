@@ -1,0 +1,56 @@
+"""The demo's world as a task of the loop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from agent.catalog import SkillCatalog
+from agent.items import HeldOutItem, PoolItem
+from graphs.labels import Labeller, MemoryLabels
+from loop.config import Config, DemoSection
+from loop.tasks.student import base_dir
+from loop.tasks.task import Task
+from loop.tasks.world.checker import grade
+from loop.tasks.world.teacher import SymbolicTeacher
+from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS
+from loop.tasks.world.world import COMMON, DESCRIPTIONS, SKILLS, STUBBORN, HeldOutSizes, held_out, pool
+
+
+def pool_sizes(config: Config) -> dict[str, int]:
+    """How many pool items are drawn for each skill: enough of the first shift's to select from, few of the
+    other rare ones."""
+    demo = config.demo
+    sizes = dict.fromkeys(SKILLS, demo.poor_pool) | {
+        skill: demo.common_pool for skill in COMMON if skill != STUBBORN
+    }
+    return sizes | dict.fromkeys(FIRST_SHIFT_SKILLS, demo.rich_pool)
+
+
+def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutItem, ...]:
+    """The fixed held-out items of one kind. Skills that waver need more items to rule a loss out
+    (docs/decisions/0007)."""
+    sizes = (
+        HeldOutSizes(demo.gate_steady, demo.gate_wavering, demo.stubborn_items, demo.gate_mix, demo.gate_ood)
+        if kind == "gate"
+        else HeldOutSizes(
+            demo.exam_per_skill, demo.exam_per_skill, demo.stubborn_items, demo.exam_mix, demo.exam_ood
+        )
+    )
+    return held_out(kind, sizes)
+
+
+def demo_task(config: Config) -> Task:
+    """Everything the loop needs of the demo's world. The teacher labels the pool, as it labels users'
+    questions."""
+    rates = config.teacher.model_dump(exclude={"kind", "chat"})
+    teacher = SymbolicTeacher(**rates, seed=config.seed)
+    catalog = SkillCatalog.of(*((name, DESCRIPTIONS[name]) for name in SKILLS))
+    labeller = Labeller(teacher, catalog, MemoryLabels())
+    items = [
+        item.model_copy(update={"skills": labeller.needed(item.question).skills})
+        for item in pool(config.seed, pool_sizes(config))
+    ]
+    labelled: tuple[PoolItem, ...] = tuple(item for item in items if item.skills)
+    return Task(
+        catalog, labelled, items_of("gate", config.demo), grade, teacher, base_dir(config.student.base)
+    )

@@ -1,0 +1,180 @@
+"""The policy's shell: reads the profile, the pools, the history and the budget from the store, asks the pure
+policy, opens rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+
+from agent import drift
+from agent.budget import left
+from agent.decision import Decision, Outcome, PolicyInput, PoolState, RoundRecord
+from agent.policy import decide
+from agent.posterior import Profile, ProfileView
+from agent.profile import ALL, BucketKey, Counts, bucket_of
+from loop.config import Config
+from loop.tasks.task import Task
+from streams.codec import encode
+from streams.events import Alert, Event, RoundChanged, derived_id
+from streams.state import tables
+from streams.state.ledger import entries
+from streams.state.rounds import ACTIVE, Round, RoundStore
+from streams.state.store import StateStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What is known of the served version at one moment of event time."""
+
+    version: int
+    as_of: datetime
+    profile: Profile
+    alarms: dict[str, drift.CusumState]
+    decision: Decision
+
+
+class Decider:
+    """Looks at one student and opens a round when the policy says so. Looking twice at the same evidence does
+    nothing new."""
+
+    def __init__(self, config: Config, store: StateStore, rounds: RoundStore, task: Task) -> None:
+        self._config = config
+        self._store = store
+        self._rounds = rounds
+        self._task = task
+        self._sizes = {skill: set(task.skill_map.items(skill)) for skill in task.catalog.names}
+        self._announced: set[str] = set()
+        shared = {"examples_per_step": config.train.batch_size, "replay_share": config.curate.replay.share}
+        self._policy = config.policy.model_copy(update=shared)
+
+    def standing(self) -> Standing | None:
+        """The profile, alarms and decision as of the newest answer; None before the first answer of the
+        served version."""
+        student = self._config.student.name
+        route = self._rounds.route(student)
+        mark = self._store.watermark(student, route[0]) if route else None
+        if route is None or mark is None:
+            return None
+        table = {BucketKey(*key): Counts(*counts) for key, counts in self._store.buckets(student).items()}
+        view = ProfileView(table)
+        bucket = bucket_of(mark[1], self._config.monitor.bucket_s)
+        profile = view.read(student, route[0], bucket, self._config.profile, predecessor=route[1])
+        states = drift.scan_version(view, student, route[0], bucket, {}, self._config.drift)
+        alarms = {skill: state for skill, state in states.items() if state.alarm_bucket is not None}
+        as_of = datetime.fromtimestamp(mark[1], UTC)
+        total = sum(counts.needed for key, counts in table.items() if key.skill == ALL)
+        decision = decide(self._policy_input(profile, total, as_of), self._policy)
+        return Standing(route[0], as_of, profile, alarms, decision)
+
+    def step(self) -> Standing | None:
+        """Publish new alarms and open the round that the policy wants; returns what it saw."""
+        standing = self.standing()
+        if standing is not None:
+            self._publish_alarms(standing)
+            if standing.decision.kind != "wait":
+                self._open(standing)
+        return standing
+
+    def _policy_input(self, profile: Profile, total: int, as_of: datetime) -> PolicyInput:
+        history = [round_record(round_) for round_ in self._rounds.list(profile.student)]
+        used = {
+            item for round_ in self._rounds.list(profile.student) for item in round_.record.get("used", [])
+        }
+        ledger = entries(self._store, profile.student)
+        return PolicyInput(
+            profile=profile,
+            answers_watched=profile.answers,
+            answers_total=total,
+            pools={
+                skill: PoolState(available=len(ids), used=len(ids & used))
+                for skill, ids in self._sizes.items()
+            },
+            history=history,
+            budget=left(self._config.budget, ledger, as_of.date().isoformat()),
+        )
+
+    def _publish_alarms(self, standing: Standing) -> None:
+        student = standing.profile.student
+        for skill, state in standing.alarms.items():
+            bucket = state.alarm_bucket or 0
+            event_id = derived_id(f"{student}/{standing.version}/{skill}/{bucket}", "alert")
+            if event_id in self._announced:
+                continue
+            event = Alert(
+                event_id=event_id,
+                occurred_at=datetime.fromtimestamp((bucket + 1) * self._config.monitor.bucket_s, UTC),
+                student=student,
+                student_version=standing.version,
+                skill=skill,
+                bucket=bucket,
+                statistic=state.statistic,
+                threshold=drift.design(Counts(), len(self._sizes), self._config.drift).h,
+            )
+            publish_once(self._store, event)
+            self._announced.add(event_id)
+
+    def _open(self, standing: Standing) -> None:
+        student = standing.profile.student
+        number = len(self._rounds.list(student)) + 1
+        round_id = f"{student}-r{number:03d}"
+        record: dict[str, Any] = {
+            "decision": standing.decision.model_dump(mode="json"),
+            "champion": standing.version,
+            "decided_at": standing.as_of.isoformat(),
+            "decided_at_answers": self._answers_total(student),
+            "profile": [dataclasses.asdict(estimate) for estimate in standing.profile.skills],
+        }
+        round_ = Round(round_id, student, number, "planned", None, record)
+        if self._rounds.open(round_, changed(round_, "planned", {"decision": record["decision"]})):
+            logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
+
+    def _answers_total(self, student: str) -> int:
+        return sum(counts[0] for key, counts in self._store.buckets(student).items() if key[2] == ALL)
+
+
+def publish_once(store: StateStore, event: Event) -> None:
+    """Put an event into the outbox unless its id is known."""
+    if event.event_id in store.known([event.event_id]):
+        return
+    try:
+        with store.transaction() as connection:
+            connection.execute(tables.seen_events.insert(), {"event_id": event.event_id})
+            store.publish([encode(event)], connection)
+    except IntegrityError:
+        logger.debug("%s was published by another worker", event.event_id)
+
+
+def changed(round_: Round, state: Any, detail: dict[str, Any]) -> RoundChanged:
+    """The event that a round reached `state`. Its time is the decision's, so that a repetition writes the
+    same event."""
+    return RoundChanged(
+        event_id=derived_id(round_.round_id, state),
+        occurred_at=datetime.fromisoformat(round_.record["decided_at"]),
+        student=round_.student,
+        round_id=round_.round_id,
+        state=state,
+        detail=detail,
+    )
+
+
+def round_record(round_: Round) -> RoundRecord:
+    """A round as the policy sees it."""
+    decision = Decision.model_validate(round_.record["decision"])
+    outcome: Outcome = "active" if round_.state in ACTIVE else round_.state  # type: ignore[assignment]
+    return RoundRecord(
+        round_id=round_.round_id,
+        kind=decision.kind,
+        skills=tuple(target.skill for target in decision.skills),
+        outcome=outcome,
+        decided_at_answers=round_.record.get("ended_at_answers", round_.record["decided_at_answers"]),
+        gains=round_.record.get("gains", {}),
+        steps=decision.steps,
+        strategies={target.skill: target.strategy for target in decision.skills},
+    )

@@ -1,0 +1,81 @@
+"""The deploy worker: a judged round is promoted after proof that its weights are what is served, or
+rejected."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from loop.workers.judge import probe_digest
+from loop.workers.round import RoundWorker, answers_total
+from loop.workers.services import Services
+from streams.events import Deployed, derived_id
+from streams.state.rounds import Round
+from training.gate import Verdict
+
+
+class ProofFailed(Exception):
+    """The engine serves something else than what was judged."""
+
+
+class DeployWorker(RoundWorker):
+    """Order: fetch by hash, load, prove, registry alias, route and event in one transaction, round's end.
+
+    A crash anywhere repeats the steps; each finds its work done.
+    """
+
+    STATE = "judged"
+
+    def work(self, round_: Round) -> None:
+        services = self.services
+        verdict = Verdict.model_validate(round_.record["verdict"])
+        if not verdict.promote:
+            self.advance(round_, "rejected", {"ended_at_answers": answers_total(services)})
+            return
+        version = int(round_.record["version"])
+        champion = services.registry.champion().version
+        if champion not in (version, round_.record["trained_from"]):
+            reason = (
+                f"version {champion} became champion while this round was trained on version"
+                f" {round_.record['trained_from']}"
+            )
+            self.advance(round_, "rejected", {"ended_at_answers": answers_total(services), "error": reason})
+            return
+        services.load(version)
+        if probe_digest(services, version) != round_.record["probe"]:
+            raise ProofFailed(
+                f"version {version} answers the probe questions unlike the challenger that was judged; it is"
+                " not promoted"
+            )
+        self._keep_evaluation(round_, version)
+        services.crash("deploy.before-alias")
+        services.registry.promote(version)
+        services.crash("deploy.after-alias")
+        set_route(
+            services, version, round_.round_id, "promote", datetime.fromisoformat(round_.record["decided_at"])
+        )
+        services.crash("deploy.after-route")
+        self.advance(round_, "promoted", {"ended_at_answers": answers_total(services)})
+
+    def _keep_evaluation(self, round_: Round, version: int) -> None:
+        """The challenger's evaluation is the next champion's."""
+        services = self.services
+        target = services.evaluation_file(version)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((services.round_dir(round_.round_id) / "evaluation.json").read_text())
+
+
+def set_route(
+    services: Services, version: int, round_id: str | None, action: str, occurred_at: datetime
+) -> None:
+    """Serve `version` from now on, and announce it."""
+    route = services.rounds.route(services.student)
+    event = Deployed(
+        event_id=derived_id(f"{services.student}/{version}/{round_id or occurred_at.isoformat()}", "deploy"),
+        occurred_at=occurred_at,
+        student=services.student,
+        version=version,
+        previous=route[0] if route else None,
+        round_id=round_id,
+        action="rollback" if action == "rollback" else "promote",
+    )
+    services.rounds.set_route(services.student, version, round_id, event)

@@ -1,0 +1,119 @@
+"""From student outputs to what a batch changes: the handler between the consume loop and the monitor
+graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from agent.budget import Usage
+from agent.profile import bucket_of
+from graphs.monitor.graph import MonitorContext, OutputDiagnosis, build_monitor, diagnose_outputs
+from graphs.teacher import Verdict
+from loop.config import MonitorSection
+from loop.workers.folding import fold_diagnoses, watermarks
+from streams.clock import Clock
+from streams.codec import encode
+from streams.consume import Effects
+from streams.events import Diagnosed, Event, StudentOutput, derived_id
+from streams.state.labels import StoredLabels
+from streams.state.ledger import entry_row
+
+
+class DiagnoseHandler:
+    """Turns outputs into effects for the consume loop; no side effect but the label cache. Raises what stops
+    a batch.
+
+    `threads` answers are diagnosed at once. `book`: enter the teacher's costs in the ledger, for one that
+    does not do so itself.
+    """
+
+    def __init__(
+        self,
+        context: MonitorContext,
+        labels: StoredLabels,
+        settings: MonitorSection,
+        clock: Clock,
+        threads: int,
+        book: bool = True,
+    ) -> None:
+        self._graph = build_monitor()
+        self._context = context
+        self._labels = labels
+        self._settings = settings
+        self._clock = clock
+        self._threads = threads
+        self._book = book
+
+    def __call__(self, events: Sequence[Event]) -> Effects:
+        horizon = self._clock.now().timestamp() + self._settings.future_tolerance_s
+        outputs = [event for event in events if isinstance(event, StudentOutput)]
+        failed = {
+            event.event_id: f"{event.TYPE} is not expected here"
+            for event in events
+            if not isinstance(event, StudentOutput)
+        }
+        for output in outputs:
+            if output.occurred_at.timestamp() > horizon:
+                failed[output.event_id] = f"occurred_at {output.occurred_at.isoformat()} lies in the future"
+        outputs = [output for output in outputs if output.event_id not in failed]
+        results = diagnose_outputs(self._graph, outputs, self._context, self._threads)
+        self._labels.flush()
+        failed.update({result.event_id: result.error for result in results if result.verdict == "failed"})
+        pairs = [
+            (output, result)
+            for output, result in zip(outputs, results, strict=True)
+            if output.event_id not in failed
+        ]
+        return self._effects(pairs, failed)
+
+    def _effects(
+        self, pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], failed: dict[str, str]
+    ) -> Effects:
+        diagnosed = [self._event(output, result) for output, result in pairs]
+        return Effects(
+            buckets={(*key,): (*counts,) for key, counts in fold_diagnoses(diagnosed).items()},
+            watermarks=watermarks(output for output, _ in pairs),
+            outbox=[encode(event) for event in diagnosed],
+            ledger=_costs(pairs) if self._book else (),
+            failed=failed,
+        )
+
+    def _event(self, output: StudentOutput, result: OutputDiagnosis) -> Diagnosed:
+        verdict: Verdict = "abstained" if result.verdict == "failed" else result.verdict
+        return Diagnosed(
+            event_id=derived_id(output.event_id, "diagnose"),
+            occurred_at=output.occurred_at,
+            student=output.student,
+            causation_id=output.event_id,
+            student_version=output.student_version,
+            verdict=verdict,
+            needed=result.needed,
+            missing=result.missing,
+            evidence=result.evidence,
+            discarded=result.discarded,
+            decided_by=result.decided_by,
+            teacher=self._context.teacher.name,
+            bucket=bucket_of(output.occurred_at.timestamp(), self._settings.bucket_s),
+        )
+
+
+def _costs(pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]]) -> list[dict[str, Any]]:
+    """One ledger row per student and day of the batch; an event is in one committed batch only, so its id
+    names the row."""
+    total: dict[tuple[str, str], Usage] = {}
+    first: dict[tuple[str, str], str] = {}
+    for output, result in pairs:
+        key = (output.student, _day(output.occurred_at))
+        total[key] = total.get(key, Usage()) + result.usage
+        first.setdefault(key, output.event_id)
+    return [
+        entry_row(derived_id(first[key], "cost"), key[0], None, key[1], "diagnose", usage)
+        for key, usage in total.items()
+        if usage.calls
+    ]
+
+
+def _day(moment: datetime) -> str:
+    return moment.date().isoformat()

@@ -1,0 +1,164 @@
+"""The judge worker: champion and challenger are measured, judged, and recorded with an MLflow run and a model
+version."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.decision import Decision
+from agent.items import HeldOutItem
+from loop.workers.round import RoundWorker
+from loop.workers.services import Services
+from serving.engine import Sampling
+from streams.state.rounds import Round
+from training.evaluate import Evaluation, evaluate, item_set_sha256
+from training.gate import Verdict, judge
+from training.mix import Manifest
+from training.registry import Lineage
+
+CANDIDATE = 0
+"""The engine's slot for an adapter that is being judged: no registered version has this number."""
+PROBES = 8
+
+
+class JudgeWorker(RoundWorker):
+    """Evaluates champion and challenger on the gate's items, judges, and records run and version in
+    MLflow."""
+
+    STATE = "trained"
+
+    def work(self, round_: Round) -> None:
+        services = self.services
+        decision = Decision.model_validate(round_.record["decision"])
+        adapter = services.round_dir(round_.round_id) / "sft" / "adapter"
+        champion = champion_evaluation(services, int(round_.record["trained_from"]))
+        challenger, probe = self._challenger(round_, adapter)
+        targets = [target.skill for target in decision.skills]
+        verdict = judge(champion, challenger, targets, services.config.gate)
+        before, after = champion.accuracy_by_skill(), challenger.accuracy_by_skill()
+        services.crash("judge.before-run")
+        run_id = services.rounds.bind_run(
+            round_.round_id, services.registry.start_run(round_.round_id, round_.run_id)
+        )
+        version = self._record(run_id, round_, adapter, (champion, challenger, verdict))
+        services.crash("judge.after-run")
+        gains = {skill: after[skill] - before[skill] for skill in after if skill in before}
+        patch = {
+            "version": version,
+            "verdict": verdict.model_dump(mode="json"),
+            "gains": gains,
+            "probe": probe,
+            "run_id": run_id,
+        }
+        self.advance(round_, "judged", patch)
+
+    def _record(
+        self, run_id: str, round_: Round, adapter: Path, judged: tuple[Evaluation, Evaluation, Verdict]
+    ) -> int:
+        """Everything about the round into its MLflow run, then its version; each call can be repeated."""
+        registry, (champion, challenger, verdict) = self.services.registry, judged
+        manifest = Manifest.model_validate(round_.record["manifest"])
+        registry.log_params(run_id, _params(round_, self.services.config.train.model_dump()))
+        registry.log_evaluation(run_id, "before", champion)
+        registry.log_evaluation(run_id, "after", challenger)
+        registry.log_metrics(
+            run_id, {"train/loss": round_.record["loss"], "train/tokens": round_.record["tokens"]}
+        )
+        registry.log_manifest(run_id, manifest)
+        registry.log_verdict(run_id, verdict)
+        sha256 = registry.log_adapter(run_id, adapter)
+        lineage = Lineage(
+            parent=int(round_.record["trained_from"]),
+            base_sha256=registry.champion().base_sha256,
+            adapter_sha256=sha256,
+            data_sha256=manifest.sha256,
+            gate="open" if verdict.promote else "closed",
+        )
+        version = registry.create_version(round_.round_id, run_id, lineage).version
+        registry.finish_run(run_id)
+        return version
+
+    def _challenger(self, round_: Round, adapter: Path) -> tuple[Evaluation, str]:
+        """The challenger's evaluation and the digest of its probe answers; kept in the round's directory."""
+        services = self.services
+        kept = services.round_dir(round_.round_id) / "evaluation.json"
+        services.engine.unload(CANDIDATE)
+        services.engine.load(CANDIDATE, adapter)
+        try:
+            found = kept_evaluation(kept, services.task.held_out)
+            if found is None:
+                services.listen(
+                    "evaluating", {"round_id": round_.round_id, "items": len(services.task.held_out)}
+                )
+                found = _evaluate(services, CANDIDATE, kept)
+            return found, probe_digest(services, CANDIDATE)
+        finally:
+            services.engine.unload(CANDIDATE)
+
+
+def champion_evaluation(services: Services, version: int) -> Evaluation:
+    """The gate's evaluation of a served version, measured once and kept."""
+    kept = services.evaluation_file(version)
+    found = kept_evaluation(kept, services.task.held_out)
+    if found is None:
+        services.load(version)
+        services.listen("evaluating", {"version": version, "items": len(services.task.held_out)})
+        found = _evaluate(services, version, kept)
+    return found
+
+
+def probe_digest(services: Services, version: int) -> str:
+    """A digest of the greedy answers of `version` to a few fixed questions: equal weights give equal
+    answers."""
+    prompts = [
+        services.task.prompt(item.question)
+        for item in services.task.held_out[:: max(1, len(services.task.held_out) // PROBES)]
+    ]
+    answers = services.engine.generate(prompts, version, _greedy(services))
+    return hashlib.sha256("\x1e".join(answer[0] for answer in answers).encode()).hexdigest()
+
+
+def _greedy(services: Services) -> Sampling:
+    return Sampling(max_new_tokens=services.config.student.max_new_tokens)
+
+
+def _evaluate(services: Services, version: int, keep: Path) -> Evaluation:
+
+    def generate(questions: Sequence[str]) -> list[str]:
+        prompts = [services.task.prompt(question) for question in questions]
+        return [answers[0] for answers in services.engine.generate(prompts, version, _greedy(services))]
+
+    def grade(item: HeldOutItem, answer: str) -> bool:
+        return bool(services.task.grade(item.answer, answer))
+
+    found = evaluate(generate, grade, services.task.held_out)
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    temporary = keep.with_suffix(".tmp")
+    temporary.write_text(found.model_dump_json())
+    os.replace(temporary, keep)
+    return found
+
+
+def kept_evaluation(path: Path, items: Sequence[HeldOutItem]) -> Evaluation | None:
+    """A kept evaluation, if it was measured on exactly these items."""
+    if not path.is_file():
+        return None
+    found = Evaluation.model_validate_json(path.read_text())
+    return found if found.items_sha256 == item_set_sha256(items) else None
+
+
+def _params(round_: Round, settings: dict[str, Any]) -> dict[str, Any]:
+    decision, manifest = Decision.model_validate(round_.record["decision"]), round_.record["manifest"]
+    return {
+        **{f"sft/{name}": value for name, value in settings.items() if name not in {"steps", "seed"}},
+        "kind": decision.kind,
+        "skills": ",".join(target.skill for target in decision.skills),
+        "steps": decision.steps,
+        "examples": manifest["examples"],
+        "champion": round_.record["champion"],
+        "dataset_sha256": manifest["sha256"],
+    }

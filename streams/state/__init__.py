@@ -1,0 +1,1 @@
+"""The state store: tables, one transaction per batch, rounds, outbox, ledger."""

@@ -1,0 +1,112 @@
+"""The state store's tables, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+ACTIVE = ("planned", "curated", "trained", "judged")  # states of a round that is under way
+metadata = MetaData()
+_BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in INTEGER PRIMARY KEY columns
+
+seen_events = Table(
+    "seen_events", metadata, Column("event_id", String(200), primary_key=True), sqlite_with_rowid=False
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("skill", String(200), primary_key=True),
+    Column("bucket", BigInteger, primary_key=True),
+    Column("needed", BigInteger, nullable=False),
+    Column("missing", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+offsets = Table(
+    "offsets",
+    metadata,
+    Column("consumer_group", String(200), primary_key=True),
+    Column("topic", String(200), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("row_id", _BIG, primary_key=True, autoincrement=True),
+    Column("topic", String(200), nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column(
+        "record_id", String(36), nullable=False
+    ),  # travels as a header: how the relay recognises what it has sent
+    Column("claimed_by", String(200)),
+    Column("claimed_until", Float),  # epoch seconds
+    Column("since", Text),  # the topic's end offsets before the first attempt, as JSON
+    Index("outbox_claims", "claimed_until"),
+    sqlite_autoincrement=True,
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("round_id", String(200), primary_key=True),
+    Column("student", String(200), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("run_id", String(64), unique=True),
+    Column("record", Text, nullable=False),
+    Column("lease_owner", String(200)),
+    Column("lease_until", Float),
+    Index("one_number_per_student", "student", "number", unique=True),
+)
+_active = rounds.c.state.in_(ACTIVE)
+Index(
+    "one_active_round_per_student",
+    rounds.c.student,
+    unique=True,
+    sqlite_where=_active,
+    postgresql_where=_active,
+)
+
+routes = Table(
+    "routes",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("previous", Integer),
+    Column("round_id", String(200)),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("entry_id", String(200), primary_key=True),
+    Column("student", String(200), nullable=False),
+    Column("round_id", String(200)),
+    Column("day", String(10), nullable=False),
+    Column("activity", String(20), nullable=False),
+    Column("entry", Text, nullable=False),
+    Index("ledger_of_a_day", "student", "day"),
+)
+
+labels = Table(
+    "labels",
+    metadata,
+    Column("question_hash", String(64), primary_key=True),
+    Column("catalog_hash", String(64), primary_key=True),
+    Column("skills", Text, nullable=False),
+)
+
+watermarks = Table(
+    "watermarks",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("outputs", BigInteger, nullable=False),
+    Column("latest", Float, nullable=False),
+)

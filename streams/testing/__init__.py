@@ -1,0 +1,1 @@
+"""Shipped test kit: a real broker from a directory, synthetic events."""

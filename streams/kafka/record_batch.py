@@ -225,10 +225,14 @@ class _Batch:
 
     def _read(self) -> list[Record]:
         batch = self._batch
-        batch._maybe_uncompress()
+        batch._maybe_uncompress()  # noqa: SLF001
         try:
             return _READER.read(
-                self._partition, batch.base_offset, bytes(batch._buffer), batch._pos, batch.records_count
+                self._partition,
+                batch.base_offset,
+                bytes(batch._buffer),  # noqa: SLF001
+                batch._pos,  # noqa: SLF001
+                batch.records_count,
             )
         except ValueError as exc:
             raise self._corrupt(f"batch at offset {batch.base_offset} of {self._partition}: {exc}") from exc

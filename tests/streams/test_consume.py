@@ -319,7 +319,7 @@ def test_a_partition_lost_and_regained_within_a_poll_is_not_read_twice(
     memory_log.append([poison("not-json", 0)])
     consuming = loop(memory_log, store)
     run(consuming)
-    consumer = consuming._consumer
+    consumer = consuming._consumer  # noqa: SLF001
     consumer.seek(dict.fromkeys(consumer.assignment(), 0))
     send(memory_log, output(1))
     run(consuming)

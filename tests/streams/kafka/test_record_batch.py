@@ -125,7 +125,7 @@ def test_many_layouts_do_not_pile_up() -> None:
         data = batch([(0, None, None, [("h", bytes(size))])], 0)
         (found,) = reader.read(Partition(*TP), 0, data, DefaultRecordBatch.HEADER_STRUCT.size, 1)
         assert found.headers == (("h", bytes(size)),)
-    assert len(reader._layouts) <= 256
+    assert len(reader._layouts) <= 256  # noqa: SLF001
 
 
 def test_a_broken_batch_is_told_after_the_good_ones_and_ends_the_fetch() -> None:

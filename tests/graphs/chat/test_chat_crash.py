@@ -18,7 +18,7 @@ import pytest
 
 from graphs.curate.plan import CRASH_POINTS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ENDS = tuple(point for point in CRASH_POINTS if point.endswith(".end"))
 POINTS = (*ENDS, "curate.write.start", "curate.write.end:2", "curate.solve.start:3", "keep")
 pytestmark = pytest.mark.slow

@@ -33,7 +33,7 @@ from streams.files import DataError
 from streams.state.ledger import entries
 from streams.state.rounds import Round
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 SYMBOLIC = SymbolicTeacher()
 
 

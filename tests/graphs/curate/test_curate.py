@@ -378,7 +378,7 @@ def test_the_result_is_kept_before_the_thread_is_forgotten(saver: SqliteSaver) -
 
 
 def test_langgraph_json_names_factories_that_build() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for name, reference in json.loads((root / "langgraph.json").read_text())["graphs"].items():
         path, factory = reference.split(":")
         graph = getattr(studio, factory)()

@@ -30,7 +30,7 @@ from graphs.teacher import Diagnosis
 from graphs.testing.scripted import ScriptedTeacher
 from streams.events import StudentOutput
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "student_outputs_math.jsonl.gz"
+DATA = Path(__file__).parents[4] / "shared" / "data" / "student_outputs_math.jsonl.gz"
 
 
 @pytest.fixture(scope="module")

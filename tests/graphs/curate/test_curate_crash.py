@@ -15,7 +15,7 @@ import pytest
 
 from graphs.curate.plan import CRASH_POINTS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MID_FAN_OUT = ("curate.write.start:3", "curate.solve.end:6")
 
 

@@ -29,6 +29,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -66,12 +67,14 @@ def fill(bootstrap: str, count: int) -> None:
             log.append(page)
 
 
-def skillloop(bootstrap: str, count: int, url: str, marks: Iterable[int]) -> dict[str, float]:
+def skillloop(
+    bootstrap: str, count: int, url: str, marks: Iterable[int], reader: Literal["fast", "client"]
+) -> dict[str, float]:
     """Fold `count` events into the profile at `url`; events per second, and the resident memory at the
     numbers in `marks`."""
     store = StateStore(url)
     group = f"skillloop-{time.time_ns()}"
-    with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap)) as log:
+    with KafkaLog(KafkaSettings(bootstrap_servers=bootstrap, reader=reader)) as log:
         loop = ConsumeLoop(
             log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE, look_first=False)
         )
@@ -161,6 +164,10 @@ def _contenders(
         rounds["bare"].append(_child(*own, timed, "--run", "bare"))
         for name, url in stores.items():
             rounds[name].append(_child(*own, timed, "--run", "skillloop", "--url", url))
+        plain = f"sqlite:///{folder}/{number}-client.db"
+        rounds["skillloop (client's reader)"].append(
+            _child(*own, timed, "--run", "skillloop", "--url", plain, "--reader", "client")
+        )
         for name in ("quixstreams", "bytewax") if options.peers else ():
             rounds[name].append(
                 _child(str(FOLDER / f"peer_{name}.py"), bootstrap, TOPIC, timed, python=options.peers)
@@ -199,6 +206,8 @@ def report(rows: dict[str, dict[str, float]]) -> dict[str, float | None]:
         "bare_events_per_s": rate["bare"],
         "quixstreams_events_per_s": rate.get("quixstreams"),
         "ratio_to_bare": ratio("bare"),
+        "client_reader_events_per_s": rate.get("skillloop (client's reader)"),
+        "ratio_to_client_reader": ratio("skillloop (client's reader)"),
         "ratio_to_quixstreams": ratio("quixstreams"),
         "rss_100k_mib": memory.get("rss_100000"),
         "rss_1m_mib": memory.get("rss_1000000"),
@@ -239,13 +248,15 @@ def main() -> None:
     parser.add_argument("--peers", help="the Python that has quixstreams and bytewax")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--run", choices=["skillloop", "bare"])
+    parser.add_argument("--reader", choices=["fast", "client"], default="fast")
     parser.add_argument("--bootstrap")
     parser.add_argument("--url")
     options = parser.parse_args()
     if options.run == "bare":
         print(json.dumps(bare(options.bootstrap, options.events)))
     elif options.run == "skillloop":
-        print(json.dumps(skillloop(options.bootstrap, options.events, options.url, (100_000, 1_000_000))))
+        marks = (100_000, 1_000_000)
+        print(json.dumps(skillloop(options.bootstrap, options.events, options.url, marks, options.reader)))
     else:
         compare(options)
 

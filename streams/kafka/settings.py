@@ -13,7 +13,8 @@ class KafkaSettings(BaseModel):
 
     `instance` makes consumers static members: a worker that restarts under the same name within
     `session_timeout_s` takes its partitions back without a rebalance (KIP-345). A poll that does not return
-    within `watchdog_s` ends the process.
+    within `watchdog_s` ends the process. `reader`: record batches are read by our own code ("fast"), which
+    steps aside where the installed kafka-python has other internals, or by kafka-python ("client").
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,6 +28,7 @@ class KafkaSettings(BaseModel):
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     ssl_password: SecretStr | None = None
+    reader: Literal["fast", "client"] = "fast"
     instance: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
     start_timeout_s: float = Field(default=15.0, gt=0)
     request_timeout_s: float = Field(default=8.0, gt=0.6)

@@ -38,7 +38,12 @@ with warnings.catch_warnings():
 
     from streams.kafka.log import KafkaLog
 
-LOGS = ["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)]
+LOGS = [
+    "memory",
+    "local",
+    pytest.param("kafka", marks=pytest.mark.kafka),
+    pytest.param("kafka, client's reader", marks=pytest.mark.kafka),
+]
 STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 _numbers = itertools.count()
 
@@ -88,7 +93,8 @@ class Logs:
     for this test."""
 
     def __init__(self, kind: str, tmp_path: Path, server: KafkaServer | None) -> None:
-        self.kind = kind
+        self.kind, _, client = kind.partition(",")
+        self._reader = "client" if client else "fast"
         number = next(_numbers)
         self.one, self.four, self.group = f"one-{number}", f"four-{number}", f"group-{number}"
         self.specs = [
@@ -105,7 +111,12 @@ class Logs:
     def _kafka(self, **settings: Any) -> Any:
         assert self._server is not None
         return KafkaLog(
-            KafkaSettings(bootstrap_servers=self._server.bootstrap, session_timeout_s=6, **settings)
+            KafkaSettings(
+                bootstrap_servers=self._server.bootstrap,
+                session_timeout_s=6,
+                reader=self._reader,
+                **settings,
+            )
         )
 
     def open(self, instance: str | None = None) -> EventLog:
@@ -128,7 +139,7 @@ class Logs:
 
 @pytest.fixture(params=LOGS)
 def logs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Logs]:
-    server = request.getfixturevalue("kafka_server") if request.param == "kafka" else None
+    server = request.getfixturevalue("kafka_server") if request.param.startswith("kafka") else None
     made = Logs(request.param, tmp_path, server)
     yield made
     made.close()

@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from kafka import TopicPartition
 from kafka.consumer.fetcher import Fetcher, IsolationLevel
 from kafka.errors import CorruptRecordError
+from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from streams.kafka.log import _PartitionRecords
+from streams.kafka import seams
 from streams.kafka.record_batch import RecordReader
-from streams.log import Partition
+from streams.log import Partition, Record
 
+_PartitionRecords = seams.batch_reader()
 TP = TopicPartition("t", 3)
 NONE, GZIP = 0, 1
 BIG = 1 << 20
@@ -158,3 +160,27 @@ def test_what_an_aborted_transaction_wrote_is_left_out() -> None:
         _PartitionRecords, data, isolation_level=IsolationLevel.READ_COMMITTED, aborted_transactions=aborted
     )
     assert [(r.offset, r.value) for r in ours.take(5)] == [(1, b"yes")]
+
+
+class HandsOutBatches(Fetcher.PartitionRecords):  # type: ignore[misc]
+    """A client whose next version hands out whole batches of records."""
+
+    def take(self, n: int | None = None) -> list[Any]:
+        return [super().take(n)]
+
+
+def test_our_reader_is_used_only_with_internals_it_was_written_for() -> None:
+    with pytest.raises((AttributeError, TypeError, ValueError)):
+        seams.verified(object, memory_records)
+    with pytest.raises((AttributeError, TypeError, ValueError)):
+        seams.verified(HandsOutBatches, memory_records)
+    assert seams.batch_reader() is not None
+
+
+@pytest.mark.parametrize("reader", [Fetcher.PartitionRecords, _PartitionRecords])
+def test_whoever_reads_the_port_gets_our_records(reader: type[Any]) -> None:
+    data = batch([(1, b"k", None, [("h", None)]), (2, None, b"v", [])], 0)
+    assert seams.records_of(Partition(*TP), fetched(reader, data).take(BIG)) == [
+        Record(Partition(*TP), 0, b"k", b"", (("h", b""),)),
+        Record(Partition(*TP), 1, None, b"v"),
+    ]

@@ -71,7 +71,8 @@ class Price(BaseModel):
 
     Examples
     --------
-    >>> Price(prompt_usd_per_mtok=2.0, completion_usd_per_mtok=10.0).usd(prompt_tokens=1_000, completion_tokens=100)
+    >>> price = Price(prompt_usd_per_mtok=2.0, completion_usd_per_mtok=10.0)
+    >>> price.usd(prompt_tokens=1_000, completion_tokens=100)
     0.003
     >>> Price(free=True).usd(10, 10)
     0.0
@@ -111,8 +112,8 @@ def priced(prices: Mapping[str, Price], model: str, usage: Usage) -> Usage:
     """
     if model not in prices:
         raise UnpricedModel(
-            f"no price for model {model!r}: configure its prices, or free: true (priced:"
-            f" {', '.join(sorted(prices)) or 'none'})"
+            f"no price for model {model!r}: configure its prices, or free: "
+            f"true (priced: {', '.join(sorted(prices)) or 'none'})"
         )
     return usage.model_copy(update={"usd": prices[model].usd(usage.prompt_tokens, usage.completion_tokens)})
 
@@ -144,7 +145,8 @@ def spent(entries: Iterable[LedgerEntry]) -> Spent:
 
     Examples
     --------
-    >>> line = LedgerEntry(entry_id="a", student="s", round_id="r", day="2026-11-02", activity="diagnose", usage=Usage(usd=0.1))
+    >>> paid = {"entry_id": "a", "student": "s", "round_id": "r", "day": "2026-11-02", "activity": "diagnose"}
+    >>> line = LedgerEntry(**paid, usage=Usage(usd=0.1))
     >>> spent([line, line])
     Spent(usd=0.1, train_seconds=0.0, round_ids=frozenset({'r'}))
     """
@@ -164,7 +166,8 @@ def check(caps: Caps, entries: Sequence[LedgerEntry], estimate: LedgerEntry) -> 
 
     Examples
     --------
-    >>> line = LedgerEntry(entry_id="a", student="s", round_id="r", day="2026-11-02", activity="diagnose", usage=Usage(usd=0.6))
+    >>> paid = {"entry_id": "a", "student": "s", "round_id": "r", "day": "2026-11-02", "activity": "diagnose"}
+    >>> line = LedgerEntry(**paid, usage=Usage(usd=0.6))
     >>> print(check(Caps(usd_per_day=1.0), [line], line.model_copy(update={"entry_id": "b"})))
     usd_per_day: 0.6 spent + 0.6 next would exceed 1; raise the cap or wait
     """

@@ -192,9 +192,10 @@ def scan(
     Examples
     --------
     >>> test = CusumTest(p0=0.2, p1=1 / 3, h=3.0)
-    >>> scan({1: Counts(10, 2), 2: Counts(10, 6), 3: Counts(10, 6)}, test, as_of_bucket=5).alarm_bucket
+    >>> counts = {1: Counts(10, 2), 2: Counts(10, 6), 3: Counts(10, 6)}
+    >>> scan(counts, test, as_of_bucket=5).alarm_bucket
     3
-    >>> scan({1: Counts(10, 2), 2: Counts(10, 6), 3: Counts(10, 6)}, test, as_of_bucket=4)  # bucket 3 is still open
+    >>> scan(counts, test, as_of_bucket=4)  # bucket 3 is still open
     CusumState(statistic=2.3356675154201256, alarm_bucket=None, started_bucket=2)
     """
     statistic, alarm, started = 0.0, None, None

@@ -122,8 +122,8 @@ def _blocks(given: PolicyInput, settings: PolicySettings) -> list[str]:
         blocks.append("today's training time is spent")
     if given.answers_watched < settings.min_answers:
         blocks.append(
-            f"{given.answers_watched} of {settings.min_answers} answers of version {given.profile.version}"
-            " watched"
+            f"{given.answers_watched} of {settings.min_answers} "
+            f"answers of version {given.profile.version} watched"
         )
     ended = [record for record in given.history if record.outcome != "active"]
     if ended:
@@ -193,14 +193,14 @@ def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: Pol
         gain, age = last.gains[skill], _age(synthesized[-1], given)
         if gain < settings.min_gain and age < expires:
             reasons.append(
-                f"ceiling: synthesis round {last.round_id} gained {gain:+.2f}, expires in {expires - age}"
-                " answers"
+                f"ceiling: synthesis round {last.round_id} gained {gain:+.2f}, "
+                f"expires in {expires - age} answers"
             )
     for record in _alone(skill, strategy, given, settings):
         if 0 < record.steps < 2 * settings.min_steps:
             reasons.append(
-                f"round {record.round_id} on it alone was rejected at {record.steps} steps: nothing is left"
-                " to reduce"
+                f"round {record.round_id} on it alone was rejected at {record.steps} steps: "
+                "nothing is left to reduce"
             )
     return reasons
 
@@ -232,8 +232,8 @@ def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: 
         return (
             "synthesize",
             (
-                f"selection was tried, and round {refused[-1]} (synthesis) was rejected: change its size, not"
-                " back"
+                f"selection was tried, and round {refused[-1]} (synthesis) was rejected: "
+                "change its size, not back"
             ),
         )
     if selected and pool.unused < settings.min_pool:
@@ -293,8 +293,8 @@ def _steps(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySet
     return (
         planned,
         (
-            f"{planned} steps: {settings.base_steps} + {settings.steps_per_skill} per skill x {len(chosen)},"
-            " within bounds"
+            f"{planned} steps: "
+            f"{settings.base_steps} + {settings.steps_per_skill} per skill x {len(chosen)}, within bounds"
         ),
     )
 
@@ -350,8 +350,8 @@ def _passed_over(candidate: _Candidate, settings: PolicySettings) -> str:
 
 def _evidence(e: SkillEstimate, settings: PolicySettings) -> str:
     return (
-        f"missing (lower bound {e.low:.2f} > {settings.miss_threshold:g}, {e.raw.missing} of {e.raw.needed},"
-        f" share {100 * e.share:.1f} %)"
+        f"missing (lower bound {e.low:.2f} > {settings.miss_threshold:g}, "
+        f"{e.raw.missing} of {e.raw.needed}, share {100 * e.share:.1f} %)"
     )
 
 

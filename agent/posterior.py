@@ -118,7 +118,10 @@ class ProfileView:
     >>> from agent.profile import Observation, fold
     >>> seen = [Observation("s", 1, 0, ("gcd",), ("gcd",))] * 9 + [Observation("s", 1, 0, ("add",))] * 11
     >>> profile = ProfileView(fold(seen)).read("s", 1, as_of_bucket=0)
-    >>> [(e.skill, e.raw.needed, round(e.low, 2), round(e.high, 2), round(e.share, 2)) for e in profile.skills]
+    >>> [
+    ...     (e.skill, e.raw.needed, round(e.low, 2), round(e.high, 2), round(e.share, 2))
+    ...     for e in profile.skills
+    ... ]
     [('gcd', 9, 0.74, 0.99, 0.45), ('add', 11, 0.0, 0.22, 0.55)]
     """
 

@@ -89,8 +89,8 @@ class Observation:
             raise ValueError(f"a skill repeats in needed={self.needed} or missing={self.missing}")
         if not missing <= needed:
             raise ValueError(
-                f"missing skills {sorted(missing - needed)} are not needed by the question; call constrain()"
-                " first"
+                f"missing skills {sorted(missing - needed)} are not needed by the question; "
+                "call constrain() first"
             )
         if ALL in needed:
             raise ValueError(f"the skill name {ALL!r} is reserved for the count of all answers")
@@ -138,8 +138,10 @@ def constrain(
     Examples
     --------
     >>> catalog = ("add", "gcd", "max")
-    >>> constrain(["gcd"], ["add"], catalog), constrain(["gcd"], ["add", "max"], catalog), constrain(["gdc"], ["add"], catalog)
-    ((('add',), 0), ((), 1), ((), 1))
+    >>> constrain(["gcd"], ["add"], catalog), constrain(["gcd"], ["add", "max"], catalog)
+    ((('add',), 0), ((), 1))
+    >>> constrain(["gdc"], ["add"], catalog)
+    ((), 1)
     """
     kept: set[str] = set()
     discarded = 0
@@ -159,8 +161,8 @@ def fold(observations: Iterable[Observation]) -> ProfileTable:
     Examples
     --------
     >>> table = fold([Observation("s", 1, 7, ("add", "gcd"), ("gcd",)), Observation("s", 1, 7, ("add",))])
-    >>> table[BucketKey("s", 1, "gcd", 7)], table[BucketKey("s", 1, "add", 7)], table[BucketKey("s", 1, ALL, 7)]
-    (Counts(needed=1, missing=1), Counts(needed=2, missing=0), Counts(needed=2, missing=1))
+    >>> [table[BucketKey("s", 1, skill, 7)] for skill in ("gcd", "add", ALL)]
+    [Counts(needed=1, missing=1), Counts(needed=2, missing=0), Counts(needed=2, missing=1)]
     """
     sums: dict[BucketKey, list[int]] = {}
     for seen in observations:
@@ -202,7 +204,8 @@ def canonical_bytes(table: Mapping[BucketKey, Counts]) -> bytes:
 
     Examples
     --------
-    >>> canonical_bytes({BucketKey("s", 1, "add", 7): Counts(2, 1), BucketKey("s", 1, "gcd", 7): Counts(0, 0)})
+    >>> table = {BucketKey("s", 1, "add", 7): Counts(2, 1), BucketKey("s", 1, "gcd", 7): Counts(0, 0)}
+    >>> canonical_bytes(table)
     b'["s",1,"add",7,2,1]\\n'
     """
     rows = sorted((*key, *counts) for key, counts in table.items() if any(counts))

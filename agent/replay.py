@@ -65,7 +65,8 @@ def plan_replay(
 
     Examples
     --------
-    >>> plan = plan_replay(["n1", "n2", "n3", "n4"], {"gcd": ("e1", "e2", "e3")}, {"add": ("o1", "o2", "o3")}, seed=0)
+    >>> earlier, original = {"gcd": ("e1", "e2", "e3")}, {"add": ("o1", "o2", "o3")}
+    >>> plan = plan_replay(["n1", "n2", "n3", "n4"], earlier, original, seed=0)
     >>> len(plan.earlier), len(plan.original), plan.short
     (2, 2, 0)
     """

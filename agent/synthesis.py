@@ -41,8 +41,8 @@ class SynthesisSettings:
             raise ValueError(f"acceptance must lie in (0, 1], got {self.acceptance}")
         if not 1 <= self.pairs_per_question <= self.solutions_per_question:
             raise ValueError(
-                f"pairs_per_question must lie in [1, {self.solutions_per_question}], got"
-                f" {self.pairs_per_question}"
+                "pairs_per_question must lie in [1, "
+                f"{self.solutions_per_question}], got {self.pairs_per_question}"
             )
 
     @property

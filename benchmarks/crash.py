@@ -185,8 +185,8 @@ def judge(log: KafkaLog, job: Job, store: StateStore, sent: Traffic) -> Counter[
     found["runs_with_difference"] = int(not same or any(found[key] for key in KEYS[3:8]))
     if found["runs_with_difference"]:
         print(
-            f"{job.prefix}: {dict(found)}, {derived} diagnoses for {len(sent.events)} answers; see"
-            f" {job.log_path}",
+            f"{job.prefix}: {dict(found)}, "
+            f"{derived} diagnoses for {len(sent.events)} answers; see {job.log_path}",
             file=sys.stderr,
         )
     return found

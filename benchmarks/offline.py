@@ -23,13 +23,13 @@ def grader(data: Path) -> dict[str, Any]:
     with MathGrader() as grade:
         found = agreement(data / "student_outputs_math.jsonl.gz", grade)
     print(
-        f"grader: {found.answers} answers, agreement {found.share:.4f}, {len(found.disagreements)}"
-        " disagreements"
+        f"grader: {found.answers} answers, agreement {found.share:.4f}, "
+        f"{len(found.disagreements)} disagreements"
     )
     for one in found.disagreements:
         print(
-            f"  {one.answer_id}: flag {one.flag}, grader {one.graded}; expected {one.expected!r}, flag read"
-            f" {one.extracted!r}"
+            f"  {one.answer_id}: flag {one.flag}, grader {one.graded}; "
+            f"expected {one.expected!r}, flag read {one.extracted!r}"
         )
     return {
         "answers": found.answers,
@@ -43,8 +43,8 @@ def selection(data: Path, seed: int) -> dict[str, Any]:
     failures = difficult_questions(test, pool, DIFFICULT, seed)
     found = selection_counts(pool, failures, seed)
     print(
-        f"STAT-Sel: {found.difficult} difficult questions, {found.targets} missing skills, {found.drawn}"
-        f" draws of {found.items} questions"
+        f"STAT-Sel: {found.difficult} difficult questions, "
+        f"{found.targets} missing skills, {found.drawn} draws of {found.items} questions"
     )
     print(f"  {found.pairs} pairs of {found.pair_items} questions")
     for skill, report in sorted(found.pools.items(), key=lambda pair: pair[1].pool)[:10]:

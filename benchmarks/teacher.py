@@ -62,8 +62,8 @@ ALL_PAIRS = SynthesisSettings(acceptance=0.9, pairs_per_question=2.5)
 SKILLS = ("addition", "counting", "division", "geometry", "maximum", "ordering", "percentages", "ratios")
 CATALOG = SkillCatalog.of(*((name, "") for name in SKILLS))
 ANSWER = (
-    "First I look at the numbers.\n\nThen I add them up, carrying over the tens.\n\nSo the answer is"
-    " $\\boxed{12}$."
+    "First I look at the numbers.\n\nThen I add them up, carrying over the tens.\n\n"
+    "So the answer is $\\boxed{12}$."
 )
 
 

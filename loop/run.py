@@ -80,8 +80,8 @@ def _wait_for_student(services: Services) -> None:
             return
         services.clock.sleep(1.0)
     raise ConfigError(
-        f"student {services.student!r} was not set up within {SETUP_S} s; start `skillloop worker deploy`,"
-        " which does it"
+        f"student {services.student!r} was not set up within {SETUP_S} s; "
+        "start `skillloop worker deploy`, which does it"
     )
 
 
@@ -130,8 +130,8 @@ def roll_back(config: Config, root: Path, console: Console) -> None:
         previous = services.registry.alias("previous")
         if previous is None:
             raise ConfigError(
-                f"student {services.student!r} has no previous champion; `skillloop rounds list` shows what"
-                " there is"
+                f"student {services.student!r} has no previous champion; "
+                "`skillloop rounds list` shows what there is"
             )
         _switch(services, previous, "rollback", console)
 

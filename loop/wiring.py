@@ -52,8 +52,8 @@ def open_task(config: Config, root: Path, store: StateStore) -> Task:
 
     if config.teacher.kind != "symbolic":
         raise ConfigError(
-            f"teacher.kind {config.teacher.kind!r} needs task.kind 'files': the demo's world has its symbolic"
-            " teacher"
+            f"teacher.kind {config.teacher.kind!r} needs task.kind 'files': "
+            "the demo's world has its symbolic teacher"
         )
     return demo_task(config)
 

@@ -46,8 +46,8 @@ def tensor_shapes(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
     unsupported = [key for key in ("use_dora", "modules_to_save", "auto_map") if config.get(key)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
         raise EngineError(
-            f"the adapter in {adapter_dir} is not plain LoRA {unsupported}; engines serve LoRA without bias,"
-            " DoRA, modules_to_save"
+            f"the adapter in {adapter_dir} is not plain LoRA {unsupported}; "
+            "engines serve LoRA without bias, DoRA, modules_to_save"
         )
     if not shapes:
         raise EngineError(f"the adapter in {adapter_dir} holds no tensors")
@@ -66,8 +66,8 @@ def check_fits(adapter_dir: Path, linears: Mapping[str, tuple[int, int]]) -> Non
         module = match["module"] if match else None
         if match is None or module not in linears:
             raise EngineError(
-                f"the adapter in {adapter_dir} has {name!r}, which matches no linear module of the base; it"
-                " is another model's"
+                f"the adapter in {adapter_dir} has {name!r}, "
+                "which matches no linear module of the base; it is another model's"
             )
         matrices.setdefault(match["module"], {})[match["matrix"]] = shape
     for module, pair in matrices.items():
@@ -75,6 +75,6 @@ def check_fits(adapter_dir: Path, linears: Mapping[str, tuple[int, int]]) -> Non
         a, b = pair.get("A", (0, 0)), pair.get("B", (0, 0))
         if a[1:] != (inputs,) or b[:1] != (outputs,) or b[1:] != a[:1]:
             raise EngineError(
-                f"the adapter in {adapter_dir} has shapes A {a} and B {b} for {module}, the base needs"
-                f" ({inputs} -> {outputs})"
+                f"the adapter in {adapter_dir} has shapes A {a} and B {b} for {module}, "
+                f"the base needs ({inputs} -> {outputs})"
             )

@@ -36,8 +36,8 @@ class ScriptedEngine:
         with self._lock:
             if version in self._digests and self._digests[version] != digest:
                 raise EngineError(
-                    f"version {version} is loaded with other files; versions are immutable, register a"
-                    " new one"
+                    f"version {version} is loaded with other files; "
+                    "versions are immutable, register a new one"
                 )
             self._digests[version] = digest
 

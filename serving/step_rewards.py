@@ -51,8 +51,8 @@ class RewardModel:
             )
         if self._classifies and config.num_labels != 2:
             raise EngineError(
-                f"the reward model in {folder} has {config.num_labels} labels; 2 are expected, wrong and"
-                " right"
+                f"the reward model in {folder} has {config.num_labels} labels; "
+                "2 are expected, wrong and right"
             )
         self._model = model.to(self._device).eval()
         self._longest = int(getattr(config, "max_position_embeddings", 0) or 1 << 30)

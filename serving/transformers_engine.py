@@ -87,8 +87,8 @@ class TransformersEngine:
             if version in self._digests:
                 if self._digests[version] != digest:
                     raise EngineError(
-                        f"version {version} is loaded with other files; versions are immutable, register a"
-                        " new one"
+                        f"version {version} is loaded with other files; "
+                        "versions are immutable, register a new one"
                     )
                 return
             if adapter is not None:

@@ -198,9 +198,9 @@ class ConsumeLoop:
             for partition, end in self._log.end_offsets(topic).items():
                 if start.get(partition, 0) > end:
                     raise LogError(
-                        f"{self.settings.group}: the state store has read {topic}[{partition.number}] up to"
-                        f" {start[partition]}, but it ends at {end}: the topic was made anew or has lost"
-                        " records. Restore it, or use a new consumer group name"
+                        f"{self.settings.group}: the state store has read {topic}[{partition.number}] "
+                        f"up to {start[partition]}, but it ends at {end}: the topic was made "
+                        "anew or has lost records. Restore it, or use a new consumer group name"
                     )
         return start
 

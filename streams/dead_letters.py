@@ -90,8 +90,8 @@ def redrive(letter: DeadLetter) -> Outgoing:
     record = letter.position
     if letter.cut_from:
         raise ValueError(
-            f"dead letter {letter.letter_id} keeps only {len(record.value)} of {letter.cut_from} bytes: it"
-            " cannot be redriven"
+            f"dead letter {letter.letter_id} keeps only {len(record.value)} of {letter.cut_from} bytes: "
+            "it cannot be redriven"
         )
     return Outgoing(letter.topic, record.key, record.value, _original_headers(record))
 

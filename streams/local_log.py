@@ -23,8 +23,8 @@ from streams.topics import TOPICS, TopicSpec
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS topics (name TEXT PRIMARY KEY, partitions INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS records (topic TEXT, number INTEGER, position INTEGER, key BLOB, value BLOB NOT NULL, headers TEXT NOT NULL,
-    PRIMARY KEY (topic, number, position)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS records (topic TEXT, number INTEGER, position INTEGER, key BLOB,
+    value BLOB NOT NULL, headers TEXT NOT NULL, PRIMARY KEY (topic, number, position)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS commits (member_group TEXT, topic TEXT, number INTEGER, position INTEGER NOT NULL,
     PRIMARY KEY (member_group, topic, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS members (member_group TEXT, member TEXT, expires REAL NOT NULL,
@@ -90,8 +90,8 @@ class LocalLog:
         for record in records:
             if record.topic not in counts:
                 raise TopicMissing(
-                    f"topic {record.topic!r} does not exist in {self.path}; known:"
-                    f" {', '.join(sorted(counts))}"
+                    f"topic {record.topic!r} does not exist in {self.path}; "
+                    f"known: {', '.join(sorted(counts))}"
                 )
             partition = Partition(record.topic, partition_of(record.key, counts[record.topic]))
             position = ends[partition] if partition in ends else self._end(partition)
@@ -146,8 +146,8 @@ class LocalLog:
     def fetch(self, partition: Partition, start: int, limit: int) -> list[Record]:
         """Up to `limit` records of one partition from offset `start`."""
         query = (
-            "SELECT position, key, value, headers FROM records WHERE topic = ? AND number = ? AND position >="
-            " ? ORDER BY position LIMIT ?"
+            "SELECT position, key, value, headers FROM records "
+            "WHERE topic = ? AND number = ? AND position >= ? ORDER BY position LIMIT ?"
         )
         rows = self._do("read", lambda: self._db.execute(query, (*partition, start, limit)).fetchall())
         return [

@@ -50,8 +50,8 @@ def claim(out_dir: Path, fingerprint: str) -> None:
         write_json(path, {"fingerprint": fingerprint})
     elif known.get("fingerprint") != fingerprint:
         raise TrainingError(
-            f"{out_dir} was begun with other settings, data, base or champion; give this round its own"
-            " directory"
+            f"{out_dir} was begun with other settings, data, base or champion; "
+            "give this round its own directory"
         )
 
 

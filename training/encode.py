@@ -94,6 +94,7 @@ def _check_lengths(examples: Sequence[Example], rows: Sequence[Encoded], max_len
     if too_long:
         length, example_id = max(too_long)
         raise ExampleTooLong(
-            f"{len(too_long)} examples exceed max_length {max_length}, the longest is {example_id!r} with"
-            f" {length} tokens; raise max_length or drop them when curating: nothing is truncated"
+            f"{len(too_long)} examples exceed max_length {max_length}, "
+            f"the longest is {example_id!r} with {length} tokens; "
+            "raise max_length or drop them when curating: nothing is truncated"
         )

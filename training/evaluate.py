@@ -145,8 +145,8 @@ def require_same_items(champion: Evaluation, challenger: Evaluation) -> None:
     """Raise `ItemSetMismatch` unless both were measured on the same items, in any order."""
     if champion.items_sha256 != challenger.items_sha256:
         raise ItemSetMismatch(
-            f"the champion was measured on items {champion.items_sha256[:12]}, the challenger on"
-            f" {challenger.items_sha256[:12]}; evaluate both on one item set"
+            f"the champion was measured on items {champion.items_sha256[:12]}, "
+            f"the challenger on {challenger.items_sha256[:12]}; evaluate both on one item set"
         )
     if {o.item_id: (o.stratum, o.skills) for o in champion.outcomes} != {
         o.item_id: (o.stratum, o.skills) for o in challenger.outcomes

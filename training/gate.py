@@ -180,16 +180,16 @@ class _Comparison:
 
 def _reason(row: Row, settings: GateSettings) -> str:
     moved = (
-        f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items, {row.gained} gained, {row.lost}"
-        " lost"
+        f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items, "
+        f"{row.gained} gained, {row.lost} lost"
     )
     if row.kind == "targets":
         return f"target skills: no proven gain ({moved}; McNemar p = {row.p_value:.3f} > {settings.alpha})"
     if row.items < settings.min_items:
         return f"{row.kind} {row.name}: only {row.items} held-out items, {settings.min_items} are needed"
     return (
-        f"{row.kind} {row.name}: a loss of {settings.margin:.0%} is not ruled out ({moved}; lower bound"
-        f" {row.lower_bound:+.1%})"
+        f"{row.kind} {row.name}: a loss of {settings.margin:.0%} is not ruled out ({moved}; "
+        f"lower bound {row.lower_bound:+.1%})"
     )
 
 

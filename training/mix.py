@@ -53,8 +53,8 @@ def write_dataset(path: Path, examples: Sequence[Example]) -> Manifest:
     ]
     if repeated:
         raise DatasetError(
-            f"{len(repeated)} example ids occur twice, first {repeated[0]!r}; ids must be unique in a"
-            " data set"
+            f"{len(repeated)} example ids occur twice, first {repeated[0]!r}; "
+            "ids must be unique in a data set"
         )
     data = "".join(example.model_dump_json() + "\n" for example in examples).encode()
     manifest = _describe(data, examples)
@@ -84,8 +84,8 @@ def read_dataset(path: Path) -> list[Example]:
     found = hashlib.sha256(data).hexdigest()
     if found != manifest.sha256:
         raise DatasetError(
-            f"{path} has sha256 {found}, its manifest says {manifest.sha256}; it was changed or cut, write it"
-            " again"
+            f"{path} has sha256 {found}, its manifest says {manifest.sha256}; "
+            "it was changed or cut, write it again"
         )
     return [Example.model_validate_json(line) for line in data.split(b"\n") if line]
 
@@ -117,8 +117,9 @@ def assert_disjoint(examples: Iterable[Example], held_out: Iterable[HeldOutItem]
     if clashes:
         example_id, item_id = clashes[0]
         raise HeldOutOverlap(
-            f"{len(clashes)} training examples repeat held-out items, first example {example_id!r} and item"
-            f" {item_id!r}; remove them from the data, never from the evaluation"
+            f"{len(clashes)} training examples repeat held-out items, "
+            f"first example {example_id!r} and item {item_id!r}; "
+            "remove them from the data, never from the evaluation"
         )
 
 

@@ -86,8 +86,8 @@ class Registry:
             )
         if not re.match(r"sqlite:////|postgresql(\+\w+)?://|https?://", tracking_uri):
             raise RegistryError(
-                f"tracking URI {tracking_uri!r} is neither an absolute sqlite:////path, PostgreSQL, nor a"
-                " server"
+                f"tracking URI {tracking_uri!r} is neither "
+                "an absolute sqlite:////path, PostgreSQL, nor a server"
             )
         self._student = student
         with _translated(f"open {student!r}"):
@@ -114,8 +114,8 @@ class Registry:
         base = known[0]
         if base.kind != "base" or base.base_sha256 != sha256:
             raise RegistryError(
-                f"student {self._student!r} was registered with base {base.base_sha256[:12]}, not"
-                f" {sha256[:12]}; use another name"
+                f"student {self._student!r} was registered with base {base.base_sha256[:12]}, "
+                f"not {sha256[:12]}; use another name"
             )
         if self.alias("champion") is None:
             self._point("champion", base.version)
@@ -213,8 +213,8 @@ class Registry:
         info = known[round_id]
         if info.sha256 != lineage.adapter_sha256:
             raise RegistryError(
-                f"round {round_id} is version {info.version} with adapter {info.sha256[:12]}, not"
-                f" {lineage.adapter_sha256[:12]}"
+                f"round {round_id} is version {info.version} with adapter {info.sha256[:12]}, "
+                f"not {lineage.adapter_sha256[:12]}"
             )
         champion = self.alias("champion")
         if champion is None or champion < info.version:
@@ -303,8 +303,8 @@ class Registry:
         if found != info.sha256:
             shutil.rmtree(temporary)
             raise CorruptAdapter(
-                f"version {version} was registered with sha256 {info.sha256}, the store holds {found}; do not"
-                " serve it"
+                f"version {version} was registered with sha256 {info.sha256}, "
+                f"the store holds {found}; do not serve it"
             )
         shutil.rmtree(directory, ignore_errors=True)
         fetched.rename(directory)

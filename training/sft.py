@@ -118,8 +118,8 @@ def finished_result(out_dir: Path) -> SftResult | None:
     load_check(adapter_dir)
     if adapter_sha256(adapter_dir) != found["sha256"]:
         raise AdapterError(
-            f"{adapter_dir} is not the adapter that {out_dir / 'result.json'} describes; train the round in a"
-            " new directory"
+            f"{adapter_dir} is not the adapter that {out_dir / 'result.json'} describes; "
+            "train the round in a new directory"
         )
     return SftResult(adapter_dir=adapter_dir, **found)
 
@@ -143,8 +143,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self.loss = logs["loss"]
         if not math.isfinite(self.loss) or not math.isfinite(logs.get("grad_norm", 0.0)):
             raise TrainingDiverged(
-                f"loss {self.loss} and gradient norm {logs.get('grad_norm')} at step {state.global_step} of"
-                f" {state.max_steps}; lower the learning rate and check the champion's adapter"
+                f"loss {self.loss} and gradient norm {logs.get('grad_norm')} "
+                f"at step {state.global_step} of {state.max_steps}; "
+                "lower the learning rate and check the champion's adapter"
             )
         self._on_progress(state.global_step, state.max_steps, self.loss)
 
@@ -205,9 +206,9 @@ def _check_lineage(settings: SftSettings, champion_adapter: Path) -> None:
     found = (config["r"], config["lora_alpha"])
     if found != (settings.lora_r, settings.lora_alpha):
         raise AdapterError(
-            f"the champion's adapter has (r, alpha) = {found}, the settings say"
-            f" {(settings.lora_r, settings.lora_alpha)}; a lineage keeps its shape: change the settings, or"
-            " start a new lineage from the base"
+            f"the champion's adapter has (r, alpha) = {found}, "
+            f"the settings say {(settings.lora_r, settings.lora_alpha)}; "
+            "a lineage keeps its shape: change the settings, or start a new lineage from the base"
         )
 
 
@@ -268,8 +269,8 @@ def _check_moved(before: dict[str, Any], after: dict[str, Any]) -> None:
         raise TrainingDiverged("the trained adapter holds NaN or infinite weights; lower the learning rate")
     if before.keys() != after.keys() or all(torch.equal(before[name], after[name]) for name in before):
         raise NothingLearned(
-            f"none of {len(before)} trainable tensors moved; check the learning rate and the adapter's target"
-            " modules"
+            f"none of {len(before)} trainable tensors moved; "
+            "check the learning rate and the adapter's target modules"
         )
 
 

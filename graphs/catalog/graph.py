@@ -108,8 +108,8 @@ def _gather(state: CatalogState, context: CatalogContext) -> CatalogState:
         ]
     if level == 0 and not batches:
         raise EmptyCatalog(
-            "the teacher named no skill for any question: look at its replies, and whether the questions are"
-            " in its language"
+            "the teacher named no skill for any question: "
+            "look at its replies, and whether the questions are in its language"
         )
     return {"level": level + 1, "batches": batches}
 

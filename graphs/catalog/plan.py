@@ -58,8 +58,8 @@ class CatalogPlan(Frozen):
     def _shrinks(self) -> CatalogPlan:
         if self.names_per_prompt < 2 * self.skills_per_subject:
             raise ValueError(
-                f"names_per_prompt must be at least twice skills_per_subject ({self.skills_per_subject}), or"
-                " merging has no end"
+                "names_per_prompt must be at least twice skills_per_subject "
+                f"({self.skills_per_subject}), or merging has no end"
             )
         return self
 

@@ -208,8 +208,8 @@ class ChatClient:
             else f"{type(error).__name__}: {error}"
         )
         return TeacherExhausted(
-            f"{self.settings.base_url} does not answer ({what}); retried up to {self.settings.max_attempts}"
-            " times"
+            f"{self.settings.base_url} does not answer ({what}); "
+            f"retried up to {self.settings.max_attempts} times"
         )
 
     def close(self) -> None:

@@ -3,9 +3,9 @@ answered.
 
 | answer of the server | meaning |
 |---|---|
-| 408, 409, 425, 429, 5xx, time-out, no connection, a body that is no completion | passing: retried, then `TeacherExhausted` |
+| 408, 409, 425, 429, 5xx, time-out, lost connection, no completion | passing: retried, `TeacherExhausted` |
 | 429 with the code `insufficient_quota`, 401, 403, 404 | `TeacherMisconfigured`, names the setting |
-| 400, 413, 422 about the length of the text, or from a content filter | the text cannot be answered: an abstention |
+| 400, 413, 422 for the text's length or from a content filter | the text cannot be answered: an abstention |
 | another 400, 413, 422 | `TeacherMisconfigured`; once a request of this kind has succeeded: an abstention |
 
 LangGraph's default predicate gets two of these wrong (it repeats 400 and 401, and does not repeat time-outs).
@@ -55,8 +55,8 @@ def misconfigured(error: openai.APIStatusError, base_url: str, model: str) -> Te
         429: "teacher.api_key: its quota is used up",
     }
     refused = (
-        f"teacher.model {model!r}: the server refuses the request; it must support response_format"
-        " json_schema, and a refused "
+        f"teacher.model {model!r}: the server refuses the request; "
+        "it must support response_format json_schema, and a refused "
     )
     what = settings.get(error.status_code, refused + "parameter can be left out (temperature, send_seed)")
     return TeacherMisconfigured(f"{what} ({base_url}, HTTP {error.status_code}: {error.message[:300]})")

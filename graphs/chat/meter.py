@@ -79,7 +79,8 @@ class Meter:
 
     Raises `UnpricedModel` at the first call when the model has no price.
 
-    >>> meter = Meter("m", Price(prompt_usd_per_mtok=1.0, completion_usd_per_mtok=2.0), Caps(usd_per_day=0.01))
+    >>> price = Price(prompt_usd_per_mtok=1.0, completion_usd_per_mtok=2.0)
+    >>> meter = Meter("m", price, Caps(usd_per_day=0.01))
     >>> work = Work("s", None, "diagnose")
     >>> estimate = meter.reserve(work, prompt_tokens=1000, completion_tokens=1000)
     >>> meter.settle(work, estimate, Usage(calls=1, prompt_tokens=900, completion_tokens=100)).usd

@@ -1,8 +1,11 @@
 """The curate graph: from a round's plan to the data set it trains on. A killed round goes on at the node
 where it died.
 
-    START ─► select ─► synthesize ─► write (fan-out) ─► deduplicate ─► decontaminate ─► solve (fan-out) ─► filter ─► plan
-               └─ each branch only when the plan has targets for it ─┘      └──────── without new questions ────────►
+    START ─► select ─► synthesize ─► write (fan-out) ─► deduplicate ─► decontaminate
+               └─ each branch only when the plan has targets for it ─┘       │
+              ┌──────────────────────────────────────────────────────────────┘
+              ├─► solve (fan-out) ────────┬─► filter ─► plan ─► END
+              └─ without new questions ───┘
 
 Repeats and held-out questions are taken out before the costly solving. State is plain data: item ids, the
 teacher's texts and the plan; pool, held-out questions and replay come with the context.

@@ -30,8 +30,8 @@ def tfidf(texts: Sequence[str]) -> Vectors:
     """TF-IDF over words and pairs of words, hashed into 4096 dimensions with signs (Weinberger et al. 2009):
     needs no package.
 
-    >>> near = nearest(tfidf, {"a": "add two numbers", "b": "area of a circle"}, {"q": "the area of the circle"}, 1)
-    >>> near["q"]
+    >>> pool = {"a": "add two numbers", "b": "area of a circle"}
+    >>> nearest(tfidf, pool, {"q": "the area of the circle"}, 1)["q"]
     ('b',)
     """
     counts = [Counter(_terms(text)) for text in texts]
@@ -64,8 +64,8 @@ def sentence_transformer(model: str) -> Embed:
         package: Any = import_module("sentence_transformers")
     except ImportError as exc:
         raise DataError(
-            "sentence-transformers is not installed: pip install sentence-transformers, or set embed.kind ="
-            " 'tfidf'"
+            "sentence-transformers is not installed: "
+            "pip install sentence-transformers, or set embed.kind = 'tfidf'"
         ) from exc
     encoder = package.SentenceTransformer(model)
 

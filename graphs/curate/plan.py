@@ -34,8 +34,8 @@ class EmptyPool(CurationError):
     def __init__(self, skill: str) -> None:
         self.skill = skill
         super().__init__(
-            f"the pool has no question that needs {skill!r}: label pool items with it, or leave the skill out"
-            " of the round"
+            f"the pool has no question that needs {skill!r}: "
+            "label pool items with it, or leave the skill out of the round"
         )
 
 

@@ -44,8 +44,10 @@ def is_difficult(rewards: Sequence[float], tau1: float = TAU1, tau2: float = TAU
     """The paper's rule: the last step or the mean is at most `tau1`, or an earlier step at most `tau2`.
     Raises for no rewards.
 
-    >>> is_difficult([0.9, 0.95]), is_difficult([0.7, 0.99, 0.99]), is_difficult([0.99, 0.85]), is_difficult([0.8, 0.8, 0.9])
-    (False, True, True, True)
+    >>> is_difficult([0.9, 0.95]), is_difficult([0.7, 0.99, 0.99])
+    (False, True)
+    >>> is_difficult([0.99, 0.85]), is_difficult([0.8, 0.8, 0.9])
+    (True, True)
     """
     if not rewards:
         raise ValueError("a solution without steps has no rewards")

@@ -67,8 +67,8 @@ def _device() -> str:
 def _store(config: Config, root: Path) -> str:
     store = open_store(config, root)
     return (
-        f"{store.url.render_as_string(hide_password=True)}, {len(store.buckets())} profile rows,"
-        f" {len(store.pending(1000))} unsent"
+        f"{store.url.render_as_string(hide_password=True)}, "
+        f"{len(store.buckets())} profile rows, {len(store.pending(1000))} unsent"
     )
 
 
@@ -81,8 +81,8 @@ def _task(config: Config, root: Path) -> str:
     task = open_task(config, root, open_store(config, root))
     task.close()
     return (
-        f"{len(task.catalog)} skills, {len(task.pool)} pool items, {len(task.held_out)} held-out items, none"
-        " in both"
+        f"{len(task.catalog)} skills, {len(task.pool)} pool items, "
+        f"{len(task.held_out)} held-out items, none in both"
     )
 
 

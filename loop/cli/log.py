@@ -135,8 +135,8 @@ def dlq_list(
         for letter in _letters(log, topic):
             count += 1
             typer.echo(
-                f"{letter.letter_id}  {len(letter.position.value)} bytes  {letter.reason}:"
-                f" {_printable(letter.message[:160])}"
+                f"{letter.letter_id}  {len(letter.position.value)} bytes  {letter.reason}: "
+                f"{_printable(letter.message[:160])}"
             )
     typer.echo(f"{count} dead letters of {topic}")
 

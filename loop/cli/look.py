@@ -100,8 +100,9 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     rebuilt, kept = canonical_bytes(fold_diagnoses(events.values())), canonical_bytes(live)
     same = rebuilt == kept
     console.print(
-        f"{len(events)} diagnoses in the log ({unreadable} unreadable); rebuilt profile {len(rebuilt)} bytes,"
-        f" live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}",
+        f"{len(events)} diagnoses in the log ({unreadable} unreadable); "
+        f"rebuilt profile {len(rebuilt)} bytes, "
+        f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}",
         highlight=False,
     )
     return same

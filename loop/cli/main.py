@@ -24,8 +24,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help=(
-        "A deployed student keeps learning: answers flow in, missing skills are found, taught by a small LoRA"
-        " round, gated, served."
+        "A deployed student keeps learning: "
+        "answers flow in, missing skills are found, taught by a small LoRA round, gated, served."
     ),
 )
 worker_app = typer.Typer(

@@ -75,8 +75,8 @@ class Display:
             if key not in self._said:
                 self._said.add(key)
                 self._say(
-                    f"drift alarm: version {standing.version} misses {skill!r} more often than a mastered"
-                    " skill",
+                    "drift alarm: "
+                    f"version {standing.version} misses {skill!r} more often than a mastered skill",
                     "yellow",
                 )
         if standing.decision.kind != "wait":
@@ -88,8 +88,8 @@ class Display:
     def _on_curated(self, detail: dict[str, Any]) -> None:
         manifest = detail["manifest"]
         self._say(
-            f"{detail['round_id']}: {manifest['examples']} examples {manifest['per_strategy']}, dropped"
-            f" {detail['curation']['dropped']}"
+            f"{detail['round_id']}: {manifest['examples']} examples {manifest['per_strategy']}, "
+            f"dropped {detail['curation']['dropped']}"
         )
 
     def _on_training(self, detail: dict[str, Any]) -> None:
@@ -99,8 +99,8 @@ class Display:
     def _on_trained(self, detail: dict[str, Any]) -> None:
         self._bars.update(self._train_bar, visible=False)
         self._say(
-            f"{detail['round_id']}: trained {detail['decision']['steps']} steps, {detail['tokens']} tokens,"
-            f" loss {detail['loss']:.3f}"
+            f"{detail['round_id']}: trained {detail['decision']['steps']} steps, "
+            f"{detail['tokens']} tokens, loss {detail['loss']:.3f}"
         )
 
     def _on_evaluating(self, detail: dict[str, Any]) -> None:

@@ -66,8 +66,8 @@ def _claim(root: Path, config: Config) -> float:
         if kept["settings"] != settings:
             changed = [key for key in settings if kept["settings"].get(key) != settings[key]]
             raise ConfigError(
-                f"{root} holds a run with other settings ({', '.join(changed)} differ); use another --dir, or"
-                " remove it to start anew"
+                f"{root} holds a run with other settings ({', '.join(changed)} differ); "
+                "use another --dir, or remove it to start anew"
             )
         return float(kept["seconds"])
     _note_seconds(root, config, 0.0)
@@ -104,22 +104,23 @@ def _print(report: Report, console: Console, picture: Path, root: Path) -> None:
     for row in figures["rounds"]:
         outcome = "promoted" if row["promoted"] else "not promoted"
         console.print(
-            f"round {row['id']}: {row['kind']} {', '.join(row['skills'])}; {row['examples']} examples;"
-            f" {outcome}",
+            f"round {row['id']}: {row['kind']} {', '.join(row['skills'])}; "
+            f"{row['examples']} examples; {outcome}",
             highlight=False,
         )
     console.print(
-        f"truly missing: {', '.join(figures['skills_truly_missing'])}; found:"
-        f" {', '.join(figures['skills_found'])}; precision {figures['precision']:.2f}, recall"
-        f" {figures['recall']:.2f}",
+        f"truly missing: {', '.join(figures['skills_truly_missing'])}; "
+        f"found: {', '.join(figures['skills_found'])}; "
+        f"precision {figures['precision']:.2f}, recall {figures['recall']:.2f}",
         highlight=False,
     )
     console.print(
-        f"served on drifted traffic: {figures['served_accuracy_first']:.1%} at first,"
-        f" {figures['served_accuracy_last']:.1%} at the end; worst loss of a skill"
-        f" {100 * figures['worst_skill_loss']:.1f} points; champion version {figures['champion_version']};"
-        f" {figures['seconds']:.0f} s; teacher {figures['teacher_calls']} calls, {figures['teacher_tokens']}"
-        f" tokens, {figures['teacher_usd']:.2f} USD; {figures['train_tokens']} tokens trained",
+        f"served on drifted traffic: {figures['served_accuracy_first']:.1%} at first, "
+        f"{figures['served_accuracy_last']:.1%} at the end; "
+        f"worst loss of a skill {100 * figures['worst_skill_loss']:.1f} points; "
+        f"champion version {figures['champion_version']}; {figures['seconds']:.0f} s; "
+        f"teacher {figures['teacher_calls']} calls, {figures['teacher_tokens']} tokens, "
+        f"{figures['teacher_usd']:.2f} USD; {figures['train_tokens']} tokens trained",
         highlight=False,
     )
     console.print(f"timeline: {picture}", highlight=False, soft_wrap=True)

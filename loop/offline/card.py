@@ -42,8 +42,8 @@ def card(bench: Bench, manifest: Manifest, rows: Sequence[DatasetRow]) -> str:
         _front_matter(bench, len(rows)),
         f"# {config.strategy.name}: {len(rows)} question-answer pairs",
         (
-            "Made by `skillloop stat` (Skill-Targeted Adaptive Training, arXiv 2510.10023, section 3.3). One"
-            " JSON object a line: `id`, `messages` (user, assistant), `skills`, `origin`."
+            "Made by `skillloop stat` (Skill-Targeted Adaptive Training, arXiv 2510.10023, section 3.3). "
+            "One JSON object a line: `id`, `messages` (user, assistant), `skills`, `origin`."
         ),
         "## How\n\n" + _table({"teacher": bench.teacher_id, "seed": config.seed, **parameters}),
         "## From what\n\n"
@@ -55,10 +55,10 @@ def card(bench: Bench, manifest: Manifest, rows: Sequence[DatasetRow]) -> str:
             else ""
         ),
         (
-            "## Left out\n\nQuestions that repeat another of the set, and questions that match a held-out or"
-            f" validation question (Jaccard of word triples {config.duplicates.duplicate} and"
-            f" {config.duplicates.contamination}), selected and synthesized alike. The licence is that of the"
-            " training questions."
+            "## Left out\n\nQuestions that repeat another of the set, "
+            "and questions that match a held-out or validation question (Jaccard of word triples "
+            f"{config.duplicates.duplicate} and {config.duplicates.contamination}), "
+            "selected and synthesized alike. The licence is that of the training questions."
         ),
         "\n".join(f"- {note}" for note in manifest.notes),
     ]
@@ -69,8 +69,8 @@ def _front_matter(bench: Bench, rows: int) -> str:
     size = "n<1K" if rows < 1000 else "1K<n<10K" if rows < 10_000 else "10K<n<100K"
     name = bench.config.strategy.name
     return (
-        f"---\ntask_categories: [text-generation]\nsize_categories: [{size}]\nconfigs:\n- config_name:"
-        f" {name}\n  data_files: {bench.folder.path(bench.named('dataset')).name}\n---"
+        f"---\ntask_categories: [text-generation]\nsize_categories: [{size}]\nconfigs:\n"
+        f"- config_name: {name}\n  data_files: {bench.folder.path(bench.named('dataset')).name}\n---"
     )
 
 

@@ -51,8 +51,8 @@ def load_data(section: DataSection, seed: int) -> Data:
     pool = [one for one in train if one.item_id not in chosen]
     if not pool or not chosen:
         raise DataError(
-            f"{section.train} has {len(train)} questions; {section.validation_questions} for validation leave"
-            " no pool"
+            f"{section.train} has {len(train)} questions; "
+            f"{section.validation_questions} for validation leave no pool"
         )
     held_out = {path.name.split(".")[0]: tuple(read_questions(path)) for path in section.held_out}
     return Data(tuple(pool), tuple(one for one in validation if one.item_id in chosen), held_out)

@@ -46,8 +46,8 @@ def price_of(config: StatConfig) -> Price:
         return Price(free=True)
     if config.teacher.chat.price is None:
         raise UnpricedModel(
-            f"no price for model {config.teacher.chat.model!r}: set teacher.chat.price, or price = {{ free ="
-            " true }"
+            f"no price for model {config.teacher.chat.model!r}: "
+            "set teacher.chat.price, or price = { free = true }"
         )
     return config.teacher.chat.price
 

@@ -115,8 +115,8 @@ def _opener(config: StatConfig) -> Callable[[], Student]:
     def opened() -> Student:
         if config.student.base is None:
             raise ConfigError(
-                "student.base is needed: give a student in Hugging Face format, or its answers in a file"
-                " (answers = ...)"
+                "student.base is needed: give a student in Hugging Face format, "
+                "or its answers in a file (answers = ...)"
             )
         return HfStudent(config.student.base, config.student.batch_size)
 

@@ -108,8 +108,8 @@ def show_outcome(console: Console, bench: Bench) -> None:
         )
     usage = paid(bench.folder.root / "ledger.jsonl")
     console.print(
-        f"paid so far: {usage.calls} calls, {usage.prompt_tokens + usage.completion_tokens} tokens,"
-        f" {usage.usd:.4f} USD",
+        f"paid so far: {usage.calls} calls, "
+        f"{usage.prompt_tokens + usage.completion_tokens} tokens, {usage.usd:.4f} USD",
         highlight=False,
     )
 

@@ -73,8 +73,8 @@ def _pool(path: Path, labels: dict[str, tuple[str, ...]]) -> tuple[PoolItem, ...
     pool = tuple(item for item in pool_items(questions, known).values() if item.skills)
     if not pool:
         raise ConfigError(
-            f"task.pool {path}: none of {len(questions)} questions has a solution and skills; name its labels"
-            " in task.labels"
+            f"task.pool {path}: none of {len(questions)} questions has a solution and skills; "
+            "name its labels in task.labels"
         )
     return pool
 
@@ -91,8 +91,8 @@ def _held_out(section: TaskSection, labels: dict[str, tuple[str, ...]], seed: in
     if not any(item.skills for item in items):
         names = ", ".join(map(str, section.held_out))
         raise ConfigError(
-            f"task.held_out {names}: no question has an answer and skills, so the gate could test no skill;"
-            " label some"
+            f"task.held_out {names}: no question has an answer and skills, "
+            "so the gate could test no skill; label some"
         )
     return tuple(items)
 

@@ -16,8 +16,10 @@ def grade_text(question: str, gold: str, response: str) -> bool | None:
     r"""Whether the boxed or stated answer, else the last line, is written like the right one; no opinion
     without a right answer.
 
-    >>> grade_text("?", "4", "so it is \\boxed{4}."), grade_text("?", "4", "3 + 1\n5\n"), grade_text("?", "", "5")
-    (True, False, None)
+    >>> grade_text("?", "4", "so it is \\boxed{4}."), grade_text("?", "4", "3 + 1\n5\n")
+    (True, False)
+    >>> grade_text("?", "", "5") is None
+    True
     """
     if not gold.strip():
         return None

@@ -69,8 +69,8 @@ def model_id(base: Path | None, setting: str) -> str:
             stat = path.stat()
             small = path.suffix in {".json", ".jinja", ".txt"} and stat.st_size < 1 << 20
             parts.append(
-                f"{path.name}"
-                f" {path.read_text(errors='replace') if small else (stat.st_size, stat.st_mtime_ns)}"
+                f"{path.name} "
+                f"{path.read_text(errors='replace') if small else (stat.st_size, stat.st_mtime_ns)}"
             )
     return text_sha256(*parts)
 
@@ -84,14 +84,14 @@ def base_dir(base: str) -> Path:
         arch = base.removeprefix(BUILTIN)
         if arch not in ARCHITECTURES:
             raise ConfigError(
-                f"student.base {base!r} is unknown; shipped:"
-                f" {', '.join(BUILTIN + name for name in ARCHITECTURES)}"
+                f"student.base {base!r} is unknown; shipped: "
+                f"{', '.join(BUILTIN + name for name in ARCHITECTURES)}"
             )
         return student_dir(arch)
     path = Path(base)
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"student.base {base!r} is no model directory (it has no config.json); `make student` trains the"
-            " shipped ones"
+            f"student.base {base!r} is no model directory (it has no config.json); "
+            "`make student` trains the shipped ones"
         )
     return path

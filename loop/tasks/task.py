@@ -58,8 +58,8 @@ class Task:
         if both:
             held_out, pool = both[0]
             raise HeldOutOverlap(
-                f"{len(both)} of {len(self.held_out)} held-out questions are in the pool (first: {held_out!r}"
-                f" is pool item {pool!r}); remove them from the pool"
+                f"{len(both)} of {len(self.held_out)} held-out questions are in the pool "
+                f"(first: {held_out!r} is pool item {pool!r}); remove them from the pool"
             )
 
     def teacher_of(self, round_id: str) -> Teacher:

@@ -35,16 +35,16 @@ class DeployWorker(RoundWorker):
         champion = services.registry.champion().version
         if champion not in (version, round_.record["trained_from"]):
             reason = (
-                f"version {champion} became champion while this round was trained on version"
-                f" {round_.record['trained_from']}"
+                f"version {champion} became champion while this round "
+                f"was trained on version {round_.record['trained_from']}"
             )
             self.advance(round_, "rejected", {"ended_at_answers": answers_total(services), "error": reason})
             return
         services.load(version)
         if probe_digest(services, version) != round_.record["probe"]:
             raise ProofFailed(
-                f"version {version} answers the probe questions unlike the challenger that was judged; it is"
-                " not promoted"
+                f"version {version} answers the probe questions unlike the challenger that was judged; "
+                "it is not promoted"
             )
         self._keep_evaluation(round_, version)
         services.crash("deploy.before-alias")

@@ -63,8 +63,8 @@ def _check(needed: tuple[str, ...], missing: tuple[str, ...]) -> None:
         or ALL in known
     ):
         raise ValueError(
-            f"needed={needed} and missing={missing} are no clean diagnosis: missing must be a subset, without"
-            f" repetitions or {ALL!r}"
+            f"needed={needed} and missing={missing} are no clean diagnosis: "
+            f"missing must be a subset, without repetitions or {ALL!r}"
         )
 
 

@@ -45,8 +45,8 @@ class KafkaSettings(BaseModel):
             )
         if self.delivery_timeout_s <= self.request_timeout_s:
             raise ValueError(
-                f"delivery_timeout_s ({self.delivery_timeout_s}) must be above request_timeout_s"
-                f" ({self.request_timeout_s})"
+                f"delivery_timeout_s ({self.delivery_timeout_s}) "
+                f"must be above request_timeout_s ({self.request_timeout_s})"
             )
         return self
 

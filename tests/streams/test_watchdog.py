@@ -26,8 +26,8 @@ def test_only_a_call_that_takes_too_long_is_reported() -> None:
 
 def test_a_stuck_process_ends_with_its_stacks_shown() -> None:
     program = (
-        "import time; from streams.watchdog import Watchdog\nwith Watchdog('poll', 0.2).guard():"
-        " time.sleep(60)"
+        "import time; from streams.watchdog import Watchdog\n"
+        "with Watchdog('poll', 0.2).guard(): time.sleep(60)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False

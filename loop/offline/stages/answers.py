@@ -46,8 +46,8 @@ def _checked(rows: Sequence[AnswerRow], questions: Sequence[Question]) -> Result
     answered = {row.question_id for row in rows}
     if not answered:
         raise DataError(
-            "no answer belongs to a validation question; answers name theirs by question_id or by its exact"
-            " text"
+            "no answer belongs to a validation question; "
+            "answers name theirs by question_id or by its exact text"
         )
     notes = [f"{len(questions) - len(answered)} of {len(questions)} validation questions have no answer"]
     figures = {

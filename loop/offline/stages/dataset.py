@@ -140,8 +140,8 @@ def _notes(bench: Bench, plan: DataPlan, rows: Sequence[DatasetRow]) -> list[str
     wanted = bench.config.strategy.pairs
     if len(rows) < wanted:
         notes.append(
-            f"{len(rows)} pairs instead of {wanted}: for more, raise k_sel, answers, prompts or the number of"
-            " validation questions"
+            f"{len(rows)} pairs instead of {wanted}: "
+            "for more, raise k_sel, answers, prompts or the number of validation questions"
         )
     return notes
 

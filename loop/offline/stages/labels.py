@@ -41,8 +41,8 @@ def _catalog(bench: Bench) -> Result:
         rows = _given_catalog([*bench.data.pool, *bench.data.validation])
     if not rows:
         raise DataError(
-            "the catalog is empty: the data has no labels in its field skills; set catalog.source to"
-            " 'teacher' or 'file'"
+            "the catalog is empty: the data has no labels in its field skills; "
+            "set catalog.source to 'teacher' or 'file'"
         )
     subjects = Counter(subject for row in rows for subject in row.subjects)
     return Result(

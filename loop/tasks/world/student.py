@@ -92,9 +92,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_model(arch: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     """A freshly initialized student. Raises ValueError for an unknown architecture."""
     shape: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 5, "num_attention_heads": 3,
-        "num_key_value_heads": 3, "head_dim": 32, "max_position_embeddings": 512, "tie_word_embeddings": True, "rms_norm_eps": 1e-5,
-        "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+        "vocab_size": len(tokenizer), "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 5,
+        "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 32, "max_position_embeddings": 512,
+        "tie_word_embeddings": True, "rms_norm_eps": 1e-5, "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
     if arch == "llama":
         return LlamaForCausalLM(LlamaConfig(**shape))

@@ -22,9 +22,9 @@ from loop.tasks.world.questions import ORDERS, Link, render, solve, work
 from loop.tasks.world.skills import BY_NAME, TABLE, Args
 
 __all__ = [
-    "COMMON", "DESCRIPTIONS", "MIDDLING", "ORIGINAL", "RARE", "SKILLS", "STEADY", "STUBBORN", "UNSEEN_PAIRS", "Check", "HeldOutSizes",
-    "Mixture", "Problem", "Split", "chain", "check", "draw", "final_answer", "grade",
-    "held_out", "mixture_items", "needed_skills", "pool", "single", "split_of",
+    "COMMON", "DESCRIPTIONS", "MIDDLING", "ORIGINAL", "RARE", "SKILLS", "STEADY", "STUBBORN", "UNSEEN_PAIRS",
+    "Check", "HeldOutSizes", "Mixture", "Problem", "Split", "chain", "check", "draw", "final_answer",
+    "grade", "held_out", "mixture_items", "needed_skills", "pool", "single", "split_of",
 ]  # fmt: skip
 
 Split = Literal["gate", "exam", "traffic", "pool"]
@@ -71,7 +71,8 @@ _COMMON_WEIGHTS = {
     STUBBORN: 0.03,
 }
 _OTHER_WEIGHTS = {"bill": 0.0025, "total": 0.002} | {
-    "average": 0.0005, "perimeter": 0.0003, "left": 0.003, "equation": 0.002, "profit": 0.0012, "fraction": 0.0045,
+    "average": 0.0005, "perimeter": 0.0003, "left": 0.003, "equation": 0.002, "profit": 0.0012,
+    "fraction": 0.0045,
 }  # fmt: skip
 ORIGINAL = Mixture(_COMMON_WEIGHTS | _OTHER_WEIGHTS)
 

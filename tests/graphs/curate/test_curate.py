@@ -194,8 +194,8 @@ def test_no_held_out_question_is_trained_on_in_any_way() -> None:
 
 def test_near_copies_of_held_out_questions_are_contaminated_but_template_neighbours_are_not() -> None:
     story = (
-        "A baker bakes {} loaves in the morning and {} loaves after lunch. How many loaves does {} bake in a"
-        " day?"
+        "A baker bakes {} loaves in the morning and {} loaves after lunch. "
+        "How many loaves does {} bake in a day?"
     )
     texts = [story.format(12, 30, "she"), story.format(13, 30, "he")]
     teacher = ScriptedTeacher(writes=lambda skill, references, count, seed: texts)

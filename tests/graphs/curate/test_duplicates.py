@@ -10,8 +10,8 @@ import pytest
 from graphs.curate.duplicates import QuestionIndex, SameQuestion
 
 STORY = (
-    "Tom had 12 apples in his basket, gave 5 of them to his sister and ate one on the way home. How many are"
-    " left?"
+    "Tom had 12 apples in his basket, "
+    "gave 5 of them to his sister and ate one on the way home. How many are left?"
 )
 
 

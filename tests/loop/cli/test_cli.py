@@ -13,8 +13,8 @@ LIMIT_S = 0.7
 
 def test_help_is_quick_and_loads_no_model_library() -> None:
     code = (
-        "import sys, loop.cli.main; sys.exit(any(m in sys.modules for m in ('torch', 'transformers',"
-        " 'mlflow', 'langgraph', 'sqlalchemy')))"
+        "import sys, loop.cli.main; sys.exit(any(m in sys.modules "
+        "for m in ('torch', 'transformers', 'mlflow', 'langgraph', 'sqlalchemy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     seconds = []

@@ -16,9 +16,13 @@ from loop.wiring import open_registry
 from streams.state.rounds import RoundStore
 
 FIGURES = {
-    "rounds", "skills_truly_missing", "skills_found", "precision", "recall", "worst_skill_loss", "served_accuracy_first",
-    "served_accuracy_last", "seconds", "champion_version",
-    *(f"{name}_accuracy_{when}" for name in ("shifted", "missing", "original", "mastered", "ood") for when in ("before", "after")),
+    "rounds", "skills_truly_missing", "skills_found", "precision", "recall", "worst_skill_loss",
+    "served_accuracy_first", "served_accuracy_last", "seconds", "champion_version",
+    *(
+        f"{name}_accuracy_{when}"
+        for name in ("shifted", "missing", "original", "mastered", "ood")
+        for when in ("before", "after")
+    ),
 }  # fmt: skip
 
 

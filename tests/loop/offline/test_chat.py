@@ -33,8 +33,8 @@ def command() -> typer.Typer:
 
 def chat(config: Path, server: TeacherServer, price: str = "{ free = true }", more: str = "") -> None:
     settings = (
-        f'[teacher.chat]\nbase_url = "{server.base_url}"\nmodel = "scripted"\nbackoff_s = 0.01\nmax_tokens ='
-        f" 64\nprice = {price}\n"
+        f'[teacher.chat]\nbase_url = "{server.base_url}"\nmodel = "scripted"\nbackoff_s = 0.01\n'
+        f"max_tokens = 64\nprice = {price}\n"
     )
     text = config.read_text().replace('script = "script.json"', 'kind = "chat"\n' + settings)
     config.write_text(text.replace("pairs = 60", "pairs = 20\nk_sel = 1") + more)

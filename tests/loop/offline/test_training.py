@@ -80,8 +80,9 @@ def test_the_data_set_trains_in_trl_without_conversion(
         cache_dir=str(tmp_path / "cache"),
     )
     args = SFTConfig(
-        output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to="none",
-        disable_tqdm=True, save_strategy="no", max_length=512, assistant_only_loss=True, logging_steps=1, dataloader_pin_memory=False,
+        output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, use_cpu=True,
+        bf16=False, report_to="none", disable_tqdm=True, save_strategy="no", max_length=512,
+        assistant_only_loss=True, logging_steps=1, dataloader_pin_memory=False,
     )  # fmt: skip
     model = LlamaForCausalLM.from_pretrained(student)
     trainer = SFTTrainer(
@@ -100,12 +101,12 @@ def test_the_command_trains_and_measures(
 ) -> None:
     config = make_files()
     sft = (
-        "[train]\nmax_steps = 3\n[train.sft]\nsteps = 1\nbatch_size = 4\nmicro_batch_size = 4\nmax_length ="
-        " 200\nlr = 1e-3\nlora_r = 4\n"
+        "[train]\nmax_steps = 3\n[train.sft]\nsteps = 1\nbatch_size = 4\n"
+        "micro_batch_size = 4\nmax_length = 200\nlr = 1e-3\nlora_r = 4\n"
     )
     settings = (
-        f'[student]\nbase = "{student}"\nmax_new_tokens = 8\nbatch_size = 4\ntemperature ='
-        f" 0.0\n{sft}[evaluate]\nitems = 5\n"
+        f'[student]\nbase = "{student}"\nmax_new_tokens = 8\nbatch_size = 4\n'
+        f"temperature = 0.0\n{sft}[evaluate]\nitems = 5\n"
     )
     config.write_text(config.read_text().replace('answers = "answers.jsonl"\n', "") + settings)
     events: list[tuple[str, str]] = []

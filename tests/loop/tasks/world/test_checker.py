@@ -95,10 +95,21 @@ def test_no_text_makes_the_checker_raise(text: str, seed: int) -> None:
 
 @pytest.mark.parametrize(
     "question",
-    ["", "?", "add it and 5 ?", "divide 40 by 0 ?", "5 minus 9 ?", "add 5 and 1234567 ?", "the mean of 5 and 6 ?",
-     "add 1 and 2 , then add 3 and 4 ?",
-     "add fractions 1 / 2 and 1 / 3 , then it plus 5 ?", " ; first ", "add ١ and 2 ?", "x" * 5000],
-)  # fmt: skip
+    [
+        "",
+        "?",
+        "add it and 5 ?",
+        "divide 40 by 0 ?",
+        "5 minus 9 ?",
+        "add 5 and 1234567 ?",
+        "the mean of 5 and 6 ?",
+        "add 1 and 2 , then add 3 and 4 ?",
+        "add fractions 1 / 2 and 1 / 3 , then it plus 5 ?",
+        " ; first ",
+        "add ١ and 2 ?",
+        "x" * 5000,
+    ],
+)
 def test_what_is_no_question_of_this_world_needs_no_skill(question: str) -> None:
     assert needed_skills(question) == ()
     with pytest.raises(ValueError, match="needed_skills"):

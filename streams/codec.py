@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from streams.events import EVENT_TYPES, Event
-from streams.log import Outgoing, Record
+from streams.log import UNREADABLE, Outgoing, Record
 
 MAX_BYTES = 1_048_576
 SOURCE = "skillloop"
@@ -97,6 +97,8 @@ class Codec:
 
     def _kind(self, record: Record) -> tuple[type[Event], Callable[[bytes], Any]]:
         for name, value in record.headers:
+            if name == UNREADABLE:
+                raise DecodeError("unreadable", value.decode(errors="replace"))
             if name == "ce_type":
                 found = self._types.get(value)
                 if found is None:

@@ -1,5 +1,9 @@
 """Dead letters: records that can never be processed, kept with the reason on `<topic>.dlq` (precedents:
-KIP-298, KIP-1034)."""
+KIP-298, KIP-1034).
+
+A letter is named by the original record's place, and keeps that name when it is redriven and fails again.
+All of it is bounded, key and headers too: its topic takes every letter.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,12 @@ from streams.topics import MAX_LETTER_BYTES, dead_letter_topic
 
 PREFIX = "dlq_"
 OUTBOX_ID = "outbox_id"
+ORIGIN = "dlqorigin"
+"""A header of a redriven record: the name of the letter that it was."""
 _MESSAGE_CHARS = 2000
+_KEY_BYTES = 65_536
+_HEADER_BYTES = 1_048_576
+_HEADERS = 1000
 
 
 @dataclass(frozen=True)
@@ -26,18 +35,19 @@ class DeadLetter:
     offset: int
     attempts: int
     cut_from: int = 0
+    origin: str = ""
 
     @property
     def letter_id(self) -> str:
-        """Where the original stands; unique per poison record."""
-        return f"{self.topic}/{self.partition}/{self.offset}"
+        """Where the original stands: one name per poison record, however often it was redriven."""
+        return self.origin or f"{self.topic}/{self.partition}/{self.offset}"
 
 
 def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Outgoing:
     """The dead letter of a record: raw bytes, key and headers, plus headers that say what went wrong.
 
-    A value over `MAX_LETTER_BYTES` is cut to that, with its size in a header `dlq_cut_from`: the topic must
-    be able to take it.
+    What is over the bounds is cut: the value to `MAX_LETTER_BYTES` (its size is then in a header
+    `dlq_cut_from`), the key to 64 KiB, the headers to the first thousand, 1 MiB in all.
     """
     extra = {
         "reason": reason,
@@ -47,13 +57,25 @@ def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Out
         "offset": str(record.offset),
         "attempts": str(attempts),
     }
-    if len(record.value) > MAX_LETTER_BYTES:
+    original = _bounded(_original_headers(record))
+    key = None if record.key is None else record.key[:_KEY_BYTES]
+    whole = len(record.value) <= MAX_LETTER_BYTES and key == record.key
+    if not whole or len(original) < len(_original_headers(record)):
         extra["cut_from"] = str(len(record.value))
     headers = tuple((PREFIX + name, text.encode(errors="replace")) for name, text in extra.items())
-    value = record.value[:MAX_LETTER_BYTES]
-    return Outgoing(
-        dead_letter_topic(record.partition.topic), record.key, value, _original_headers(record) + headers
-    )
+    topic = dead_letter_topic(record.partition.topic)
+    return Outgoing(topic, key, record.value[:MAX_LETTER_BYTES], original + headers)
+
+
+def _bounded(headers: Headers) -> Headers:
+    """The first headers that fit."""
+    kept, size = [], 0
+    for name, value in headers[:_HEADERS]:
+        size += len(name.encode(errors="replace")) + len(value)
+        if size > _HEADER_BYTES:
+            break
+        kept.append((name, value))
+    return tuple(kept)
 
 
 def _original_headers(record: Record) -> Headers:
@@ -78,12 +100,13 @@ def parse(record: Record) -> DeadLetter:
         offset=_number(found.get("offset"), -1),
         attempts=_number(found.get("attempts"), 0),
         cut_from=_number(found.get("cut_from"), 0),
+        origin=next((text.decode(errors="replace") for name, text in record.headers if name == ORIGIN), ""),
     )
 
 
 def redrive(letter: DeadLetter) -> Outgoing:
-    """The original record again, for its own topic. Its event id was never marked as known, so it is
-    processed anew.
+    """The original record again, for the topic whose letters these are, whatever a header says. Its event id
+    was never marked as known, so it is processed anew; a header names the letter.
 
     Raises `ValueError` for a letter that was cut: its end is gone.
     """
@@ -93,7 +116,9 @@ def redrive(letter: DeadLetter) -> Outgoing:
             f"dead letter {letter.letter_id} keeps only {len(record.value)} of {letter.cut_from} bytes: "
             "it cannot be redriven"
         )
-    return Outgoing(letter.topic, record.key, record.value, _original_headers(record))
+    headers = tuple(pair for pair in _original_headers(record) if pair[0] != ORIGIN)
+    topic = record.partition.topic.removesuffix(dead_letter_topic(""))
+    return Outgoing(topic, record.key, record.value, (*headers, (ORIGIN, letter.letter_id.encode())))
 
 
 def _number(text: str | None, default: int) -> int:
@@ -107,3 +132,8 @@ def read_all(log: EventLog, topic: str) -> Iterator[DeadLetter]:
     """The dead letters of `topic` (the original's name), oldest first within a partition. Raises
     `TopicMissing`, `LogUnavailable`."""
     return (parse(record) for record in log.read(dead_letter_topic(topic)))
+
+
+def latest(log: EventLog, topic: str) -> dict[str, DeadLetter]:
+    """The last letter of each poisonous record, by its name."""
+    return {letter.letter_id: letter for letter in read_all(log, topic)}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
 Headers = tuple[tuple[str, bytes], ...]
+UNREADABLE = "skillloop_unreadable"
+"""A header of a record that stands for what the log could not hand out; its value says why."""
 
 
 class LogError(Exception):
@@ -24,6 +26,11 @@ class LogUnavailable(LogError):
 class MemberFenced(LogError):
     """The log has given this group member's name to another connection: end this process; a supervisor may
     start it again."""
+
+
+class RecordRefused(LogError):
+    """The log can never take one of the records: it is too large or malformed. The others of its append may
+    have been written."""
 
 
 class TopicMissing(LogError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from streams.crash import CrashPoint, no_crash
-from streams.log import LogError, LogUnavailable, Outgoing, Partition, Record, TopicMissing
+from streams.log import LogError, LogUnavailable, Outgoing, Partition, Record, RecordRefused, TopicMissing
 from streams.partitions import in_turn, partition_of, share
 from streams.topics import TOPICS, TopicSpec
 
@@ -21,6 +21,7 @@ class MemoryLog:
         self.records: dict[Partition, list[Record]] = {
             Partition(spec.name, n): [] for spec in topics for n in range(spec.partitions)
         }
+        self.limits = {spec.name: spec.max_bytes for spec in topics}
         self.commits: dict[str, dict[Partition, int]] = defaultdict(dict)
         self.members: dict[str, list[str]] = defaultdict(list)
         self.crash = crash
@@ -31,6 +32,11 @@ class MemoryLog:
         self.crash("log.before-append")
         self.check_available("append")
         for record in records:
+            size = len(record.value) + sum(len(value) for _, value in record.headers)
+            if size > self.limits.get(record.topic, size):
+                raise RecordRefused(
+                    f"{size} bytes for topic {record.topic!r}, which takes {self.limits[record.topic]}"
+                )
             count = len(self.partitions([record.topic]))
             partition = Partition(record.topic, partition_of(record.key, count))
             position = len(self.records[partition])

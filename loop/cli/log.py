@@ -120,9 +120,9 @@ def ingest(
 
 
 def _letters(log: EventLog, topic: str) -> Iterator[DeadLetter]:
-    from streams.dead_letters import read_all
+    from streams.dead_letters import latest
 
-    return read_all(log, topic)
+    return iter(latest(log, topic).values())
 
 
 @dlq_app.command("list")
@@ -177,17 +177,27 @@ def dlq_redrive(
     reason: Annotated[
         str | None, typer.Option(help="Only those with this reason, for example `failed`.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Also letters that were sent again before.")] = False,
 ) -> None:
-    """Send dead letters to their topic again, after the cause is gone. An event that was counted meanwhile
-    stays counted once."""
+    """Send dead letters to their topic again, after the cause is gone: each once, unless forced. An event
+    that was counted meanwhile stays counted once."""
+    from loop.backends import open_store, prepare
+    from loop.cli.main import load_config
     from streams.dead_letters import redrive
+    from streams.state.outbox import OutboxRelay
 
     with _open(directory, config) as log:
         letters = [_find(log, topic, letter_id)] if letter_id else list(_letters(log, topic))
-        chosen = {letter.letter_id: letter for letter in letters if reason in (None, letter.reason)}
-        whole = [letter for letter in chosen.values() if not letter.cut_from]
-        log.append([redrive(letter) for letter in whole])
-    typer.echo(f"{len(whole)} dead letters sent again to {topic}, {len(chosen) - len(whole)} cut ones left")
+        chosen = [letter for letter in letters if reason in (None, letter.reason)]
+        whole = {letter.letter_id: redrive(letter) for letter in chosen if not letter.cut_from}
+        store = open_store(load_config(config), prepare(directory))
+        sent = store.redrive(whole, force)
+        OutboxRelay(store, log).step()
+        store.close()
+    typer.echo(
+        f"{sent} dead letters sent again to {topic}, {len(whole) - sent} were sent before (--force sends them"
+        f" again), {len(chosen) - len(whole)} cut ones left"
+    )
 
 
 def _printable(text: str) -> str:

@@ -45,6 +45,10 @@ def show_status(config: Config, root: Path, console: Console) -> None:
             highlight=False,
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
+    for refused, error in store.refusals():
+        console.print(
+            f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False
+        )
     standing = _standing(config, root, store)
     if standing is None:
         console.print("no answers of the served version were watched yet", highlight=False)

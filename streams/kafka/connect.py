@@ -12,7 +12,7 @@ from kafka import errors as kafka_errors
 
 from streams.kafka import seams
 from streams.kafka.settings import KafkaSettings
-from streams.log import LogError, LogUnavailable, MemberFenced, TopicMissing
+from streams.log import LogError, LogUnavailable, MemberFenced, RecordRefused, TopicMissing
 
 _CLIENT_LOGGER = logging.getLogger("kafka.net.manager")
 _TRANSIENT = (
@@ -23,6 +23,11 @@ _TRANSIENT = (
     kafka_errors.RebalanceInProgressError,
     kafka_errors.UnknownMemberIdError,
     OSError,
+)
+_TOO_LARGE = (
+    kafka_errors.MessageSizeTooLargeError,
+    kafka_errors.RecordListTooLargeError,
+    kafka_errors.InvalidRecordError,
 )
 _AUTH = (
     kafka_errors.SaslAuthenticationFailedError,
@@ -81,6 +86,10 @@ def errors(settings: KafkaSettings, what: str) -> Iterator[None]:
     except kafka_errors.UnknownTopicOrPartitionError as exc:
         raise TopicMissing(
             f"a topic is missing at {servers} ({_text(exc)}); `skillloop topics create` makes them all"
+        ) from exc
+    except _TOO_LARGE as exc:
+        raise RecordRefused(
+            f"Kafka at {servers} can never take a record of this {what}: {_text(exc)}"
         ) from exc
     except _TRANSIENT as exc:
         raise LogUnavailable(

@@ -12,9 +12,12 @@ import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from streams.log import Headers, Partition, Record
+from streams.kafka.codecs import BatchTooLarge, decompress
+from streams.log import UNREADABLE, Headers, Partition, Record
 
 _LAYOUTS_KEPT = 256
+_HEADERS_LEARNT = 64
+_SHOWN = 4096  # bytes of an unreadable batch that are kept
 
 
 class _Layout(NamedTuple):
@@ -90,7 +93,7 @@ class RecordReader:
             value = b"" if size < 0 else data[position : (position := position + size)]
             since = position
             found.append((name.decode(), value))
-        if found:
+        if 0 < len(found) <= _HEADERS_LEARNT:
             if len(self._layouts) >= _LAYOUTS_KEPT:
                 self._layouts.clear()
             split = struct.Struct(
@@ -225,14 +228,17 @@ class _Batch:
 
     def _read(self) -> list[Record]:
         batch = self._batch
-        batch._maybe_uncompress()  # noqa: SLF001
+        data = bytes(batch._buffer[batch._pos :])  # noqa: SLF001
         try:
-            return _READER.read(
-                self._partition,
-                batch.base_offset,
-                bytes(batch._buffer),  # noqa: SLF001
-                batch._pos,  # noqa: SLF001
-                batch.records_count,
-            )
+            unpacked = decompress(batch.compression_type, data)
+            return _READER.read(self._partition, batch.base_offset, unpacked, 0, batch.records_count)
+        except BatchTooLarge as exc:
+            return [self._unreadable(str(exc), data)]
         except ValueError as exc:
             raise self._corrupt(f"batch at offset {batch.base_offset} of {self._partition}: {exc}") from exc
+
+    def _unreadable(self, why: str, data: bytes) -> Record:
+        """One record in place of a whole batch, for its dead letter: where it stood and how it begins."""
+        batch = self._batch
+        text = f"the batch of offsets {batch.base_offset} to {batch.last_offset}: {why}"
+        return Record(self._partition, batch.last_offset, None, data[:_SHOWN], ((UNREADABLE, text.encode()),))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from streams.clock import Clock, SystemClock
 from streams.crash import CrashPoint, no_crash
 from streams.dead_letters import OUTBOX_ID
-from streams.log import EventLog, Outgoing, Partition
+from streams.log import EventLog, Outgoing, Partition, RecordRefused
 from streams.state.store import Claim, OutboxRow, StateStore
 
 logger = logging.getLogger(__name__)
@@ -123,17 +123,32 @@ class OutboxRelay:
         found: set[str] = set()
         for topic, start in since.items():
             for record in self._log.read(topic, start):
-                found.update(value.decode() for name, value in record.headers if name == OUTBOX_ID)
+                found.update(
+                    value.decode(errors="replace") for name, value in record.headers if name == OUTBOX_ID
+                )
         return found
 
     def _send(self, rows: Sequence[OutboxRow]) -> int:
         self._crash("outbox.before-append")
         if not rows:
             return 0
-        self._log.append([_with_id(row) for row in rows])
+        try:
+            self._log.append([_with_id(row) for row in rows])
+        except RecordRefused as exc:
+            return self._send_apart(rows, exc)
         self._crash("outbox.after-append")
         self._store.sent([row.row_id for row in rows])
         return len(rows)
+
+    def _send_apart(self, rows: Sequence[OutboxRow], exc: RecordRefused) -> int:
+        """Send what the log takes of an append that it refused; move aside what it can never take."""
+        if len(rows) == 1:
+            logger.error("the log refuses a record of %s for good: %s", rows[0].record.topic, exc)
+            self._store.refuse(rows[0], str(exc))
+            return 1
+        found = self._in_log(rows)
+        self._store.sent([row.row_id for row in rows if row.record_id in found])
+        return sum(1 if row.record_id in found else self._send([row]) for row in rows)
 
 
 def _with_id(row: OutboxRow) -> Outgoing:

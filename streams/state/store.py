@@ -360,6 +360,39 @@ class StateStore:
             with self.transaction() as connection:
                 connection.execute(tables.outbox.delete().where(tables.outbox.c.row_id.in_(row_ids)))
 
+    def refuse(self, row: OutboxRow, error: str) -> None:
+        """Move an outbox row aside that the log can never take; doing it twice has no second effect."""
+        record = row.record
+        aside = {
+            "record_id": row.record_id,
+            "topic": record.topic,
+            "key": record.key,
+            "value": record.value,
+            "headers": _dump_headers(record.headers),
+            "error": error[:2000],
+        }
+        with self.transaction() as connection:
+            self.insert_new(tables.refused, [aside], connection)
+            connection.execute(tables.outbox.delete().where(tables.outbox.c.row_id == row.row_id))
+
+    def refusals(self) -> list[tuple[str, str]]:
+        """(topic, the log's answer) of every row that was moved aside."""
+        table = tables.refused.c
+        with self.transaction(read_only=True) as connection:
+            return [
+                (topic, error) for topic, error in connection.execute(sa.select(table.topic, table.error))
+            ]
+
+    def redrive(self, letters: Mapping[str, Outgoing], force: bool = False) -> int:
+        """Put records of dead letters, by the letters' ids, into the outbox, each once unless forced."""
+        table = tables.redriven
+        with self.transaction() as connection:
+            known = set(connection.execute(sa.select(table.c.letter_id)).scalars())
+            chosen = {name: record for name, record in letters.items() if force or name not in known}
+            self.insert_new(table, [{"letter_id": name} for name in chosen], connection)
+            self.publish(list(chosen.values()), connection)
+        return len(chosen)
+
     def close(self) -> None:
         """Release connections."""
         self.engine.dispose()

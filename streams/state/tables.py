@@ -51,6 +51,20 @@ outbox = Table(
     sqlite_autoincrement=True,
 )
 
+# Outbox rows that the log can never take, moved here with its answer: nothing else waits for them.
+refused = Table(
+    "refused",
+    metadata,
+    Column("record_id", String(36), primary_key=True),
+    Column("topic", String(200), nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary, nullable=False),
+    Column("headers", Text, nullable=False),
+    Column("error", Text, nullable=False),
+)
+
+redriven = Table("redriven", metadata, Column("letter_id", String(400), primary_key=True))
+
 rounds = Table(
     "rounds",
     metadata,

@@ -370,4 +370,5 @@ def test_dead_letters_keep_everything_and_say_why(memory_log: MemoryLog, store: 
     assert (Partition(letter.topic, letter.partition), letter.offset) == (position.partition, position.offset)
     assert letter.reason == "unknown-version"
     assert "99" in letter.message
-    assert dead_letters.redrive(letter) == sent
+    origin = (dead_letters.ORIGIN, letter.letter_id.encode())
+    assert dead_letters.redrive(letter) == replace(sent, headers=(*sent.headers, origin))

@@ -80,8 +80,10 @@ def test_dead_letters_are_listed_shown_and_sent_again(with_letters: Path) -> Non
     )
     assert (
         "1 dead letters sent again"
-        in run(dlq_app, "redrive", "--dir", with_letters, "--id", letter_id).output
+        in run(dlq_app, "redrive", "--dir", with_letters, "--id", letter_id, "--force").output
     )
+    again = run(dlq_app, "redrive", "--dir", with_letters, "--reason", "failed").output
+    assert "0 dead letters sent again to student-outputs, 2 were sent before" in again
     with LocalLog(with_letters / "log.db") as log:
         assert sum(log.end_offsets("student-outputs").values()) == 6
     run(dlq_app, "show", "student-outputs/0/999", "--dir", with_letters, expect=2)

@@ -260,3 +260,15 @@ def test_a_broker_that_does_not_start_shows_its_output(kafka_server: KafkaServer
     (tmp_path / "server.properties").write_text("process.roles=nothing\n")
     with pytest.raises(KafkaServerError, match=r"did not start"):
         broken.start(30)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_records_in_every_codec_are_read(kafka_server: KafkaServer, open_kafka: Any, codec: str) -> None:
+    log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
+    topic = f"codec-{codec}"
+    log.create_topics([TopicSpec(topic, 1, -1)])
+    producer = KafkaProducer(bootstrap_servers=kafka_server.bootstrap, compression_type=codec, linger_ms=50)
+    for number in range(20):
+        producer.send(topic, b"value %d" % number)
+    producer.close()
+    assert [record.value for record in log.read(topic)] == [b"value %d" % number for number in range(20)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from streams.clock import Clock, SystemClock
 from streams.codec import Codec, DecodeError
+from streams.continuity import Continuity, jumps
 from streams.crash import CrashPoint, no_crash
 from streams.dead_letters import dead_letter
 from streams.events import Event
@@ -98,8 +99,8 @@ class ConsumeLoop:
     A batch that the database can never take (`StoreRefused`) is done again record by record; the record that
     it refuses becomes a dead letter. The outbox is emptied by `streams.state.outbox.OutboxRelay`. Transient
     failures in 1, 4 and 5 rewind to the stored offsets, pause, and retry with back-off. `StaleOffsets` in 5
-    means the partition was lost: the batch is dropped and the stored offsets are read. A topic that ends
-    before the stored offset is a `LogError`: it was made anew.
+    means the partition was lost: the batch is dropped and the stored offsets are read. A topic that was made
+    anew, or that deleted what was not read yet, stops the loop (`streams.continuity.TopicChanged`).
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ConsumeLoop:
         self._crash: CrashPoint = ports.get("crash") or no_crash
         self._codec: Codec = ports.get("codec") or Codec()
         self._log = log
+        self._continuity = Continuity(log, store, settings.group)
         self._consumer: Consumer = log.consumer(settings.group, settings.topics)
         self._next: dict[Partition, int] = {}
         self._transient: tuple[type[Exception], ...] = (LogUnavailable, StoreUnavailable, *settings.transient)
@@ -183,6 +185,10 @@ class ConsumeLoop:
             moved = {partition for partition in gained if first.get(partition) != start[partition]}
             self._consumer.seek({partition: start[partition] for partition in moved})
             records = [record for record in records if record.partition not in moved]
+        if jumps(((record.partition, record.offset) for record in records), self._next):
+            self._continuity.check(self._next)
+        else:
+            self._continuity.check_now_and_then(self._next)
         # A partition lost and regained inside one poll comes from the log's own commits, which may lag behind
         # the store.
         return [
@@ -194,14 +200,7 @@ class ConsumeLoop:
     def _stored_offsets(self, partitions: frozenset[Partition]) -> dict[Partition, int]:
         stored = self._store.offsets(self.settings.group)
         start = {partition: stored.get(partition, 0) for partition in partitions}
-        for topic in {partition.topic for partition in partitions if start[partition]}:
-            for partition, end in self._log.end_offsets(topic).items():
-                if start.get(partition, 0) > end:
-                    raise LogError(
-                        f"{self.settings.group}: the state store has read {topic}[{partition.number}] "
-                        f"up to {start[partition]}, but it ends at {end}: the topic was made "
-                        "anew or has lost records. Restore it, or use a new consumer group name"
-                    )
+        self._continuity.check(start)
         return start
 
     def _back_off(self, exc: Exception) -> None:

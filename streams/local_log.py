@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS commits (member_group TEXT, topic TEXT, number INTEGE
     PRIMARY KEY (member_group, topic, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS members (member_group TEXT, member TEXT, expires REAL NOT NULL,
     PRIMARY KEY (member_group, member)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS identity (number INTEGER PRIMARY KEY, id TEXT NOT NULL);
 """
 LEASE_S = 30.0
 RENEW_S = LEASE_S / 6
@@ -62,6 +63,7 @@ class LocalLog:
                 "INSERT OR IGNORE INTO topics VALUES (?, ?)",
                 [(spec.name, spec.partitions) for spec in topics],
             )
+            self._db.execute("INSERT OR IGNORE INTO identity VALUES (1, ?)", (str(uuid.uuid4()),))
         except (OSError, sqlite3.Error) as exc:
             raise LogUnavailable(
                 f"cannot open the event log {path}: {exc}; check that the folder exists and is writable"
@@ -122,6 +124,14 @@ class LocalLog:
     def end_offsets(self, topic: str) -> dict[Partition, int]:
         partitions = self.partitions([topic])
         return self._do("read offsets", lambda: {partition: self._end(partition) for partition in partitions})
+
+    def begin_offsets(self, topic: str) -> dict[Partition, int]:
+        return dict.fromkeys(self.partitions([topic]), 0)  # nothing is ever deleted
+
+    def topic_id(self, topic: str) -> str:
+        self.partitions([topic])
+        query = "SELECT id FROM identity"
+        return str(self._do("read the identity", lambda: self._db.execute(query).fetchone()[0]))
 
     def partitions(self, topics: Sequence[str]) -> list[Partition]:
         """All partitions of these topics. Raises `TopicMissing`."""

@@ -104,6 +104,12 @@ class EventLog(Protocol):
     def end_offsets(self, topic: str) -> dict[Partition, int]:
         """Next offset to be written, per partition. Raises `TopicMissing`, `LogUnavailable`."""
 
+    def begin_offsets(self, topic: str) -> dict[Partition, int]:
+        """Offset of the oldest record that is still there, per partition. Raises as `end_offsets`."""
+
+    def topic_id(self, topic: str) -> str:
+        """What tells this topic from another one of the same name, made after it was deleted (KIP-516)."""
+
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
         """Every record that is in `topic` now, from the offsets in `start` (else the oldest kept), in order
         within a partition.

@@ -3,6 +3,7 @@ thread."""
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
@@ -26,6 +27,8 @@ class MemoryLog:
         self.members: dict[str, list[str]] = defaultdict(list)
         self.crash = crash
         self.unavailable = 0
+        self.begins: dict[Partition, int] = {}  # records before these have been deleted
+        self.identity = str(uuid.uuid4())
         self._names = 0
 
     def append(self, records: Sequence[Outgoing]) -> None:
@@ -44,6 +47,13 @@ class MemoryLog:
                 Record(partition, position, record.key, record.value, record.headers)
             )
         self.crash("log.after-append")
+
+    def make_anew(self) -> None:
+        """Delete all topics and create them again: readers find themselves beyond the end, or in other
+        records."""
+        self.identity = str(uuid.uuid4())
+        for records in self.records.values():
+            records.clear()
 
     def check_available(self, what: str) -> None:
         """Raise `LogUnavailable` while outages are ordered."""
@@ -64,10 +74,18 @@ class MemoryLog:
     def end_offsets(self, topic: str) -> dict[Partition, int]:
         return {partition: len(self.records[partition]) for partition in self.partitions([topic])}
 
+    def begin_offsets(self, topic: str) -> dict[Partition, int]:
+        return {partition: self.begins.get(partition, 0) for partition in self.partitions([topic])}
+
+    def topic_id(self, topic: str) -> str:
+        self.partitions([topic])
+        return self.identity
+
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
         self.check_available("read")
         for partition in self.partitions([topic]):
-            yield from self.records[partition][(start or {}).get(partition, 0) :]
+            first = max((start or {}).get(partition, 0), self.begins.get(partition, 0))
+            yield from self.records[partition][first:]
 
     def consumer(self, group: str, topics: Sequence[str]) -> MemoryConsumer:
         self.partitions(topics)
@@ -114,7 +132,9 @@ class MemoryConsumer:
         records: list[Record] = []
         self._turn += 1
         for partition in () if self._paused else in_turn(self._assigned, self._turn):
-            start = self._positions[partition]
+            start = max(self._positions[partition], self._log.begins.get(partition, 0))
+            if start > len(self._log.records[partition]):
+                start = 0  # out of range: back to the earliest, as Kafka's auto_offset_reset does
             records += self._log.records[partition][start : start + max_records - len(records)]
         for record in records:
             self._positions[record.partition] = record.offset + 1

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from streams.events import EVENT_TYPES
 
+MONITOR_GROUP = "monitor"
+"""The consumer group that reads answers and diagnoses into the profile."""
 DAY_MS = 24 * 3600 * 1000
 # Events may have 1 MiB. Topics take more, so that a larger record becomes a dead letter instead of an error
 # at its producer.

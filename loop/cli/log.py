@@ -79,6 +79,28 @@ def topics_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None)
             typer.echo(f"{spec.name:24} {state}, {kept}")
 
 
+@topics_app.command("adopt")
+def topics_adopt(
+    topic: Annotated[str, typer.Argument(help="The topic that was made anew or has deleted unread records.")],
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+) -> None:
+    """Accept that records are gone: read on from what the topic has now, and count the gap."""
+    from loop.backends import open_store, prepare
+    from loop.cli.main import load_config
+    from streams.continuity import Continuity
+    from streams.topics import MONITOR_GROUP
+
+    with _open(directory, config) as log:
+        store = open_store(load_config(config), prepare(directory))
+        gaps = Continuity(log, store, MONITOR_GROUP).adopt(topic)
+        store.close()
+    for gap in gaps:
+        where = f"{gap.partition.topic}[{gap.partition.number}]"
+        typer.echo(f"{where}: was at {gap.had}, reads on from {gap.reads_on}")
+    typer.echo(f"{topic} is taken as it is; {len(gaps)} of its partitions have a gap")
+
+
 def ingest(
     file: Annotated[
         Path, typer.Argument(help="JSON Lines: our events, or OpenAI chat completions ({request, response}).")

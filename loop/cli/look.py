@@ -45,6 +45,9 @@ def show_status(config: Config, root: Path, console: Console) -> None:
             highlight=False,
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
+    for gap in store.gaps(GROUP):
+        where = f"{gap.partition.topic}[{gap.partition.number}]"
+        console.print(f"gap in {where}: was at {gap.had}, read on from {gap.reads_on}", highlight=False)
     for refused, error in store.refusals():
         console.print(
             f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False

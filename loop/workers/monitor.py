@@ -23,9 +23,10 @@ from streams.log import EventLog, LogUnavailable
 from streams.state.labels import StoredLabels
 from streams.state.outbox import OutboxRelay
 from streams.state.store import StoreUnavailable
+from streams.topics import MONITOR_GROUP
 
 logger = logging.getLogger(__name__)
-GROUP = "monitor"
+GROUP = MONITOR_GROUP
 
 
 class MonitorWorker:

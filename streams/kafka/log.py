@@ -34,6 +34,7 @@ class KafkaLog:
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
         self._topics: dict[str, list[TopicPartition]] = {}
+        self._ids: dict[str, str] = {}
         self._producer: Any = None
         self._spare: list[Any] = []  # clients for `read`, which takes one for as long as it is iterated
         self._admin = self._client(KafkaAdminClient)
@@ -100,6 +101,7 @@ class KafkaLog:
                     )
                 if found["error_code"]:
                     raise problem(topic)
+            self._ids[topic] = str(found.get("topic_id", ""))
             self._topics[topic] = sorted(
                 TopicPartition(topic, one["partition_index"]) for one in found["partitions"]
             )
@@ -122,6 +124,20 @@ class KafkaLog:
             self._reader.assign(partitions)  # what it is assigned, it keeps the metadata of
             ends = self._reader.end_offsets(partitions, timeout_ms=ms(self.settings.request_timeout_s))
         return {Partition(*partition): offset for partition, offset in sorted(ends.items())}
+
+    def begin_offsets(self, topic: str) -> dict[Partition, int]:
+        partitions = self._partitions(topic)
+        with self._watchdog.guard(), self._errors(f"read the beginning of topic {topic!r}"):
+            self._reader.assign(partitions)
+            begins = self._reader.beginning_offsets(
+                partitions, timeout_ms=ms(self.settings.request_timeout_s)
+            )
+        return {Partition(*partition): offset for partition, offset in sorted(begins.items())}
+
+    def topic_id(self, topic: str) -> str:
+        self._topics.pop(topic, None)  # asked anew: what is remembered may be of a topic that is gone
+        self._partitions(topic)
+        return self._ids[topic]
 
     def read(self, topic: str, start: Mapping[Partition, int] | None = None) -> Iterator[Record]:
         ends = {TopicPartition(*partition): end for partition, end in self.end_offsets(topic).items()}

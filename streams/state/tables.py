@@ -51,6 +51,27 @@ outbox = Table(
     sqlite_autoincrement=True,
 )
 
+topic_ids = Table(
+    "topic_ids",
+    metadata,
+    Column("consumer_group", String(200), primary_key=True),
+    Column("topic", String(200), primary_key=True),
+    Column("topic_id", String(64), nullable=False),
+)
+
+# Records that a group will never read, accepted by a person: from the offset it had to the one it reads on
+# from.
+gaps = Table(
+    "gaps",
+    metadata,
+    Column("row_id", _BIG, primary_key=True, autoincrement=True),
+    Column("consumer_group", String(200), nullable=False),
+    Column("topic", String(200), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("had", BigInteger, nullable=False),
+    Column("reads_on", BigInteger, nullable=False),
+)
+
 # Outbox rows that the log can never take, moved here with its answer: nothing else waits for them.
 refused = Table(
     "refused",

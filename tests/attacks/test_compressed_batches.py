@@ -36,7 +36,7 @@ def test_every_codec_unpacks_up_to_its_limit(codec: int) -> None:
     assert decompress(codec, packed, limit=len(data)) == data
     with pytest.raises(BatchTooLarge):
         decompress(codec, packed, limit=len(data) - 1)
-    with pytest.raises(ValueError, match="not |snappy"):
+    with pytest.raises(ValueError, match=r"not |snappy"):
         decompress(codec, b"\x82SNAPPY\x00 is not a batch of any kind")
 
 
@@ -65,7 +65,7 @@ def test_a_bomb_becomes_one_record_that_says_so_and_the_next_batch_is_read(codec
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024  # KiB
     assert (bomb.offset, good.offset, good.value) == (0, 1, b"good")
     assert b"offsets 0 to 0" in dict(bomb.headers)[UNREADABLE]
-    with pytest.raises(DecodeError, match="64|67108864") as caught:
+    with pytest.raises(DecodeError, match="67108864") as caught:
         Codec().decode(bomb)
     assert caught.value.reason == "unreadable"
 

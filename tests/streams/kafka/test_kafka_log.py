@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
 from pydantic import SecretStr, ValidationError
 
 from streams import dead_letters
+from streams.codec import encode
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects
+from streams.continuity import Continuity, TopicChanged
 from streams.kafka.settings import KafkaSettings
 from streams.log import LogError, LogUnavailable, MemberFenced, Outgoing, TopicMissing
 from streams.state.outbox import OutboxRelay
 from streams.state.store import StateStore
 from streams.testing.broker import KafkaServer, KafkaServerError
-from streams.testing.synthetic import diagnose, expected_buckets, traffic
+from streams.testing.synthetic import diagnose, expected_buckets, output, traffic
 from streams.topics import TOPICS, TopicSpec
 
 # kafka-python leaves sockets of failed connection attempts to the garbage collector.
@@ -262,6 +264,7 @@ def test_a_broker_that_does_not_start_shows_its_output(kafka_server: KafkaServer
         broken.start(30)
 
 
+@pytest.mark.kafka
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 def test_records_in_every_codec_are_read(kafka_server: KafkaServer, open_kafka: Any, codec: str) -> None:
     log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
@@ -272,3 +275,41 @@ def test_records_in_every_codec_are_read(kafka_server: KafkaServer, open_kafka: 
         producer.send(topic, b"value %d" % number)
     producer.close()
     assert [record.value for record in log.read(topic)] == [b"value %d" % number for number in range(20)]
+
+
+@pytest.mark.kafka
+def test_a_topic_made_anew_has_another_identity_and_stops_its_reader(
+    kafka_free: KafkaServer, open_kafka: Any, tmp_path: Path
+) -> None:
+    store = StateStore(f"sqlite:///{tmp_path}/state.db")
+    log = open_kafka(bootstrap_servers=kafka_free.bootstrap, session_timeout_s=6)
+    specs = [TopicSpec("student-outputs", 2, -1), TopicSpec("student-outputs.dlq", 1, -1)]
+    log.create_topics(specs)
+    first = log.topic_id("student-outputs")
+    log.append([encode(output(n)) for n in range(50)])
+    consuming = ConsumeLoop(log, store, diagnose, ConsumeSettings("g", ("student-outputs",)))
+    drain(consuming, 50)
+    admin = KafkaAdminClient(bootstrap_servers=kafka_free.bootstrap)
+    admin.delete_topics(["student-outputs"])
+    time.sleep(1)
+    other = open_kafka(bootstrap_servers=kafka_free.bootstrap)
+    other.create_topics(specs)
+    other.append([encode(output(100 + n)) for n in range(20)])
+    admin.close()
+    assert log.topic_id("student-outputs") != first
+    with pytest.raises(TopicChanged, match="skillloop topics adopt"):
+        drain(consuming, 20)
+    consuming.close()
+    Continuity(log, store, "g").adopt("student-outputs")
+    again = ConsumeLoop(log, store, diagnose, ConsumeSettings("g", ("student-outputs",)))
+    drain(again, 20)
+    again.close()
+    assert sum(counts[0] for key, counts in store.buckets().items() if key[2] == "*") == 70
+
+
+def drain(consuming: ConsumeLoop, count: int, within_s: float = 40.0) -> None:
+    """Step until so many records have been processed."""
+    deadline, done = time.monotonic() + within_s, 0
+    while done < count:
+        done += consuming.step()
+        assert time.monotonic() < deadline, f"{done} of {count} records"

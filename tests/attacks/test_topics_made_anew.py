@@ -1,0 +1,112 @@
+"""Attacks: a topic made anew under a running worker, and records deleted before they were read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.codec import encode
+from streams.consume import ConsumeLoop, ConsumeSettings
+from streams.continuity import Continuity, TopicChanged
+from streams.local_log import LocalLog
+from streams.log import Partition
+from streams.memory_log import MemoryLog
+from streams.state.outbox import OutboxRelay
+from streams.state.store import StateStore
+from streams.testing.synthetic import diagnose, output
+
+TOPIC = "student-outputs"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> StateStore:
+    return StateStore(f"sqlite:///{tmp_path}/state.db")
+
+
+def loop(log: Any, store: StateStore) -> ConsumeLoop:
+    return ConsumeLoop(log, store, diagnose, ConsumeSettings("g", (TOPIC,), max_records=50))
+
+
+def run(consuming: ConsumeLoop, close: bool = True) -> None:
+    """Until nothing comes; then the member leaves its group, also after an error."""
+    try:
+        quiet = 0
+        while quiet < 2:
+            quiet = 0 if consuming.step() else quiet + 1
+    finally:
+        if close:
+            consuming.close()
+
+
+def answers(store: StateStore) -> int:
+    return sum(counts[0] for key, counts in store.buckets().items() if key[2] == "*")
+
+
+@pytest.mark.parametrize("anew", [20, 200])
+def test_a_topic_made_anew_under_a_running_worker_stops_it(store: StateStore, anew: int) -> None:
+    log = MemoryLog()
+    log.append([encode(output(n)) for n in range(100)])
+    consuming = loop(log, store)
+    run(consuming, close=False)
+    log.make_anew()
+    log.append([encode(output(1000 + n)) for n in range(anew)])
+    with pytest.raises(TopicChanged, match=r"made anew.*skillloop topics adopt student-outputs"):
+        run(consuming)
+    with pytest.raises(TopicChanged, match="made anew"):
+        run(loop(log, store))
+    gaps = Continuity(log, store, "g").adopt(TOPIC)
+    assert gaps == store.gaps("g") != []
+    run(loop(log, store))
+    assert answers(store) == 100 + anew
+
+
+def test_records_deleted_before_they_were_read_stop_the_worker_and_are_counted(store: StateStore) -> None:
+    log = MemoryLog()
+    log.append([encode(output(n)) for n in range(100)])
+    run(loop(log, store))
+    log.append([encode(output(n)) for n in range(100, 300)])
+    partition = max(log.partitions([TOPIC]), key=lambda p: len(log.records[p]))
+    had = store.offsets("g")[partition]
+    log.begins[partition] = had + 5
+    with pytest.raises(TopicChanged, match="deleted 5 records"):
+        run(loop(log, store))
+    (gap,) = Continuity(log, store, "g").adopt(TOPIC)
+    assert (gap.partition, gap.reads_on - gap.had) == (partition, 5)
+    run(loop(log, store))
+    assert answers(store) == 300 - 5
+
+
+def test_a_running_worker_notices_what_is_deleted_ahead_of_it(store: StateStore) -> None:
+    log = MemoryLog()
+    log.append([encode(output(n)) for n in range(100)])
+    consuming = loop(log, store)
+    run(consuming, close=False)
+    log.append([encode(output(n)) for n in range(100, 200)])
+    partition = max(log.partitions([TOPIC]), key=lambda p: len(log.records[p]))
+    log.begins[partition] = store.offsets("g")[partition] + 1
+    with pytest.raises(TopicChanged, match="deleted 1 records"):
+        run(consuming)
+
+
+def test_a_log_file_that_was_replaced_is_noticed(tmp_path: Path, store: StateStore) -> None:
+    for name in ("one.db", "two.db"):
+        with LocalLog(tmp_path / name) as log:
+            log.append([encode(output(n)) for n in range(30)])
+            if name == "one.db":
+                run(loop(log, store))
+                OutboxRelay(store, log).step()
+                assert log.topic_id(TOPIC) == log.topic_id("alerts")
+            else:
+                with pytest.raises(TopicChanged, match="made anew"):
+                    run(loop(log, store))
+
+
+def test_a_store_from_before_takes_the_topic_as_it_is(store: StateStore) -> None:
+    log = MemoryLog()
+    log.append([encode(output(1))])
+    run(loop(log, store))
+    assert store.topic_ids("g") == {TOPIC: log.identity}
+    assert Continuity(log, store, "other").adopt(TOPIC) == []
+    assert log.begin_offsets(TOPIC)[Partition(TOPIC, 0)] == 0

@@ -65,6 +65,8 @@ class ConsumeSettings:
     """`transient` are the handler's exceptions that mean "again later": they pause the consumer and never
     make a dead letter.
 
+    `check_topics_s`: how often the topics' identities are compared with those that were read.
+
     `look_first`: ask the store which ids are known before handling a batch, so that a handler that costs
     something is not called for them. Without it the batch is taken for new, and the store's refusal (nothing
     is written) makes the next try look.
@@ -79,6 +81,7 @@ class ConsumeSettings:
     backoff_max_s: float = 30.0
     transient: tuple[type[Exception], ...] = ()
     look_first: bool = True
+    check_topics_s: float = 30.0
 
 
 class ConsumeLoop:
@@ -113,7 +116,7 @@ class ConsumeLoop:
         self._crash: CrashPoint = ports.get("crash") or no_crash
         self._codec: Codec = ports.get("codec") or Codec()
         self._log = log
-        self._continuity = Continuity(log, store, settings.group)
+        self._continuity = Continuity(log, store, settings.group, settings.check_topics_s)
         self._consumer: Consumer = log.consumer(settings.group, settings.topics)
         self._next: dict[Partition, int] = {}
         self._transient: tuple[type[Exception], ...] = (LogUnavailable, StoreUnavailable, *settings.transient)

@@ -15,7 +15,6 @@ from streams.log import EventLog, LogError, Partition
 from streams.state.store import Gap, StateStore
 
 logger = logging.getLogger(__name__)
-CHECK_EVERY_S = 30.0
 
 
 class TopicChanged(LogError):
@@ -26,15 +25,16 @@ class Continuity:
     """Guards the offsets of one consumer group. A topic that the group meets for the first time is taken as
     it is."""
 
-    def __init__(self, log: EventLog, store: StateStore, group: str) -> None:
+    def __init__(self, log: EventLog, store: StateStore, group: str, check_every_s: float = 30.0) -> None:
+        self._every_s = check_every_s
         self._log = log
         self._store = store
         self._group = group
         self._checked_at = time.monotonic()
 
     def check_now_and_then(self, offsets: Mapping[Partition, int]) -> None:
-        """`check`, at most every 30 s: a topic made anew may have grown past our offsets, unnoticed."""
-        if offsets and time.monotonic() - self._checked_at > CHECK_EVERY_S:
+        """`check`, at most every `check_every_s`: a topic made anew may have grown past our offsets, unnoticed."""
+        if offsets and time.monotonic() - self._checked_at > self._every_s:
             self.check(offsets)
 
     def check(self, offsets: Mapping[Partition, int]) -> None:

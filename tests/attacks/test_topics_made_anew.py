@@ -26,7 +26,9 @@ def store(tmp_path: Path) -> StateStore:
 
 
 def loop(log: Any, store: StateStore) -> ConsumeLoop:
-    return ConsumeLoop(log, store, diagnose, ConsumeSettings("g", (TOPIC,), max_records=50))
+    return ConsumeLoop(
+        log, store, diagnose, ConsumeSettings("g", (TOPIC,), max_records=50, check_topics_s=0.0)
+    )
 
 
 def run(consuming: ConsumeLoop, close: bool = True) -> None:

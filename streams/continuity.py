@@ -33,7 +33,8 @@ class Continuity:
         self._checked_at = time.monotonic()
 
     def check_now_and_then(self, offsets: Mapping[Partition, int]) -> None:
-        """`check`, at most every `check_every_s`: a topic made anew may have grown past our offsets, unnoticed."""
+        """`check`, at most every `check_every_s`: a topic made anew may have grown past our offsets,
+        unnoticed."""
         if offsets and time.monotonic() - self._checked_at > self._every_s:
             self.check(offsets)
 

@@ -164,21 +164,24 @@ def fold(observations: Iterable[Observation]) -> ProfileTable:
     >>> [table[BucketKey("s", 1, skill, 7)] for skill in ("gcd", "add", ALL)]
     [Counts(needed=1, missing=1), Counts(needed=2, missing=0), Counts(needed=2, missing=1)]
     """
+    return fold_counted((seen, 1) for seen in observations)
+
+
+def fold_counted(counted: Iterable[tuple[Observation, int]]) -> ProfileTable:
+    """`fold` where each observation comes with how often it was made."""
     sums: dict[BucketKey, list[int]] = {}
-    for seen in observations:
-        _add(sums, BucketKey(seen.student, seen.version, ALL, seen.bucket), seen.wrong)
+    for seen, count in counted:
+        _add(sums, BucketKey(seen.student, seen.version, ALL, seen.bucket), count, seen.wrong)
         for skill in seen.needed:
-            _add(sums, BucketKey(seen.student, seen.version, skill, seen.bucket), skill in seen.missing)
+            key = BucketKey(seen.student, seen.version, skill, seen.bucket)
+            _add(sums, key, count, skill in seen.missing)
     return {key: Counts(needed, missing) for key, (needed, missing) in sums.items()}
 
 
-def _add(sums: dict[BucketKey, list[int]], key: BucketKey, missed: bool) -> None:
-    row = sums.get(key)
-    if row is None:
-        sums[key] = [1, int(missed)]
-    else:
-        row[0] += 1
-        row[1] += missed
+def _add(sums: dict[BucketKey, list[int]], key: BucketKey, count: int, missed: bool) -> None:
+    row = sums.setdefault(key, [0, 0])
+    row[0] += count
+    row[1] += count if missed else 0
 
 
 def merge(*tables: Mapping[BucketKey, Counts]) -> ProfileTable:

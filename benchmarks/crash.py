@@ -25,11 +25,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
-from agent.profile import BucketKey, Counts, Observation, canonical_bytes, fold
+from agent.profile import Counts, canonical_bytes
 from benchmarks.crash_worker import CONSUME_POINTS, RELAY_POINTS, Job, work
 from streams import dead_letters
 from streams.kafka.log import KafkaLog
@@ -37,7 +36,7 @@ from streams.kafka.settings import KafkaSettings
 from streams.log import LogUnavailable
 from streams.state.store import StateStore
 from streams.testing.broker import KafkaServer
-from streams.testing.synthetic import Traffic, diagnosed, traffic
+from streams.testing.synthetic import Traffic, expected_buckets, traffic
 from streams.topics import TopicSpec
 from streams.watchdog import EXIT_STUCK
 
@@ -165,8 +164,8 @@ def settle(log: KafkaLog, job: Job, store: StateStore, run: Run) -> None:
 def judge(log: KafkaLog, job: Job, store: StateStore, sent: Traffic) -> Counter[str]:
     """Compare what is in the store and the log with what was sent."""
     found: Counter[str] = Counter(events=len(sent.events))
-    table = {BucketKey(*key): Counts(*counts) for key, counts in store.buckets().items()}
-    reference = fold(_observation(event) for event in sent.events)
+    table = store.buckets()
+    reference = expected_buckets(sent.events)
     for key in table.keys() | reference.keys():
         for have, want in zip(table.get(key, Counts()), reference.get(key, Counts()), strict=True):
             found["lost"] += max(0, want - have)
@@ -190,11 +189,6 @@ def judge(log: KafkaLog, job: Job, store: StateStore, sent: Traffic) -> Counter[
             file=sys.stderr,
         )
     return found
-
-
-def _observation(event: Any) -> Observation:
-    one = diagnosed(event)
-    return Observation(one.student, one.student_version, one.bucket, one.needed, one.missing)
 
 
 def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Counter[str]:

@@ -35,9 +35,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.crash import new_database
-from loop.workers.folding import fold_handler
 from streams.codec import encode
 from streams.consume import ConsumeLoop, ConsumeSettings, calm_collector
+from streams.folding import fold_handler
 from streams.kafka.log import KafkaLog
 from streams.kafka.settings import KafkaSettings
 from streams.log import Outgoing

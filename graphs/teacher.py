@@ -10,15 +10,14 @@ profile and is counted. A teacher that fails for a passing reason (rate limit, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from agent.budget import Usage
 from agent.catalog import Skill
 from agent.items import PoolItem
-
-Verdict = Literal["correct", "incorrect", "abstained"]
+from streams.events import AnswerVerdict
 
 
 class TeacherUnavailable(Exception):
@@ -57,7 +56,7 @@ class Labels(_Reply):
 class Diagnosis(_Reply):
     """What a teacher says of one answer. `missing` is raw: the graph constrains it to the needed skills."""
 
-    verdict: Verdict
+    verdict: AnswerVerdict
     evidence: str = ""
     missing: tuple[str, ...] = ()
 

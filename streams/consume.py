@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agent.profile import BucketKey, Counts, merge
 from streams.clock import Clock, SystemClock
 from streams.codec import Codec, DecodeError
 from streams.continuity import Continuity, jumps
@@ -20,7 +21,6 @@ from streams.events import Event
 from streams.log import Consumer, EventLog, LogError, LogUnavailable, Outgoing, Partition, Record
 from streams.state.store import (
     Batch,
-    BucketKey,
     DuplicateEvents,
     StaleOffsets,
     StateStore,
@@ -36,12 +36,9 @@ COLLECT_EVERY_S = 1.0
 class Effects:
     """What handling some events changes; written in one transaction. `failed` maps event ids to why they can
     never be handled.
-
-    Handlers need not add up: keys may be anything that compares equal to a `BucketKey`, such as a named
-    tuple.
     """
 
-    buckets: Mapping[BucketKey, tuple[int, int]] = field(default_factory=dict)
+    buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, Any]] = ()
@@ -49,7 +46,7 @@ class Effects:
 
     def __add__(self, other: Effects) -> Effects:
         return Effects(
-            buckets=_add_counts(self.buckets, other.buckets),
+            buckets=merge(self.buckets, other.buckets),
             watermarks={**self.watermarks, **_merge_watermarks(self.watermarks, other.watermarks)},
             outbox=[*self.outbox, *other.outbox],
             ledger=[*self.ledger, *other.ledger],
@@ -332,16 +329,6 @@ def calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.disable()
-
-
-def _add_counts(
-    one: Mapping[BucketKey, tuple[int, int]], other: Mapping[BucketKey, tuple[int, int]]
-) -> dict[BucketKey, tuple[int, int]]:
-    total = dict(one)
-    for key, (needed, missing) in other.items():
-        before = total.get(key, (0, 0))
-        total[key] = (before[0] + needed, before[1] + missing)
-    return total
 
 
 def _merge_watermarks(

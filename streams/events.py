@@ -18,6 +18,7 @@ Text = Annotated[str, Field(max_length=1_048_576)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 # What fits the store's columns: a larger number is an invalid event, not a database error in the loop.
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+AnswerVerdict = Literal["correct", "incorrect", "abstained"]
 Bucket = Annotated[int, Field(ge=-(2**53), le=2**53)]
 
 
@@ -96,7 +97,7 @@ class Diagnosed(Event):
     TOPIC: ClassVar[str] = "diagnoses"
 
     student_version: Version
-    verdict: Literal["correct", "incorrect", "abstained"]
+    verdict: AnswerVerdict
     needed: tuple[Name, ...] = ()
     missing: tuple[Name, ...] = ()
     evidence: Text = ""

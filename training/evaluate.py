@@ -20,7 +20,7 @@ from agent.items import HeldOutItem
 from training.errors import EvaluationFailed, ItemSetMismatch
 
 Generate = Callable[[Sequence[str]], list[str]]
-Grade = Callable[[HeldOutItem, str], bool]
+GradeItem = Callable[[HeldOutItem, str], bool]
 
 SKILL_STRATUM = "skill:"
 
@@ -113,7 +113,7 @@ def item_set_sha256(items: Sequence[HeldOutItem]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def evaluate(generate: Generate, grade: Grade, items: Sequence[HeldOutItem]) -> Evaluation:
+def evaluate(generate: Generate, grade: GradeItem, items: Sequence[HeldOutItem]) -> Evaluation:
     """Answer all items with one call of `generate`, grade each answer, keep every outcome.
 
     Raises `EvaluationFailed` when there are no items, an item occurs twice, or generating or grading fails.
@@ -166,7 +166,7 @@ def _check_items(items: Sequence[HeldOutItem]) -> None:
         )
 
 
-def _grade(grade: Grade, item: HeldOutItem, answer: str) -> bool:
+def _grade(grade: GradeItem, item: HeldOutItem, answer: str) -> bool:
     try:
         correct = grade(item, answer)
     except Exception as exc:

@@ -65,7 +65,7 @@ class Row(BaseModel):
     passed: bool | None
 
 
-class Verdict(BaseModel):
+class GateVerdict(BaseModel):
     """The decision, why, and the table behind it. `reasons` is never empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +80,7 @@ def judge(
     challenger: Evaluation | None,
     targets: Sequence[str],
     settings: GateSettings | None = None,
-) -> Verdict:
+) -> GateVerdict:
     """Decide on promotion. Never raises: whatever is missing or odd closes the gate, with a reason."""
     chosen = settings or GateSettings()
     if champion is None or challenger is None:
@@ -94,13 +94,13 @@ def judge(
         return _closed(f"the evaluations could not be compared ({type(exc).__name__}: {exc})")
 
 
-def _closed(reason: str) -> Verdict:
-    return Verdict(promote=False, reasons=(reason,))
+def _closed(reason: str) -> GateVerdict:
+    return GateVerdict(promote=False, reasons=(reason,))
 
 
 def _decide(
     champion: Evaluation, challenger: Evaluation, targets: tuple[str, ...], settings: GateSettings
-) -> Verdict:
+) -> GateVerdict:
     untested = tuple(name for name in champion.strata() if _matches(name, settings.reported_only))
     ids = {skill: frozenset(champion.of_skill(skill, untested)) for skill in champion.skills()}
     missing = [skill for skill in targets if len(ids.get(skill, ())) < settings.min_items]
@@ -124,7 +124,9 @@ def _decide(
         if not name.startswith(SKILL_STRATUM)
     ]
     refused = tuple(_reason(row, settings) for row in rows if row.passed is False)
-    return Verdict(promote=not refused, reasons=refused or (_praise(rows[0], settings),), table=tuple(rows))
+    return GateVerdict(
+        promote=not refused, reasons=refused or (_praise(rows[0], settings),), table=tuple(rows)
+    )
 
 
 def _grouped(

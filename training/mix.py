@@ -21,7 +21,7 @@ from agent.items import Example, HeldOutItem
 from training.errors import DatasetError, HeldOutOverlap
 
 
-class Manifest(BaseModel):
+class DatasetManifest(BaseModel):
     """What a data file holds. `per_skill` counts an example once for each skill it is taught for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,7 +41,7 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(path.name + ".manifest.json")
 
 
-def write_dataset(path: Path, examples: Sequence[Example]) -> Manifest:
+def write_dataset(path: Path, examples: Sequence[Example]) -> DatasetManifest:
     """Write examples as JSON lines, the manifest last. Equal examples give equal bytes.
 
     Raises `DatasetError` for an empty set or a repeated example_id.
@@ -64,10 +64,10 @@ def write_dataset(path: Path, examples: Sequence[Example]) -> Manifest:
     return manifest
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> DatasetManifest:
     """The manifest of a data file. Raises `DatasetError` when there is none: the file was never finished."""
     try:
-        return Manifest.model_validate_json(manifest_path(path).read_bytes())
+        return DatasetManifest.model_validate_json(manifest_path(path).read_bytes())
     except (OSError, ValidationError) as exc:
         raise DatasetError(
             f"{path} has no readable manifest ({exc}); it was never finished, write it again"
@@ -142,10 +142,10 @@ def mix(
     return mixed
 
 
-def _describe(data: bytes, examples: Sequence[Example]) -> Manifest:
+def _describe(data: bytes, examples: Sequence[Example]) -> DatasetManifest:
     strategies = Counter(example.provenance.strategy for example in examples)
     skills = Counter(skill for example in examples for skill in set(example.skills))
-    return Manifest(
+    return DatasetManifest(
         sha256=hashlib.sha256(data).hexdigest(),
         examples=len(examples),
         per_strategy={str(key): strategies[key] for key in sorted(strategies)},

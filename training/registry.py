@@ -27,8 +27,8 @@ from mlflow.exceptions import MlflowException
 from training.adapters import ADAPTER_FILES, adapter_sha256, base_sha256, load_check
 from training.errors import CorruptAdapter, RegistryError, RegistryUnavailable
 from training.evaluate import Evaluation
-from training.gate import Verdict
-from training.mix import Manifest
+from training.gate import GateVerdict
+from training.mix import DatasetManifest
 
 Alias = Literal["champion", "challenger", "previous"]
 
@@ -176,11 +176,11 @@ class Registry:
         self.log_metrics(run_id, metrics | {f"{phase}/accuracy": evaluation.accuracy()})
         self._log_json(run_id, evaluation.model_dump(mode="json"), f"evaluation/{phase}.json")
 
-    def log_manifest(self, run_id: str, manifest: Manifest) -> None:
+    def log_manifest(self, run_id: str, manifest: DatasetManifest) -> None:
         """Write what the round trained on; the data itself stays where it is."""
         self._log_json(run_id, manifest.model_dump(mode="json"), "data/manifest.json")
 
-    def log_verdict(self, run_id: str, verdict: Verdict) -> None:
+    def log_verdict(self, run_id: str, verdict: GateVerdict) -> None:
         """Write the gate's verdict with its table."""
         self._log_json(run_id, verdict.model_dump(mode="json"), "gate/verdict.json")
 

@@ -38,7 +38,7 @@ class Named(TypedDict):
     names: dict[str, int]
 
 
-class Batch(TypedDict):
+class NameBatch(TypedDict):
     """Names to be clustered in one prompt, the commonest first; `last` when they are all that is left of the
     subject."""
 
@@ -52,7 +52,7 @@ class Batch(TypedDict):
 class Clustered(TypedDict):
     """What became of a batch; `grouped` is false when the teacher abstained."""
 
-    batch: Batch
+    batch: NameBatch
     skills: list[dict[str, str]]
     grouped: bool
 
@@ -63,7 +63,7 @@ class CatalogState(TypedDict, total=False):
     plan: dict[str, Any]
     named: Annotated[list[Named], operator.add]
     level: int
-    batches: list[Batch]
+    batches: list[NameBatch]
     clustered: Annotated[list[Clustered], operator.add]
     labels: Annotated[list[tuple[str, list[str]]], operator.add]
     usage: Annotated[list[dict[str, float]], operator.add]
@@ -98,12 +98,12 @@ def _gather(state: CatalogState, context: CatalogContext) -> CatalogState:
     subject had its last one."""
     level = state.get("level", 0)
     lists = _fine_names(state["named"]) if level == 0 else _names_left(state["clustered"], level)
-    batches: list[Batch] = []
+    batches: list[NameBatch] = []
     for subject in sorted(lists):
         parts = _even(lists[subject], _plan_of(state).names_per_prompt)
         last = len(parts) == 1
         batches += [
-            Batch(level=level + 1, at=at, subject=subject, names=part, last=last)
+            NameBatch(level=level + 1, at=at, subject=subject, names=part, last=last)
             for at, part in enumerate(parts)
         ]
     if level == 0 and not batches:
@@ -143,7 +143,7 @@ def _even(names: Sequence[str], size: int) -> list[list[str]]:
 class ClusterTask(TypedDict):
     """One batch and how many skills may come of it."""
 
-    batch: Batch
+    batch: NameBatch
     at_most: int
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from graphs.chat.prompts import PROMPT_VERSION, Ask
-from graphs.chat.settings import ChatReply, Sampling
+from graphs.chat.settings import ChatReply, RequestSampling
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -34,7 +34,7 @@ class ReplyCache(Protocol):
     def put(self, key: str, reply: ChatReply) -> None: ...
 
 
-def reply_key(model: str, ask: Ask, turns: list[tuple[str, str]], sampling: Sampling) -> str:
+def reply_key(model: str, ask: Ask, turns: list[tuple[str, str]], sampling: RequestSampling) -> str:
     """The key of a request: equal for equal requests in every process and on every machine."""
     parts: list[Any] = [PROMPT_VERSION, model, ask.purpose, turns, ask.schema, sampling.model_dump()]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -35,7 +35,7 @@ from graphs.chat.errors import NoCompletion, is_about_the_text, is_passing, misc
 from graphs.chat.meter import Meter, Work
 from graphs.chat.pace import Pace
 from graphs.chat.prompts import Ask
-from graphs.chat.settings import ChatReply, ChatSettings, Sampling
+from graphs.chat.settings import ChatReply, ChatSettings, RequestSampling
 from graphs.teacher import TeacherExhausted
 from streams.clock import Clock, SystemClock
 
@@ -93,7 +93,7 @@ class ChatClient:
             use_responses_api=False,
         )
 
-    def reply(self, ask: Ask, turns: Turns, sampling: Sampling, work: Work) -> tuple[ChatReply, Usage]:
+    def reply(self, ask: Ask, turns: Turns, sampling: RequestSampling, work: Work) -> tuple[ChatReply, Usage]:
         """The server's reply to `turns` and what it cost when it was made.
 
         Raises `TeacherExhausted`, `TeacherMisconfigured`, `BudgetExceeded`, `UnpricedModel`.
@@ -106,7 +106,7 @@ class ChatClient:
             return self._paid(key, ask, turns, sampling, work)
 
     def _paid(
-        self, key: str, ask: Ask, turns: Turns, sampling: Sampling, work: Work
+        self, key: str, ask: Ask, turns: Turns, sampling: RequestSampling, work: Work
     ) -> tuple[ChatReply, Usage]:
         estimate = self.meter.reserve(work, _most_tokens(ask, turns), sampling.max_tokens)
         try:
@@ -121,7 +121,7 @@ class ChatClient:
         self.cache.put(key, reply)
         return reply, usage
 
-    def _persist(self, ask: Ask, turns: Turns, sampling: Sampling) -> ChatReply:
+    def _persist(self, ask: Ask, turns: Turns, sampling: RequestSampling) -> ChatReply:
         """Try until there is a reply, a lasting error, or no attempt left."""
         settings = self.settings
         retrying = Retrying(
@@ -151,7 +151,7 @@ class ChatClient:
                 raise
             raise self._exhausted(exc) from exc
 
-    def _once(self, ask: Ask, turns: Turns, sampling: Sampling) -> ChatReply:
+    def _once(self, ask: Ask, turns: Turns, sampling: RequestSampling) -> ChatReply:
         try:
             message = self._model.invoke(turns, **self._parameters(ask, sampling))
         except UnicodeError:
@@ -166,7 +166,7 @@ class ChatClient:
         self._succeeded.add(ask.purpose)
         return _read(message)
 
-    def _parameters(self, ask: Ask, sampling: Sampling) -> dict[str, Any]:
+    def _parameters(self, ask: Ask, sampling: RequestSampling) -> dict[str, Any]:
         schema = {"name": ask.purpose, "strict": True, "schema": dict(ask.schema)}
         # As extra_body: given directly, the SDK parses the reply itself, and raises where one is cut short,
         # without its text.

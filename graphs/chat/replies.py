@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from agent.catalog import Skill
 from agent.items import PoolItem
 from graphs.chat.delimit import quoted
-from graphs.teacher import Diagnosis, Solution, Verdict
+from graphs.teacher import Diagnosis, Solution
+from streams.events import AnswerVerdict
 
 MAX_NAME_CHARS = 80
 _NAME = re.compile(r"[^\W_][\w \-,.'’()/&+]*")
@@ -148,7 +149,7 @@ def diagnosis(answer: str, skills: Collection[str]) -> Check[Diagnosis]:
     return check
 
 
-def _verdict(raw: str) -> Verdict:
+def _verdict(raw: str) -> AnswerVerdict:
     if raw == "correct":
         return "correct"
     if raw == "incorrect":

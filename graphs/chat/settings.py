@@ -60,7 +60,7 @@ def callers(chat: ChatSettings | None) -> int:
     return chat.threads if chat else 8
 
 
-class Sampling(Frozen):
+class RequestSampling(Frozen):
     """What of a request changes the reply besides its text. `sample` numbers independent replies to one text.
 
     `seed` is what the caller asked with; it is sent to the server where `send_seed` says so.

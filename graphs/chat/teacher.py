@@ -25,7 +25,7 @@ from graphs.chat.client import ChatClient
 from graphs.chat.meter import Activity, Meter, Work
 from graphs.chat.prompts import PROMPT_VERSION, Ask, Purpose
 from graphs.chat.replies import Check, Rejected
-from graphs.chat.settings import ChatReply, ChatSettings, Sampling
+from graphs.chat.settings import ChatReply, ChatSettings, RequestSampling
 from graphs.teacher import Clusters, Diagnosis, Labels, SkillName, Solution, Solutions, Written
 from streams.clock import Clock
 
@@ -164,21 +164,21 @@ class ChatTeacher:
                 found.append(solution)
         return Solutions(solutions=tuple(found), usage=total)
 
-    def _judging(self) -> Sampling:
-        return Sampling(
+    def _judging(self) -> RequestSampling:
+        return RequestSampling(
             temperature=self.client.settings.temperature, max_tokens=self.client.settings.max_tokens
         )
 
-    def _creating(self, seed: int, sample: int = 0) -> Sampling:
+    def _creating(self, seed: int, sample: int = 0) -> RequestSampling:
         settings = self.client.settings
-        return Sampling(
+        return RequestSampling(
             temperature=settings.creative_temperature,
             max_tokens=settings.max_tokens,
             seed=seed,
             sample=sample,
         )
 
-    def _ask(self, ask: Ask, check: Check[T], sampling: Sampling) -> tuple[T | None, Usage]:
+    def _ask(self, ask: Ask, check: Check[T], sampling: RequestSampling) -> tuple[T | None, Usage]:
         """A checked reply, or `None` for an abstention, and what it cost with the repair."""
         work = Work(self.student, self.round_id, _ACTIVITY[ask.purpose])
         reply, usage = self.client.reply(ask, ask.messages, sampling, work)

@@ -43,7 +43,7 @@ from graphs.filters.assess import NOBODY, Assessor, first_opinion
 from graphs.labels import LabelCache, Labeller, MemoryLabels, Needed
 from graphs.teacher import Diagnosis, Teacher, TeacherMisconfigured, TeacherUnavailable
 from streams.crash import CrashPoint, no_crash
-from streams.events import StudentOutput
+from streams.events import AnswerVerdict, StudentOutput
 
 log = logging.getLogger(__name__)
 RECURSION_LIMIT = 50
@@ -114,7 +114,7 @@ class _Case:
     diagnosis: Diagnosis | None = None
     decided_by: str = NOBODY
 
-    def result(self, verdict: Literal["correct", "incorrect", "abstained"], **more: Any) -> Command[Any]:
+    def result(self, verdict: AnswerVerdict, **more: Any) -> Command[Any]:
         usage = self.needed.usage + (self.diagnosis.usage if self.diagnosis else Usage())
         known = {
             "event_id": self.output.event_id,

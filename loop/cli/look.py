@@ -8,16 +8,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from agent.profile import BucketKey, Counts, canonical_bytes
+from agent.profile import canonical_bytes
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config, ConfigError
 from loop.tables import profile_table
 from loop.wiring import open_task
 from loop.workers.decide import Decider, Standing
-from loop.workers.folding import fold_diagnoses
 from loop.workers.monitor import GROUP
 from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed
+from streams.folding import fold_diagnoses
 from streams.log import EventLog
 from streams.state.rounds import Round, RoundStore
 from streams.state.store import StateStore
@@ -92,7 +92,7 @@ def show_profile(config: Config, root: Path, console: Console) -> None:
 def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
     root = prepare(root)
-    live = {BucketKey(*key): Counts(*counts) for key, counts in open_store(config, root).buckets().items()}
+    live = open_store(config, root).buckets()
     codec, unreadable = Codec(), 0
     events: dict[str, Diagnosed] = {}
     with open_log(config, root, None) as log:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from loop.offline.bench import Bench
-from loop.offline.folder import Manifest
+from loop.offline.folder import StageManifest
 from loop.offline.records import DatasetRow
 from streams.files import write_text
 
@@ -33,7 +33,7 @@ def write_card(bench: Bench) -> Path | None:
     return path
 
 
-def card(bench: Bench, manifest: Manifest, rows: Sequence[DatasetRow]) -> str:
+def card(bench: Bench, manifest: StageManifest, rows: Sequence[DatasetRow]) -> str:
     """The card's text."""
     config = bench.config
     parameters = {name: value for name, value in config.strategy.model_dump().items() if name != "name"}

@@ -33,7 +33,7 @@ class RunBusy(Exception):
     """Another process works in this directory."""
 
 
-class Manifest(Frozen):
+class StageManifest(Frozen):
     """What a finished stage depends on and what it made. `figures` are counts for the user, `notes`
     sentences."""
 
@@ -60,10 +60,10 @@ class RunFolder:
         """The result of a stage."""
         return self.root / f"{stage}.jsonl"
 
-    def manifest(self, stage: str) -> Manifest | None:
+    def manifest(self, stage: str) -> StageManifest | None:
         """The manifest of a finished stage, or None."""
         try:
-            return Manifest.model_validate_json(self._manifest_path(stage).read_bytes())
+            return StageManifest.model_validate_json(self._manifest_path(stage).read_bytes())
         except (OSError, ValidationError):
             return None
 
@@ -82,10 +82,10 @@ class RunFolder:
         rows: Sequence[BaseModel],
         figures: Mapping[str, float],
         notes: Sequence[str],
-    ) -> Manifest:
+    ) -> StageManifest:
         """Write the result, then the manifest."""
         write_rows(self.path(stage), rows)
-        done = Manifest(
+        done = StageManifest(
             stage=stage,
             inputs=dict(inputs),
             sha256=file_sha256(self.path(stage)),

@@ -12,7 +12,7 @@ from typing import Literal
 from loop.config import ConfigError
 from loop.offline.bench import Bench
 from loop.offline.card import write_card
-from loop.offline.folder import Manifest
+from loop.offline.folder import StageManifest
 from loop.offline.stages.answers import ANSWERS
 from loop.offline.stages.dataset import dataset
 from loop.offline.stages.diagnoses import ASSESSED, DIAGNOSES
@@ -25,10 +25,10 @@ STAGES = ("catalog", "labels", "answers", "assessed", "diagnoses", "profile", "d
 """What `--from` and `--until` may name."""
 
 Event = Literal["begin", "kept", "done"]
-Listen = Callable[[Event, str, Manifest | None], None]
+Listen = Callable[[Event, str, StageManifest | None], None]
 
 
-def nobody(event: Event, stage: str, manifest: Manifest | None) -> None:
+def nobody(event: Event, stage: str, manifest: StageManifest | None) -> None:
     """A listener that does nothing."""
 
 
@@ -51,7 +51,7 @@ def forget_from(bench: Bench, first: str) -> None:
         bench.folder.forget(stage.name)
 
 
-def run_stages(bench: Bench, until: str = "evaluate", listen: Listen = nobody) -> list[Manifest]:
+def run_stages(bench: Bench, until: str = "evaluate", listen: Listen = nobody) -> list[StageManifest]:
     """Run what is not finished, up to the stage `until`; the manifests of all stages up to it.
 
     Raises what the stages raise; calling it again goes on.
@@ -59,7 +59,7 @@ def run_stages(bench: Bench, until: str = "evaluate", listen: Listen = nobody) -
     return [_run(bench, stage, listen) for stage in stages(bench)[: check_stage(until) + 1]]
 
 
-def _run(bench: Bench, stage: Stage, listen: Listen) -> Manifest:
+def _run(bench: Bench, stage: Stage, listen: Listen) -> StageManifest:
     inputs = stage.inputs(bench)
     known = bench.folder.manifest(stage.name)
     if known is not None and bench.folder.is_finished(stage.name, inputs):
@@ -89,7 +89,7 @@ def standing(bench: Bench) -> frozenset[str]:
     return frozenset(found)
 
 
-def finished(bench: Bench) -> Sequence[Manifest]:
+def finished(bench: Bench) -> Sequence[StageManifest]:
     """The manifests of the stages that are finished, whether or not they still stand."""
     return [
         found for found in (bench.folder.manifest(stage.name) for stage in stages(bench)) if found is not None

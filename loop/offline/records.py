@@ -10,6 +10,7 @@ from pydantic import Field
 from agent.budget import Usage
 from agent.items import Frozen
 from agent.plan import StrategyName
+from streams.events import AnswerVerdict
 
 
 class AnswerRow(Frozen):
@@ -27,7 +28,7 @@ class AssessedRow(Frozen):
 
     question_id: str
     sample: int
-    verdict: Literal["correct", "incorrect", "abstained"]
+    verdict: AnswerVerdict
     decided_by: str
     error: str = ""
 

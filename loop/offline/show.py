@@ -13,7 +13,7 @@ from rich.table import Table
 from agent.budget import Price
 from loop.offline.bench import Bench
 from loop.offline.estimate import Line, total
-from loop.offline.folder import Manifest
+from loop.offline.folder import StageManifest
 from loop.offline.ledger import paid
 from loop.offline.pipeline import Event
 from loop.offline.records import ProfileRow
@@ -84,7 +84,7 @@ class Watch:
             self._bars[kind] = self._progress.add_task(kind, total=total)
         self._progress.update(self._bars[kind], completed=done, total=total)
 
-    def stage(self, event: Event, stage: str, manifest: Manifest | None) -> None:
+    def stage(self, event: Event, stage: str, manifest: StageManifest | None) -> None:
         """Listener of `loop.offline.pipeline.run_stages`."""
         if manifest is None:
             return

@@ -16,7 +16,7 @@ from agent.budget import left
 from agent.decision import Decision, Outcome, PolicyInput, PoolState, RoundRecord
 from agent.policy import decide
 from agent.posterior import Profile, ProfileView
-from agent.profile import ALL, BucketKey, Counts, bucket_of
+from agent.profile import ALL, Counts, bucket_of
 from loop.config import Config
 from loop.tasks.task import Task
 from streams.codec import encode
@@ -62,7 +62,7 @@ class Decider:
         mark = self._store.watermark(student, route[0]) if route else None
         if route is None or mark is None:
             return None
-        table = {BucketKey(*key): Counts(*counts) for key, counts in self._store.buckets(student).items()}
+        table = self._store.buckets(student)
         view = ProfileView(table)
         bucket = bucket_of(mark[1], self._config.monitor.bucket_s)
         profile = view.read(student, route[0], bucket, self._config.profile, predecessor=route[1])

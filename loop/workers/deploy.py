@@ -10,7 +10,7 @@ from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
 from streams.events import Deployed, derived_id
 from streams.state.rounds import Round
-from training.gate import Verdict
+from training.gate import GateVerdict
 
 
 class ProofFailed(Exception):
@@ -27,7 +27,7 @@ class DeployWorker(RoundWorker):
 
     def work(self, round_: Round) -> None:
         services = self.services
-        verdict = Verdict.model_validate(round_.record["verdict"])
+        verdict = GateVerdict.model_validate(round_.record["verdict"])
         if not verdict.promote:
             self.advance(round_, "rejected", {"ended_at_answers": answers_total(services)})
             return

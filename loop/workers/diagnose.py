@@ -10,13 +10,12 @@ from typing import Any
 from agent.budget import Usage
 from agent.profile import bucket_of
 from graphs.monitor.graph import MonitorContext, OutputDiagnosis, build_monitor, diagnose_outputs
-from graphs.teacher import Verdict
 from loop.config import MonitorSection
-from loop.workers.folding import fold_diagnoses, watermarks
 from streams.clock import Clock
 from streams.codec import encode
 from streams.consume import Effects
-from streams.events import Diagnosed, Event, StudentOutput, derived_id
+from streams.events import AnswerVerdict, Diagnosed, Event, StudentOutput, derived_id
+from streams.folding import fold_diagnoses, watermarks
 from streams.state.labels import StoredLabels
 from streams.state.ledger import entry_row
 
@@ -73,7 +72,7 @@ class DiagnoseHandler:
     ) -> Effects:
         diagnosed = [self._event(output, result) for output, result in pairs]
         return Effects(
-            buckets={(*key,): (*counts,) for key, counts in fold_diagnoses(diagnosed).items()},
+            buckets=fold_diagnoses(diagnosed),
             watermarks=watermarks(output for output, _ in pairs),
             outbox=[encode(event) for event in diagnosed],
             ledger=_costs(pairs) if self._book else (),
@@ -81,7 +80,7 @@ class DiagnoseHandler:
         )
 
     def _event(self, output: StudentOutput, result: OutputDiagnosis) -> Diagnosed:
-        verdict: Verdict = "abstained" if result.verdict == "failed" else result.verdict
+        verdict: AnswerVerdict = "abstained" if result.verdict == "failed" else result.verdict
         return Diagnosed(
             event_id=derived_id(output.event_id, "diagnose"),
             occurred_at=output.occurred_at,

@@ -16,8 +16,8 @@ from loop.workers.services import Services
 from serving.engine import Sampling
 from streams.state.rounds import Round
 from training.evaluate import Evaluation, evaluate, item_set_sha256
-from training.gate import Verdict, judge
-from training.mix import Manifest
+from training.gate import GateVerdict, judge
+from training.mix import DatasetManifest
 from training.registry import Lineage
 
 CANDIDATE = 0
@@ -57,11 +57,11 @@ class JudgeWorker(RoundWorker):
         self.advance(round_, "judged", patch)
 
     def _record(
-        self, run_id: str, round_: Round, adapter: Path, judged: tuple[Evaluation, Evaluation, Verdict]
+        self, run_id: str, round_: Round, adapter: Path, judged: tuple[Evaluation, Evaluation, GateVerdict]
     ) -> int:
         """Everything about the round into its MLflow run, then its version; each call can be repeated."""
         registry, (champion, challenger, verdict) = self.services.registry, judged
-        manifest = Manifest.model_validate(round_.record["manifest"])
+        manifest = DatasetManifest.model_validate(round_.record["manifest"])
         registry.log_params(run_id, _params(round_, self.services.config.train.model_dump()))
         registry.log_evaluation(run_id, "before", champion)
         registry.log_evaluation(run_id, "after", challenger)

@@ -13,12 +13,12 @@ from loop.config import Config, ConfigError
 from loop.tasks.task import Task
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
-from loop.workers.folding import fold_handler
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.step_rewards import RewardModel
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
+from streams.folding import fold_handler
 from streams.log import EventLog, LogUnavailable
 from streams.state.labels import StoredLabels
 from streams.state.outbox import OutboxRelay

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
+from agent.profile import BucketKey, Counts, ProfileTable
 from streams.log import Headers, Outgoing, Partition
 from streams.state import tables
 
@@ -42,7 +43,6 @@ class StoreRefused(StoreError):
     written."""
 
 
-BucketKey = tuple[str, int, str, int]
 _SETUP_LOCK = 0x5C111
 
 
@@ -51,7 +51,7 @@ class Batch:
     """Everything one batch changes, written in one transaction.
 
     `expected` and `offsets` are the next offsets before and after; `buckets` maps (student, version, skill,
-    bucket) to (needed, missing) increments; `watermarks` maps (student, version) to (outputs counted, latest
+    bucket) to increments; `watermarks` maps (student, version) to (outputs counted, latest
     event time in epoch seconds).
     """
 
@@ -59,7 +59,7 @@ class Batch:
     expected: Mapping[Partition, int]
     offsets: Mapping[Partition, int]
     event_ids: Sequence[str] = ()
-    buckets: Mapping[BucketKey, tuple[int, int]] = field(default_factory=dict)
+    buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, Any]] = ()
@@ -322,13 +322,13 @@ class StateStore:
                 connection.execute(self._statements.known, {"ids": self._id_list(event_ids)}).scalars()
             )
 
-    def buckets(self, student: str | None = None) -> dict[BucketKey, tuple[int, int]]:
+    def buckets(self, student: str | None = None) -> ProfileTable:
         """The profile's table, of one student or of all."""
         query = sa.select(tables.buckets)
         if student is not None:
             query = query.where(tables.buckets.c.student == student)
         with self.transaction(read_only=True) as connection:
-            return {(row[0], row[1], row[2], row[3]): (row[4], row[5]) for row in connection.execute(query)}
+            return {BucketKey(*row[:4]): Counts(*row[4:6]) for row in connection.execute(query)}
 
     def watermark(self, student: str, version: int) -> tuple[int, float] | None:
         """(outputs counted, latest event time in epoch seconds) of one version, or None before its first

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from agent.profile import ProfileTable
 from streams.codec import MAX_BYTES, encode
 from streams.consume import Effects
 from streams.events import Diagnosed, Event, StudentOutput, derived_id
+from streams.folding import fold_diagnoses, watermarks
 from streams.log import Outgoing
-from streams.state.store import BucketKey
 
 SKILLS = ("add", "divide", "factor", "gcd", "multiply", "order", "powers", "subtract")
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -61,34 +62,16 @@ def diagnosed(event: StudentOutput) -> Diagnosed:
     )
 
 
-def add_counts(found: Diagnosed, counts: dict[BucketKey, tuple[int, int]]) -> None:
-    """Fold one diagnosis into counts, the pseudo-skill `*` included."""
-    rows = [("*", found.verdict == "incorrect"), *((skill, skill in found.missing) for skill in found.needed)]
-    for skill, missed in rows:
-        key = (found.student, found.student_version, skill, found.bucket)
-        needed, missing = counts.get(key, (0, 0))
-        counts[key] = (needed + 1, missing + missed)
-
-
 def diagnose(events: Sequence[Event]) -> Effects:
     """A handler for the consume loop: counts, watermarks and one `Diagnosed` per answer."""
-    counts: dict[BucketKey, tuple[int, int]] = {}
-    marks: dict[tuple[str, int], tuple[int, float]] = {}
-    found = [diagnosed(event) for event in events if isinstance(event, StudentOutput)]
-    for one in found:
-        add_counts(one, counts)
-        mark = (one.student, one.student_version)
-        outputs, latest = marks.get(mark, (0, float("-inf")))
-        marks[mark] = (outputs + 1, max(latest, one.occurred_at.timestamp()))
-    return Effects(buckets=counts, watermarks=marks, outbox=[encode(one) for one in found])
+    diagnoses = [diagnosed(event) for event in events if isinstance(event, StudentOutput)]
+    outbox = [encode(diagnosis) for diagnosis in diagnoses]
+    return Effects(buckets=fold_diagnoses(diagnoses), watermarks=watermarks(diagnoses), outbox=outbox)
 
 
-def expected_buckets(events: Iterable[StudentOutput]) -> dict[BucketKey, tuple[int, int]]:
-    """The reference: each answer counted once, in one loop without any log, store or batch."""
-    counts: dict[BucketKey, tuple[int, int]] = {}
-    for event in events:
-        add_counts(diagnosed(event), counts)
-    return counts
+def expected_buckets(events: Iterable[StudentOutput]) -> ProfileTable:
+    """The reference: each answer counted once, without any log, store or batch."""
+    return fold_diagnoses(map(diagnosed, events))
 
 
 def poison(kind: str, number: int, seed: int = 0) -> Outgoing:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from agent.profile import BucketKey, Counts, canonical_bytes
+from agent.profile import canonical_bytes
 from loop.backends import open_log, open_store
 from loop.config import load
 from loop.wiring import open_registry
@@ -68,7 +68,7 @@ class Demo:
         store, registry = open_store(config, self.root), open_registry(config, self.root)
         rounds = RoundStore(store)
         kept = ("adapter_sha256", "version", "gains", "trained_from", "probe", "ended_at_answers", "used")
-        table = {BucketKey(*key): Counts(*counts) for key, counts in store.buckets().items()}
+        table = store.buckets()
         with open_log(config, self.root, None) as log:
             events = {
                 spec.name: [Codec().decode(record) for record in log.read(spec.name)] for spec in TOPICS

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from training.evaluate import Evaluation, Outcome
-from training.gate import GateSettings, Verdict, judge
+from training.gate import GateSettings, GateVerdict, judge
 
 SKILLS = ("add", "div", "mod", "mul", "sub")
 TARGETS = ("mod", "mul")
@@ -43,20 +43,20 @@ def students(seed: int, items: int, rates: dict[str, tuple[float, float]]) -> tu
 
 
 def share(
-    count: int, passes: Callable[[Verdict], bool], items: int, rates: dict[str, tuple[float, float]]
+    count: int, passes: Callable[[GateVerdict], bool], items: int, rates: dict[str, tuple[float, float]]
 ) -> float:
     return sum(passes(judge(*students(seed, items, rates), TARGETS)) for seed in range(count)) / count
 
 
-def promoted(verdict: Verdict) -> bool:
+def promoted(verdict: GateVerdict) -> bool:
     return verdict.promote
 
 
-def mcnemar_passed(verdict: Verdict) -> bool:
+def mcnemar_passed(verdict: GateVerdict) -> bool:
     return verdict.table[0].passed is True
 
 
-def row_passed(name: str) -> Callable[[Verdict], bool]:
+def row_passed(name: str) -> Callable[[GateVerdict], bool]:
     return lambda verdict: next(row for row in verdict.table if row.name == name).passed is True
 
 
@@ -111,7 +111,7 @@ def test_a_clean_gain_is_promoted_with_its_table() -> None:
         0,
     )
     assert -0.1 < row.lower_bound < 0
-    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+    assert GateVerdict.model_validate_json(verdict.model_dump_json()) == verdict
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.profile import Observation, fold
-from loop.workers.folding import fold_handler, fold_in_bulk
 from streams.events import Diagnosed
+from streams.folding import fold_diagnoses, fold_handler
 from streams.testing.synthetic import SKILLS, diagnosed, output
 
 EVENT = diagnosed(output(1))
@@ -38,9 +38,9 @@ def test_in_bulk_as_one_by_one(events: list[Diagnosed]) -> None:
         for e in events
         if e.verdict != "abstained"
     )
-    assert fold_in_bulk(events) == {tuple(key): tuple(counts) for key, counts in one_by_one.items()}
+    assert fold_diagnoses(events) == one_by_one
     effects = fold_handler(events)
-    assert effects.buckets == fold_in_bulk(events)
+    assert effects.buckets == fold_diagnoses(events)
     watched = Counter((e.student, e.student_version) for e in events)
     assert effects.watermarks == {
         key: (count, EVENT.occurred_at.timestamp()) for key, count in watched.items()
@@ -48,8 +48,14 @@ def test_in_bulk_as_one_by_one(events: list[Diagnosed]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("needed", "missing"), [(("a",), ("b",)), (("a", "a"), ()), (("a",), ("a", "a")), (("*",), ())]
+    ("needed", "missing", "why"),
+    [
+        (("a",), ("b",), "not needed"),
+        (("a", "a"), (), "repeats"),
+        (("a",), ("a", "a"), "repeats"),
+        (("*",), (), "reserved"),
+    ],
 )
-def test_an_unclean_diagnosis_is_refused(needed: tuple[str, ...], missing: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="no clean diagnosis"):
-        fold_in_bulk([EVENT.model_copy(update={"needed": needed, "missing": missing})])
+def test_an_unclean_diagnosis_is_refused(needed: tuple[str, ...], missing: tuple[str, ...], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        fold_diagnoses([EVENT.model_copy(update={"needed": needed, "missing": missing})])

@@ -10,16 +10,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent.errors import AgentError
+
 _SLACK = 1e-9
 """Sums of prices are floats: a cap of 1.00 admits ten calls of 0.10."""
 
 
-class UnpricedModel(Exception):
+class UnpricedModel(AgentError):
     """A model has neither a price nor the word that it is free. Give it a price, or `free: true`, in the
     configuration."""
 
 
-class BudgetExceeded(Exception):
+class BudgetExceeded(AgentError):
     """The next piece of work would pass a cap. `check` returns it as a value; raise it to stop the work."""
 
     def __init__(self, cap: str, limit: float, spent: float, estimate: float) -> None:

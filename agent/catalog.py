@@ -10,13 +10,14 @@ from types import MappingProxyType
 
 from pydantic import Field, field_validator
 
+from agent.errors import AgentError
 from agent.items import Frozen
 
 MAX_SKILLS_PER_ITEM = 5
 """A question is labelled with at most this many skills (paper section 3.1)."""
 
 
-class UnknownSkill(KeyError):
+class UnknownSkill(AgentError, KeyError):
     """A skill name that the catalog or the map does not have; the message suggests the nearest one.
 
     Examples

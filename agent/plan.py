@@ -12,6 +12,7 @@ from pydantic import Field
 
 from agent.catalog import SkillMap
 from agent.chance import rank
+from agent.errors import AgentError
 from agent.items import Frozen
 from agent.selection import K_SEL
 from agent.synthesis import WriteRequest
@@ -31,7 +32,7 @@ StrategyName = Literal[
 ]
 
 
-class StrategyError(Exception):
+class StrategyError(AgentError):
     """A strategy cannot plan with what it was given; the message says what is missing."""
 
 

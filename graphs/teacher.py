@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from agent.budget import Usage
 from agent.catalog import Skill
 from agent.items import PoolItem
+from graphs.errors import GraphsError
 from streams.events import AnswerVerdict
 
 
-class TeacherUnavailable(Exception):
+class TeacherUnavailable(GraphsError):
     """The teacher cannot answer now; nothing is wrong with the input. Retry with back-off.
 
     `exhausted`: the teacher has retried already, so whoever catches it resumes later and does not retry at
@@ -36,7 +37,7 @@ class TeacherExhausted(TeacherUnavailable):
     exhausted = True
 
 
-class TeacherMisconfigured(Exception):
+class TeacherMisconfigured(GraphsError):
     """The teacher's server refuses us for good: a key, a model name, a capability. The message names the
     setting; no retry helps."""
 

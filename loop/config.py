@@ -27,6 +27,7 @@ from agent.posterior import ReadSettings
 from agent.replay import ReplaySettings
 from agent.synthesis import SynthesisSettings
 from graphs.chat.settings import ChatSettings
+from loop.errors import LoopError
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import SftSettings
@@ -35,7 +36,7 @@ PREFIX = "SKILLLOOP_"
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-class ConfigError(Exception):
+class ConfigError(LoopError):
     """A configuration that cannot be used; the message names the file, the key and what to write instead."""
 
 

@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from loop.errors import LoopError
 from streams.codec import MAX_BYTES, encode
 from streams.events import StudentOutput, derived_id
 from streams.log import EventLog, Outgoing
@@ -39,7 +40,7 @@ _LINE_BYTES = 4 * MAX_BYTES
 _VERSIONED = re.compile(r"-v([1-9][0-9]{0,8})$")
 
 
-class IngestError(Exception):
+class IngestError(LoopError):
     """The file cannot be read; the message says what to do."""
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.errors import SkillloopError
 
-class EngineError(Exception):
+
+class EngineError(SkillloopError):
     """An engine could not load an adapter or generate; the message says why and what to do."""
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from streams.errors import StreamsError
 from streams.events import EVENT_TYPES, Event
 from streams.log import UNREADABLE, Outgoing, Record
 
@@ -42,7 +43,7 @@ def encode(event: Event) -> Outgoing:
     )
 
 
-class DecodeError(Exception):
+class DecodeError(StreamsError):
     """A record that no version of this program can read. `reason` is a short class for metrics and
     dead-letter headers."""
 

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from streams.errors import StreamsError
+
 Row = TypeVar("Row", bound=BaseModel)
 
 
-class DataError(Exception):
+class DataError(StreamsError):
     """A data file cannot be used; the message names the file, the line and what to write instead."""
 
 

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
+from streams.errors import StreamsError
+
 Headers = tuple[tuple[str, bytes], ...]
 UNREADABLE = "skillloop_unreadable"
 """A header of a record that stands for what the log could not hand out; its value says why."""
 
 
-class LogError(Exception):
+class LogError(StreamsError):
     """The event log failed; the message names the log, what was tried and what to do."""
 
 

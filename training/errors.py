@@ -3,8 +3,10 @@ or a new round."""
 
 from __future__ import annotations
 
+from agent.errors import SkillloopError
 
-class TrainingError(Exception):
+
+class TrainingError(SkillloopError):
     """Root of everything this package raises; a round that meets one is not promoted."""
 
 

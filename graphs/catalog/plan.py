@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from agent.budget import Usage
 from agent.catalog import Skill, SkillCatalog
 from agent.items import Frozen
+from graphs.errors import GraphsError
 from graphs.teacher import CatalogTeacher
 from streams.crash import CrashPoint, no_crash
 
@@ -21,7 +22,7 @@ STEPS = ("name", "gather", "cluster", "relabel", "assemble")
 CRASH_POINTS = tuple(f"catalog.{step}.{when}" for step in STEPS for when in ("start", "end"))
 
 
-class CatalogError(Exception):
+class CatalogError(GraphsError):
     """A catalog cannot be made; the message says why and what to do."""
 
 

@@ -17,6 +17,7 @@ from agent.items import Example, Frozen, PoolItem
 from agent.replay import DEFAULT_REPLAY, ReplaySettings, Reservoir
 from agent.synthesis import DEFAULT_SYNTHESIS, SynthesisSettings
 from graphs.curate.duplicates import SameQuestion
+from graphs.errors import GraphsError
 from graphs.teacher import Teacher
 from streams.crash import CrashPoint, no_crash
 
@@ -24,7 +25,7 @@ STEPS = ("select", "synthesize", "write", "deduplicate", "decontaminate", "solve
 CRASH_POINTS = tuple(f"curate.{step}.{when}" for step in STEPS for when in ("start", "end"))
 
 
-class CurationError(Exception):
+class CurationError(GraphsError):
     """A data set cannot be made; the message says for which round or skill, and what to do."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent.errors import SkillloopError
 from loop.cli.log import dlq_app, ingest, topics_app
 from loop.cli.stat import stat
 
@@ -71,16 +72,11 @@ def main() -> None:
     )
     try:
         app()
-    except Exception as exc:
-        if level == "DEBUG" or not _expected(exc):
+    except SkillloopError as exc:
+        if level == "DEBUG":
             raise
         typer.secho(f"{type(exc).__name__}: {exc}", fg="red", err=True)
         raise SystemExit(1) from exc
-
-
-def _expected(exc: Exception) -> bool:
-    """Whether an error is one of ours: its message says what to do."""
-    return type(exc).__module__.split(".")[0] in {"agent", "graphs", "loop", "serving", "streams", "training"}
 
 
 def load_config(path: Path | None, **overrides: Any) -> Config:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loop.errors import LoopError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,7 +22,7 @@ CHOICES = (
 )
 
 
-class NotConfirmed(Exception):
+class NotConfirmed(LoopError):
     """Money would be spent and nobody agreed to it."""
 
 

@@ -24,12 +24,13 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from agent.items import Frozen
+from loop.errors import LoopError
 from streams.files import DataError, file_sha256, read_rows, text_sha256, write_rows, write_text
 
 Row = TypeVar("Row", bound=BaseModel)
 
 
-class RunBusy(Exception):
+class RunBusy(LoopError):
     """Another process works in this directory."""
 
 

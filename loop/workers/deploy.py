@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from loop.errors import LoopError
 from loop.workers.judge import probe_digest
 from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
@@ -13,7 +14,7 @@ from streams.state.rounds import Round
 from training.gate import GateVerdict
 
 
-class ProofFailed(Exception):
+class ProofFailed(LoopError):
     """The engine serves something else than what was judged."""
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from streams.codec import encode
+from streams.errors import StreamsError
 from streams.events import Event
 from streams.state import tables
 from streams.state.store import StateStore
@@ -25,7 +26,7 @@ ENDED = ("promoted", "rejected", "failed")
 Record = Mapping[str, Any]
 
 
-class RoundConflict(Exception):
+class RoundConflict(StreamsError):
     """A round changed under its worker: the lease was lost, or the state is not the expected one."""
 
 

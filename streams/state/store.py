@@ -16,11 +16,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from agent.profile import BucketKey, Counts, ProfileTable
+from streams.errors import StreamsError
 from streams.log import Headers, Outgoing, Partition
 from streams.state import tables
 
 
-class StoreError(Exception):
+class StoreError(StreamsError):
     """The state store failed; the message names the database (without its password) and what to do."""
 
 

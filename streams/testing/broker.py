@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from streams.errors import StreamsError
+
 SCRAM = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 HOW_TO_GET_ONE = (
     "set KAFKA_HOME to an unpacked Apache Kafka 4.x (https://kafka.apache.org/downloads; "
@@ -45,7 +47,7 @@ SHARED_PROPERTIES = {  # compose.yaml has the same, and a test that says so
 }
 
 
-class KafkaServerError(Exception):
+class KafkaServerError(StreamsError):
     """The broker cannot be started; the message says what is missing or shows the end of its output."""
 
 

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from loop.errors import LoopError
 from streams.codec import MAX_BYTES, encode
 from streams.events import StudentOutput, derived_id
+from streams.files import read_json, write_json
 from streams.log import EventLog, Outgoing
 
 PAGE = 500
@@ -232,10 +233,7 @@ class _Position:
 
     def load(self, file: BinaryIO) -> tuple[int, int]:
         """(bytes, lines) done; (0, 0) for a new file, or one whose beginning has changed."""
-        try:
-            saved = json.loads(self._file.read_text())
-        except (OSError, ValueError):
-            saved = {}
+        saved = read_json(self._file) or {}
         file.seek(0)
         self._head = hashlib.sha256(file.read(4096).split(b"\n", 1)[0]).hexdigest()
         size = os.fstat(file.fileno()).st_size
@@ -245,7 +243,4 @@ class _Position:
 
     def save(self, offset: int, number: int) -> None:
         """Remember the position."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps({"head": self._head, "bytes": offset, "lines": number}))
-        new.replace(self._file)
+        write_json(self._file, {"head": self._head, "bytes": offset, "lines": number})

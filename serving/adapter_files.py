@@ -1,56 +1,76 @@
-"""What an engine checks in an adapter's files before it trusts them. Reads safetensors and JSON only, never a
-pickle."""
+"""An adapter as files: their names, their hash, and what is checked before anyone trusts them.
+
+An adapter directory holds exactly `adapter_config.json` and `adapter_model.safetensors`, so that vLLM, PEFT
+and the registry read the same. No pickle is ever opened.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from serving.engine import EngineError
+from streams.files import files_sha256
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+ADAPTER_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 _LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<matrix>[AB])\.weight")
+_UNSERVABLE = ("auto_map", "modules_to_save", "use_dora")
 
 
-def adapter_digest(adapter_dir: Path) -> str:
-    """The identity of an adapter's two files. Raises `EngineError` when one is missing."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        path = adapter_dir / name
-        if not path.is_file():
-            raise EngineError(
-                f"{adapter_dir} has no {name}; an adapter directory holds {CONFIG_FILE} and {WEIGHTS_FILE}"
-            )
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+class CorruptAdapter(EngineError):
+    """An adapter's files are incomplete, not finite, unsafe, or not those that were registered."""
+
+
+def adapter_sha256(adapter_dir: Path) -> str:
+    """The identity of an adapter: its two files and nothing else that may lie beside them.
+
+    Raises `CorruptAdapter` when one is missing.
+    """
+    missing = [name for name in ADAPTER_FILES if not (adapter_dir / name).is_file()]
+    if missing:
+        raise CorruptAdapter(f"{adapter_dir} lacks {missing}; an adapter is {list(ADAPTER_FILES)}")
+    return files_sha256(adapter_dir, ADAPTER_FILES)
+
+
+def read_config(adapter_dir: Path) -> dict[str, Any]:
+    """The LoRA configuration. Raises `CorruptAdapter` when it is not one that vLLM can serve (bias, DoRA,
+    modules_to_save)."""
+    path = adapter_dir / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise CorruptAdapter(f"{path} is not readable JSON ({exc}); get the adapter again") from exc
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise CorruptAdapter(f"{path} does not describe a LoRA adapter")
+    bad = [name for name in _UNSERVABLE if config.get(name)]
+    bad += ["bias"] if config.get("bias", "none") != "none" else []
+    if bad:
+        raise CorruptAdapter(f"{path} uses {bad}, which engines do not serve; train the adapter without")
+    return config
 
 
 def tensor_shapes(adapter_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Shape by tensor name, from the header. Raises `EngineError` for files that are truncated or not what
+    """Shape by tensor name, from the header. Raises `CorruptAdapter` for files that are truncated or not what
     they should be."""
+    read_config(adapter_dir)
     path = adapter_dir / WEIGHTS_FILE
     try:
-        config = json.loads((adapter_dir / CONFIG_FILE).read_text(encoding="utf-8"))
         with safe_open(path, framework="np") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (OSError, ValueError, SafetensorError) as exc:
-        raise EngineError(f"the adapter in {adapter_dir} is corrupt ({exc}); download it again") from exc
-    unsupported = [key for key in ("use_dora", "modules_to_save", "auto_map") if config.get(key)]
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
-        raise EngineError(
-            f"the adapter in {adapter_dir} is not plain LoRA {unsupported}; "
-            "engines serve LoRA without bias, DoRA, modules_to_save"
-        )
+    except (OSError, SafetensorError) as exc:
+        raise CorruptAdapter(
+            f"{path} is truncated or not safetensors ({exc}); get the adapter again"
+        ) from exc
     if not shapes:
-        raise EngineError(f"the adapter in {adapter_dir} holds no tensors")
+        raise CorruptAdapter(f"{path} holds no tensors")
     return shapes
 
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from serving.adapter_files import adapter_digest, tensor_shapes
+from serving.adapter_files import adapter_sha256, tensor_shapes
 from serving.engine import EngineError, Sampling
 
 Answer = Callable[[str, int, int], str]
@@ -30,7 +30,7 @@ class ScriptedEngine:
     def load(self, version: int, adapter: Path | None) -> None:
         """See `serving.engine.Engine.load`; adapter files must exist and be whole, though nothing is computed
         with them."""
-        digest = None if adapter is None else adapter_digest(adapter)
+        digest = None if adapter is None else adapter_sha256(adapter)
         if adapter is not None:
             tensor_shapes(adapter)
         with self._lock:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
-from serving.adapter_files import WEIGHTS_FILE, adapter_digest, check_fits
+from serving.adapter_files import WEIGHTS_FILE, adapter_sha256, check_fits
 from serving.engine import EngineError, Sampling
 
 PROBE_TOKENS = 16
@@ -82,7 +82,7 @@ class TransformersEngine:
     def load(self, version: int, adapter: Path | None) -> None:
         """See `serving.engine.Engine.load`. The adapter must name modules of this base and change its
         logits."""
-        digest = None if adapter is None else adapter_digest(adapter)
+        digest = None if adapter is None else adapter_sha256(adapter)
         with self._lock:
             if version in self._digests:
                 if self._digests[version] != digest:

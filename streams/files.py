@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,12 +66,32 @@ def write_rows(path: Path, rows: Iterable[BaseModel]) -> None:
     write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
 
 
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as JSON, sorted by key; all of it or nothing."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None when there is no such file or it is not whole."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename."""
+    """Write a text file, all of it or nothing."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write under a temporary name, sync, rename: a reader, and whoever comes after a crash, sees the old
+    file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
@@ -79,13 +99,22 @@ def write_text(path: Path, text: str) -> None:
 
 def file_sha256(path: Path) -> str:
     """The hash of a file. Raises `DataError` when it cannot be read."""
-    digest = hashlib.sha256()
     try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise DataError(f"cannot read {path}: {exc}") from exc
+
+
+def files_sha256(root: Path, names: Iterable[str]) -> str:
+    """One hash over several files of a directory: their names, sizes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        path = root / name
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
-    except OSError as exc:
-        raise DataError(f"cannot read {path}: {exc}") from exc
     return digest.hexdigest()
 
 

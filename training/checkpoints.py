@@ -6,36 +6,15 @@ file is written last; a checkpoint without a marker, or with other bytes, is del
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from training.adapters import files_sha256
+from streams.files import files_sha256, read_json, write_json
 from training.errors import TrainingError
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON under a temporary name, then rename: a reader sees all of it or none."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None when there is no such file or it is not whole."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def claim(out_dir: Path, fingerprint: str) -> None:
@@ -66,9 +45,8 @@ class Marker(NamedTuple):
 
 def mark_complete(checkpoint: Path, seconds: float, loss: float) -> None:
     """Write the marker, last of all files of a checkpoint."""
-    write_json(
-        checkpoint / MARKER, Marker(files_sha256(checkpoint, _files(checkpoint)), seconds, loss)._asdict()
-    )
+    marker = Marker(files_sha256(checkpoint, _files(checkpoint)), seconds, loss)
+    write_json(checkpoint / MARKER, marker._asdict())
 
 
 def read_marker(checkpoint: Path | None) -> Marker | None:

@@ -7,7 +7,8 @@ from agent.errors import SkillloopError
 
 
 class TrainingError(SkillloopError):
-    """Root of everything this package raises; a round that meets one is not promoted."""
+    """Root of what this package raises, besides `serving.adapter_files.CorruptAdapter`. A round that meets
+    either is not promoted."""
 
 
 class DatasetError(TrainingError):
@@ -24,11 +25,7 @@ class ExampleTooLong(DatasetError):
 
 
 class AdapterError(TrainingError):
-    """An adapter cannot be used for this base or these settings."""
-
-
-class CorruptAdapter(AdapterError):
-    """An adapter's files are incomplete, not finite, unsafe, or not those that were registered."""
+    """A whole adapter cannot be used for this base or these settings."""
 
 
 class TrainingDiverged(TrainingError):

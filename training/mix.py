@@ -1,14 +1,13 @@
 """The training set of a round: written once, hashed, checked against every held-out set, and mixed with
 replay.
 
-Commit order of `write_dataset`: (1) the examples under a temporary name, (2) rename, (3) the manifest,
-likewise. The manifest is the marker: a data file without a matching manifest is not a data set.
+`write_dataset` writes the examples, then the manifest. The manifest is the marker: a data file without a
+matching manifest is not a data set.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import unicodedata
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent.items import Example, HeldOutItem
+from streams.files import write_bytes, write_text
 from training.errors import DatasetError, HeldOutOverlap
 
 
@@ -58,9 +58,8 @@ def write_dataset(path: Path, examples: Sequence[Example]) -> DatasetManifest:
         )
     data = "".join(example.model_dump_json() + "\n" for example in examples).encode()
     manifest = _describe(data, examples)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_renamed(path, data)
-    _write_renamed(manifest_path(path), (manifest.model_dump_json(indent=1) + "\n").encode())
+    write_bytes(path, data)
+    write_text(manifest_path(path), manifest.model_dump_json(indent=1) + "\n")
     return manifest
 
 
@@ -151,12 +150,3 @@ def _describe(data: bytes, examples: Sequence[Example]) -> DatasetManifest:
         per_strategy={str(key): strategies[key] for key in sorted(strategies)},
         per_skill={key: skills[key] for key in sorted(skills)},
     )
-
-
-def _write_renamed(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -24,8 +24,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from training.adapters import ADAPTER_FILES, adapter_sha256, base_sha256, load_check
-from training.errors import CorruptAdapter, RegistryError, RegistryUnavailable
+from serving.adapter_files import ADAPTER_FILES, CorruptAdapter, adapter_sha256
+from training.adapters import base_sha256, load_check
+from training.errors import RegistryError, RegistryUnavailable
 from training.evaluate import Evaluation
 from training.gate import GateVerdict
 from training.mix import DatasetManifest

@@ -32,16 +32,10 @@ from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
 from agent.items import Example
-from training.adapters import adapter_sha256, base_sha256, canonicalise, load_check
-from training.checkpoints import (
-    Marker,
-    claim,
-    last_complete,
-    mark_complete,
-    read_json,
-    read_marker,
-    write_json,
-)
+from serving.adapter_files import adapter_sha256
+from streams.files import read_json, write_json
+from training.adapters import base_sha256, canonicalise, load_check
+from training.checkpoints import Marker, claim, last_complete, mark_complete, read_marker
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings

@@ -4,7 +4,6 @@ figures say how well."""
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from loop.demo.timeline import draw_timeline
 from loop.embedded import Embedded
 from loop.wiring import open_services, set_up_student
 from streams.clock import HandClock
+from streams.files import write_json
 
 STAMP = "demo.json"
 
@@ -75,9 +75,7 @@ def _claim(root: Path, config: Config) -> float:
 
 
 def _note_seconds(root: Path, config: Config, seconds: float) -> None:
-    temporary = root / (STAMP + ".tmp")
-    temporary.write_text(json.dumps({"settings": config.model_dump(mode="json"), "seconds": seconds}))
-    os.replace(temporary, root / STAMP)
+    write_json(root / STAMP, {"settings": config.model_dump(mode="json"), "seconds": seconds})
 
 
 def _print(report: Report, console: Console, picture: Path, root: Path) -> None:

@@ -4,7 +4,6 @@ version."""
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from agent.items import HeldOutItem
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services
 from serving.engine import Sampling
+from streams.files import write_text
 from streams.state.rounds import Round
 from training.evaluate import Evaluation, evaluate, item_set_sha256
 from training.gate import GateVerdict, judge
@@ -136,10 +136,7 @@ def _evaluate(services: Services, version: int, keep: Path) -> Evaluation:
         return bool(services.task.grade(item.answer, answer))
 
     found = evaluate(generate, grade, services.task.held_out)
-    keep.parent.mkdir(parents=True, exist_ok=True)
-    temporary = keep.with_suffix(".tmp")
-    temporary.write_text(found.model_dump_json())
-    os.replace(temporary, keep)
+    write_text(keep, found.model_dump_json())
     return found
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from training.adapters import adapter_sha256, base_sha256
-from training.errors import CorruptAdapter, RegistryError, RegistryUnavailable
+from serving.adapter_files import CorruptAdapter, adapter_sha256
+from training.adapters import base_sha256
+from training.errors import RegistryError, RegistryUnavailable
 from training.evaluate import evaluate
 from training.gate import judge
 from training.mix import write_dataset

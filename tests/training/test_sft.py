@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.adapters import adapter_sha256, load_check
+from serving.adapter_files import CorruptAdapter, adapter_sha256
+from training.adapters import load_check
 from training.errors import (
     AdapterError,
-    CorruptAdapter,
     DatasetError,
     ExampleTooLong,
     NothingLearned,

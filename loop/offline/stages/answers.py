@@ -16,7 +16,7 @@ from loop.offline.journal import Failed, Job
 from loop.offline.records import AnswerRow
 from loop.offline.stages.stage import Result, Stage
 from loop.tasks.questions import Question
-from serving.adapter_files import adapter_digest
+from serving.adapter_files import adapter_sha256
 from serving.engine import Sampling
 from streams.files import DataError, file_sha256, read_objects, text_sha256
 
@@ -118,7 +118,7 @@ def generate(
     """
     opened: list[Student] = []
     version = 1 if adapter is None else 2
-    identity = bench.student_id if adapter is None else f"{bench.student_id}/{adapter_digest(adapter)}"
+    identity = bench.student_id if adapter is None else f"{bench.student_id}/{adapter_sha256(adapter)}"
 
     def ask(batch: Sequence[str]) -> Generated:
         student = opened[0] if opened else bench.open_student()

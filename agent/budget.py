@@ -54,6 +54,9 @@ class Usage(BaseModel):
         )
 
 
+Activity = Literal["diagnose", "label", "synthesize", "train"]
+
+
 class LedgerEntry(BaseModel):
     """One line of the ledger: what was spent, on what, for which round (None: monitoring)."""
 
@@ -63,7 +66,7 @@ class LedgerEntry(BaseModel):
     student: str
     round_id: str | None
     day: str
-    activity: Literal["diagnose", "label", "synthesize", "train", "evaluate"]
+    activity: Activity
     usage: Usage = Usage()
     seconds: float = Field(default=0.0, ge=0)
 
@@ -129,7 +132,6 @@ class Caps(BaseModel):
     usd_per_round: float | None = Field(default=None, ge=0)
     usd_per_day: float | None = Field(default=None, ge=0)
     rounds_per_day: int | None = Field(default=None, ge=0)
-    train_seconds_per_round: float | None = Field(default=None, ge=0)
     train_seconds_per_day: float | None = Field(default=None, ge=0)
 
 
@@ -178,22 +180,12 @@ def check(caps: Caps, entries: Sequence[LedgerEntry], estimate: LedgerEntry) -> 
     usd, seconds = estimate.usage.usd, estimate.seconds if estimate.activity == "train" else 0.0
     in_round = estimate.round_id is not None
     is_new = in_round and not this.round_ids
+    begun = len(rounds_begun(entries, estimate.day))
     limits = (
         ("usd_per_round", caps.usd_per_round if in_round else None, this.usd, usd),
         ("usd_per_day", caps.usd_per_day, day.usd, usd),
-        (
-            "train_seconds_per_round",
-            caps.train_seconds_per_round if in_round else None,
-            this.train_seconds,
-            seconds,
-        ),
         ("train_seconds_per_day", caps.train_seconds_per_day, day.train_seconds, seconds),
-        (
-            "rounds_per_day",
-            caps.rounds_per_day if is_new else None,
-            float(len(rounds_begun(entries, estimate.day))),
-            1.0,
-        ),
+        ("rounds_per_day", caps.rounds_per_day if is_new else None, float(begun), 1.0),
     )
     for cap, limit, so_far, more in limits:
         if limit is not None and more > 0 and so_far + more > limit + _SLACK:

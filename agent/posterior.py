@@ -97,18 +97,6 @@ class Profile:
         """The estimate of one skill, None when neither this version nor its predecessor met it."""
         return next((estimate for estimate in self.skills if estimate.skill == skill), None)
 
-    def paper_view(self) -> dict[str, float]:
-        """Missing-Skill-Profile of the paper (section 3.2): misses per difficult answer, without
-        opportunities.
-
-        A rare skill is bound to look small here, and a frequent one missing; kept for the offline method.
-        """
-        counts = {e.skill: e.raw.missing for e in self.skills if e.raw.missing}
-        return {
-            skill: missing / self.incorrect
-            for skill, missing in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-        }
-
 
 class ProfileView:
     """A table indexed by student and version, so that reading one costs only its own rows.

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from agent.catalog import SkillMap
 from agent.chance import allot, ordered, rank
-from agent.posterior import Profile
 
 K_SEL = 5
 """Questions drawn for each (difficult question, missing skill) in the paper."""
@@ -45,17 +44,6 @@ class SelectionPlan:
     def unique(self) -> int:
         """How many distinct items were picked."""
         return len({pick.item_id for pick in self.picks})
-
-
-def missing_weights(profile: Profile, skill_map: SkillMap) -> dict[str, float]:
-    """Weights of the skills by priority (miss rate x share of traffic), over those that have items; they add
-    up to 1.
-
-    Empty when no skill of the profile has both priority and items.
-    """
-    priorities = {e.skill: e.priority for e in profile.skills if e.priority > 0 and skill_map.items(e.skill)}
-    total = sum(priorities.values())
-    return {skill: priority / total for skill, priority in priorities.items()}
 
 
 def plan_selection(

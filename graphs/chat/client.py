@@ -62,7 +62,7 @@ class _PacedHttp(openai.DefaultHttpxClient):
 
 
 class ChatClient:
-    """Sends requests; safe for threads. `retried` counts attempts beyond the first."""
+    """Sends requests; safe for threads."""
 
     def __init__(
         self,
@@ -74,7 +74,6 @@ class ChatClient:
         self.settings = settings
         self.cache: ReplyCache = cache if cache is not None else MemoryReplies()
         self.meter = meter or Meter(settings.model, settings.price)
-        self.retried = 0
         self._clock = clock or SystemClock()
         self._pace = Pace(settings.max_concurrency, settings.requests_per_minute, self._clock)
         self._flights: weakref.WeakValueDictionary[str, _Lock] = weakref.WeakValueDictionary()
@@ -195,8 +194,6 @@ class ChatClient:
         return state.attempt_number >= self.settings.max_attempts or asked > self.settings.max_backoff_s
 
     def _note(self, state: RetryCallState) -> None:
-        with self._lock:
-            self.retried += 1
         log.info(
             "the teacher's server is busy (%s); attempt %d follows", state.outcome, state.attempt_number + 1
         )

@@ -22,13 +22,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import Protocol
 
-from agent.budget import BudgetExceeded, Caps, LedgerEntry, Price, Usage, check, priced
+from agent.budget import Activity, BudgetExceeded, Caps, LedgerEntry, Price, Usage, check, priced
 from agent.items import Frozen
 from streams.clock import Clock, SystemClock
 
-Activity = Literal["diagnose", "label", "synthesize"]
 LOOK_EVERY = timedelta(seconds=10)
 
 

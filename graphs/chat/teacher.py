@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar
 
-from agent.budget import Usage
+from agent.budget import Activity, Usage
 from agent.catalog import MAX_SKILLS_PER_ITEM
 from agent.items import PoolItem
 from graphs.chat import prompts, replies
 from graphs.chat.cache import ReplyCache
 from graphs.chat.client import ChatClient
-from graphs.chat.meter import Activity, Meter, Work
+from graphs.chat.meter import Meter, Work
 from graphs.chat.prompts import PROMPT_VERSION, Ask, Purpose
 from graphs.chat.replies import Check, Rejected
 from graphs.chat.settings import ChatReply, ChatSettings, RequestSampling
@@ -62,10 +62,6 @@ class Tally:
                 for (kind, for_what), count in self._counts.items()
                 if kind == what and purpose in (None, for_what)
             )
-
-    @property
-    def abstentions(self) -> int:
-        return self.count("refused") + self.count("invalid")
 
 
 class ChatTeacher:

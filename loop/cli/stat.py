@@ -1,4 +1,4 @@
-"""`skillloop stat`: the offline method on files. Mounted by loop/cli/main.py with `mount`; heavy imports
+"""`skillloop stat`: the offline method on files. Mounted by loop/cli/main.py; heavy imports
 happen inside the command."""
 
 from __future__ import annotations
@@ -24,11 +24,6 @@ CHOICES = (
 
 class NotConfirmed(LoopError):
     """Money would be spent and nobody agreed to it."""
-
-
-def mount(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(stat)
 
 
 def stat(

@@ -74,11 +74,6 @@ class SelectionCounts:
     pair_items: int
     pools: Mapping[str, PoolReport]
 
-    @property
-    def full_draws(self) -> bool:
-        """Whether every (question, skill) got all its draws, as far as the pools reach."""
-        return self.drawn == sum(report.picked for report in self.pools.values())
-
 
 def difficult_questions(
     questions: Sequence[Question], pool: Sequence[Question], count: int, seed: int

@@ -6,7 +6,7 @@ catalog -> labels -> answers -> assessed -> diagnoses -> profile -> dataset -> (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 from loop.config import ConfigError
@@ -87,10 +87,3 @@ def standing(bench: Bench) -> frozenset[str]:
             break
         found.append(stage.name)
     return frozenset(found)
-
-
-def finished(bench: Bench) -> Sequence[StageManifest]:
-    """The manifests of the stages that are finished, whether or not they still stand."""
-    return [
-        found for found in (bench.folder.manifest(stage.name) for stage in stages(bench)) if found is not None
-    ]

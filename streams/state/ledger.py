@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
-from agent.budget import LedgerEntry, Usage
+from agent.budget import Activity, LedgerEntry, Usage
 from streams.state import tables
 from streams.state.store import StateStore
-
-Activity = Literal["diagnose", "label", "synthesize", "train", "evaluate"]
 
 
 def entry_row(

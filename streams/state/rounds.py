@@ -22,7 +22,6 @@ from streams.state import tables
 from streams.state.store import StateStore
 
 ACTIVE = tables.ACTIVE
-ENDED = ("promoted", "rejected", "failed")
 Record = Mapping[str, Any]
 
 

@@ -83,10 +83,10 @@ def test_caps_look_at_their_own_day_and_round() -> None:
 
 def test_training_seconds_are_capped() -> None:
     ledger = [line("a", seconds=50.0)]
-    for caps in (Caps(train_seconds_per_round=60.0), Caps(train_seconds_per_day=60.0)):
-        stopped = check(caps, ledger, line("b", seconds=20.0))
-        assert stopped is not None and stopped.estimate == 20.0
-        assert check(caps, ledger, line("b", seconds=10.0)) is None
+    caps = Caps(train_seconds_per_day=60.0)
+    stopped = check(caps, ledger, line("b", seconds=20.0))
+    assert stopped is not None and stopped.estimate == 20.0
+    assert check(caps, ledger, line("b", seconds=10.0)) is None
 
 
 def test_a_new_round_is_stopped_and_a_running_one_goes_on() -> None:

@@ -24,7 +24,7 @@ def answers(skill: str, needed: int, missing: int, version: int = 1, bucket: int
 def test_an_empty_profile_is_readable() -> None:
     profile = read({}, "s", 1, as_of_bucket=0)
     assert profile.skills == () and profile.answers == 0 and profile.accuracy is None
-    assert profile.get("gcd") is None and profile.paper_view() == {}
+    assert profile.get("gcd") is None
 
 
 def test_share_accuracy_and_priority() -> None:
@@ -35,7 +35,6 @@ def test_share_accuracy_and_priority() -> None:
     assert gcd.mean == pytest.approx(16 / 27) and gcd.low < gcd.mean < gcd.high
     assert gcd.priority == pytest.approx(gcd.mean * 0.25)
     assert [e.skill for e in profile.skills] == ["gcd", "add"]
-    assert profile.paper_view() == {"gcd": 0.75, "add": 0.25}
 
 
 def test_the_future_and_what_left_the_window_are_not_read() -> None:

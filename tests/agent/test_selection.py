@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog import SkillMap
-from agent.posterior import read
-from agent.profile import Observation, fold
-from agent.selection import missing_weights, plan_selection, select_offline
+from agent.selection import plan_selection, select_offline
 
 MAP = SkillMap(
     [
@@ -82,14 +80,3 @@ def test_offline_never_draws_the_difficult_question_and_keeps_the_limit() -> Non
 def test_offline_copes_with_a_skill_without_items() -> None:
     plan = select_offline([("v1", ["nothing"])], MAP, limit=9, seed=0)
     assert plan.picks == () and plan.pools["nothing"].picked == 0
-
-
-def test_weights_come_from_the_profile_over_skills_that_have_items() -> None:
-    stream = [Observation("s", 1, 0, (skill,), (skill,)) for skill in ("add", "gcd", "gcd", "unmapped")]
-    weights = missing_weights(read(fold(stream), "s", 1, 0), MAP)
-    assert (
-        set(weights) == {"add", "gcd"}
-        and abs(sum(weights.values()) - 1) < 1e-12
-        and weights["gcd"] > weights["add"]
-    )
-    assert missing_weights(read({}, "s", 1, 0), MAP) == {}

@@ -29,7 +29,6 @@ from loop.tasks.world.world import ORIGINAL, draw
 log = logging.getLogger(__name__)
 
 ARCHITECTURES = ("llama", "qwen")
-MAX_NEW_TOKENS = 112
 _PAD, _BOS, _EOS, _UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 _WORDS = r"->|[a-z]+|[0-9]|\n|[^\sa-z0-9]"
 _IGNORED = -100

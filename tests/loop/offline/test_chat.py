@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from agent.budget import BudgetExceeded
 from graphs.testing.faults import Order
 from graphs.testing.server import TeacherServer
-from loop.cli.stat import NotConfirmed, mount
+from loop.cli.stat import NotConfirmed, stat
 from loop.config import ConfigError
 from loop.offline.ledger import paid
 from streams.files import read_objects
@@ -27,7 +27,7 @@ PRICED = "{ prompt_usd_per_mtok = 1.0, completion_usd_per_mtok = 2.0 }"
 def command() -> typer.Typer:
     app = typer.Typer()
     app.callback()(lambda: None)
-    mount(app)
+    app.command()(stat)
     return app
 
 

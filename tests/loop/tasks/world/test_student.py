@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loop.tasks.world.student import (
     ARCHITECTURES,
-    MAX_NEW_TOKENS,
     Recipe,
     build_tokenizer,
     pretrain,
@@ -40,7 +39,7 @@ def answers(model: Any, tokenizer: Any, questions: list[str]) -> list[str]:
         out = model.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            max_new_tokens=MAX_NEW_TOKENS,
+            max_new_tokens=112,
             do_sample=False,
         )
     return list(tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))

@@ -30,11 +30,12 @@ test: setup  ## run the tests (three at a time on two cores: some of them mostly
 check: lint  ## lint and the fast tests: what pre-commit runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not kafka and not vllm"
 
-lint: setup  ## style, types, import contracts
+lint: setup  ## style, types, import contracts, dead code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m vulture
 
 format: setup  ## format the code
 	$(BIN)/ruff check --fix .

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from agent.budget import Usage
 
+JsonObject = dict[str, Any]
+"""A JSON object as it is read or written."""
 Strategy = Literal["select", "synthesize", "replay"]
 
 

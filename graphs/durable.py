@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
@@ -23,6 +24,7 @@ MAX_TASKS = 200
 POOL_THREADS = MAX_TASKS + 16
 
 AnyGraph = CompiledStateGraph[Any, Any, Any, Any]
+State = Mapping[str, Any]
 
 
 class Context(Protocol):
@@ -72,13 +74,10 @@ def is_unavailable(error: Exception) -> bool:
 DEFAULT_RETRY = RetryPolicy(initial_interval=1.0, max_interval=60.0, max_attempts=6, retry_on=is_unavailable)
 
 
-def configuration(thread_id: str) -> dict[str, Any]:
+def configuration(thread_id: str) -> RunnableConfig:
     """The run configuration of one durable run: its thread is its id."""
-    return {
-        "configurable": {"thread_id": thread_id},
-        "max_concurrency": POOL_THREADS,
-        "recursion_limit": RECURSION_LIMIT,
-    }
+    thread = {"thread_id": thread_id}
+    return RunnableConfig(configurable=thread, max_concurrency=POOL_THREADS, recursion_limit=RECURSION_LIMIT)
 
 
 def saver_of(graph: AnyGraph) -> BaseCheckpointSaver[Any] | None:
@@ -87,23 +86,23 @@ def saver_of(graph: AnyGraph) -> BaseCheckpointSaver[Any] | None:
 
 
 def finish(
-    graph: AnyGraph, begin: Mapping[str, Any], context: Any, thread_id: str, done: str, changed: Exception
-) -> Mapping[str, Any]:
+    graph: AnyGraph, begin: State, context: Context, thread_id: str, done: str, changed: Exception
+) -> State:
     """The final state of a thread, running only what is left of it. `done` is the key of the result.
 
     Raises `changed` when the thread was begun with another `plan` than that of `begin`.
     """
-    config = cast(Any, configuration(thread_id))
+    config = configuration(thread_id)
     if saver_of(graph) is None:
-        return cast(Mapping[str, Any], graph.invoke(begin, config, context=context))
+        return cast(State, graph.invoke(begin, config, context=context))
     saved = graph.get_state(config)
     known = saved.values.get("plan")
     if known is not None and known != begin["plan"]:
         raise changed
     if done in saved.values:
-        return cast(Mapping[str, Any], saved.values)
+        return cast(State, saved.values)
     given = None if known is not None else begin
-    return cast(Mapping[str, Any], graph.invoke(given, config, context=context, durability="sync"))
+    return cast(State, graph.invoke(given, config, context=context, durability="sync"))
 
 
 def forget(graph: AnyGraph, thread_id: str) -> None:

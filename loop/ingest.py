@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from agent.items import JsonObject
 from loop.errors import LoopError
 from streams.codec import MAX_BYTES, encode
 from streams.events import StudentOutput, derived_id
@@ -178,7 +179,7 @@ def _record(event: StudentOutput) -> Outgoing:
     return record
 
 
-def _completions(body: Mapping[str, Any], line_id: str, defaults: Defaults) -> Iterator[dict[str, Any]]:
+def _completions(body: Mapping[str, Any], line_id: str, defaults: Defaults) -> Iterator[JsonObject]:
     """The fields of the event of each choice."""
     request, response = body.get("request"), body["response"]
     if not isinstance(request, dict) or not isinstance(response, dict):
@@ -209,7 +210,7 @@ def _completions(body: Mapping[str, Any], line_id: str, defaults: Defaults) -> I
         yield {**who, "occurred_at": asked_at, "question": question, "answer": answer, **extra}
 
 
-def _text(content: Any) -> str:
+def _text(content: object) -> str:
     """The text of a message, whole or in parts."""
     if isinstance(content, str):
         return content
@@ -218,7 +219,7 @@ def _text(content: Any) -> str:
     raise TypeError("a message has no text")
 
 
-def _student(model: Any, defaults: Defaults) -> tuple[str, int]:
+def _student(model: object, defaults: Defaults) -> tuple[str, int]:
     found = _VERSIONED.search(str(model or ""))
     return defaults.student, int(found[1]) if found else defaults.version
 

@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from agent.items import JsonObject
 from serving.engine import EngineError
 from streams.files import files_sha256
 
@@ -40,7 +40,7 @@ def adapter_sha256(adapter_dir: Path) -> str:
     return files_sha256(adapter_dir, ADAPTER_FILES)
 
 
-def read_config(adapter_dir: Path) -> dict[str, Any]:
+def read_config(adapter_dir: Path) -> JsonObject:
     """The LoRA configuration. Raises `CorruptAdapter` when it is not one that vLLM can serve (bias, DoRA,
     modules_to_save)."""
     path = adapter_dir / CONFIG_FILE

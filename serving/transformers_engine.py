@@ -18,7 +18,13 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from serving.adapter_files import WEIGHTS_FILE, adapter_sha256, check_fits
@@ -184,7 +190,7 @@ class TransformersEngine:
             **common, **fast, do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0
         )
 
-    def _applying(self, version: int | None) -> AbstractContextManager[Any]:
+    def _applying(self, version: int | None) -> AbstractContextManager[object]:
         """The context in which the base computes with a version's adapter, or (None) as itself."""
         if version is not None:
             self._peft.set_adapter(_name(version))
@@ -208,7 +214,7 @@ class TransformersEngine:
             self._detach(version)
             raise EngineError(f"the adapter in {adapter} cannot be loaded ({exc})") from exc
 
-    def _prove(self, version: int, adapter: Path, weights: dict[str, Any]) -> None:
+    def _prove(self, version: int, adapter: Path, weights: dict[str, torch.Tensor]) -> None:
         """The loaded weights are exactly the file's, and they change what the base computes."""
         loaded = get_peft_model_state_dict(
             self._peft, adapter_name=_name(version), save_embedding_layers=False
@@ -226,7 +232,7 @@ class TransformersEngine:
                 f"the adapter in {adapter} does not change this base's logits; it is not applied"
             )
 
-    def _probe(self, version: int | None) -> Any:
+    def _probe(self, version: int | None) -> torch.Tensor:
         ids = torch.arange(PROBE_TOKENS, device=self._device).remainder(self._base.config.vocab_size)[
             None
         ]  # (1, T)
@@ -248,7 +254,7 @@ def _name(version: int) -> str:
     return f"v{version}"
 
 
-def _stop_tokens(base: Any, tokenizer: Any) -> frozenset[int]:
+def _stop_tokens(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     listed = base.generation_config.eos_token_id
     found = {tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])} - {None}
     if not found:
@@ -259,7 +265,7 @@ def _stop_tokens(base: Any, tokenizer: Any) -> frozenset[int]:
 
 
 @contextmanager
-def _seeded(sampling: Sampling, device: Any) -> Iterator[None]:
+def _seeded(sampling: Sampling, device: torch.device) -> Iterator[None]:
     """Sampled decoding from the seed, without touching the process's random state."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(sampling.seed)

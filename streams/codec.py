@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
+from agent.items import JsonObject
 from streams.errors import StreamsError
 from streams.events import EVENT_TYPES, Event
 from streams.log import UNREADABLE, Outgoing, Record
 
 MAX_BYTES = 1_048_576
 SOURCE = "skillloop"
-Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+Upcast = Callable[[JsonObject], JsonObject]
 
 
 def encode(event: Event) -> Outgoing:
@@ -96,7 +96,7 @@ class Codec:
         except (ValueError, TypeError, RecursionError) as exc:
             raise DecodeError("invalid", f"{kind.TYPE}: {_first_error(exc)}") from exc
 
-    def _kind(self, record: Record) -> tuple[type[Event], Callable[[bytes], Any]]:
+    def _kind(self, record: Record) -> tuple[type[Event], Callable[[bytes], Event]]:
         for name, value in record.headers:
             if name == UNREADABLE:
                 raise DecodeError("unreadable", value.decode(errors="replace"))
@@ -111,7 +111,7 @@ class Codec:
                 return found
         raise DecodeError("no-type", "record has no ce_type header")
 
-    def _convert(self, kind: type[Event], version: Any, body: dict[str, Any]) -> dict[str, Any]:
+    def _convert(self, kind: type[Event], version: object, body: JsonObject) -> JsonObject:
         if type(version) is not int or not 1 <= version <= kind.VERSION:
             raise DecodeError(
                 "unknown-version",
@@ -141,7 +141,7 @@ def _first_error(exc: Exception) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def _body(value: bytes) -> dict[str, Any]:
+def _body(value: bytes) -> JsonObject:
     try:
         body = json.loads(value)
     except (ValueError, RecursionError) as exc:
@@ -151,6 +151,6 @@ def _body(value: bytes) -> dict[str, Any]:
     return body
 
 
-def json_schemas() -> dict[str, dict[str, Any]]:
+def json_schemas() -> dict[str, JsonObject]:
     """File name -> JSON Schema of every event type, as kept in docs/schemas."""
     return {f"{event.TYPE}.v{event.VERSION}.json": event.model_json_schema() for event in EVENT_TYPES}

@@ -41,7 +41,7 @@ class Effects:
     buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
-    ledger: Sequence[Mapping[str, Any]] = ()
+    ledger: Sequence[Mapping[str, object]] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
 
     def __add__(self, other: Effects) -> Effects:

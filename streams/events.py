@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from agent.items import JsonObject
 
 _NAMESPACE = uuid.UUID("6f2f1f0e-5b0b-5d0a-9a53-0d9c5f0a7e11")
 Text = Annotated[str, Field(max_length=1_048_576)]
@@ -115,7 +117,7 @@ class RoundChanged(Event):
 
     round_id: Name
     state: Literal["planned", "curated", "trained", "judged", "promoted", "rejected", "failed"]
-    detail: dict[str, Any] = {}
+    detail: JsonObject = {}
 
 
 class Deployed(Event):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from agent.items import JsonObject
 from streams.errors import StreamsError
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -21,7 +22,7 @@ class DataError(StreamsError):
     """A data file cannot be used; the message names the file, the line and what to write instead."""
 
 
-def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+def read_objects(path: Path) -> Iterator[JsonObject]:
     """The objects of a `.jsonl` or `.jsonl.gz` file, in order; blank lines are left out. Raises
     `DataError`."""
     try:
@@ -37,7 +38,7 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"cannot read {path}: {exc}") from exc
 
 
-def _object(line: str, path: Path, number: int) -> dict[str, Any]:
+def _object(line: str, path: Path, number: int) -> JsonObject:
     try:
         value = json.loads(line)
     except ValueError as exc:
@@ -71,7 +72,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> JsonObject | None:
     """The object in a JSON file, or None when there is no such file or it is not whole."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))

@@ -23,8 +23,8 @@ def fold_diagnoses(events: Iterable[Diagnosed]) -> ProfileTable:
         [(e.student, e.student_version, e.bucket, e.needed, e.missing, e.verdict) for e in events]
     )
     return fold_counted(
-        (Observation(*answer, incorrect=verdict == "incorrect"), count)
-        for (*answer, verdict), count in groups.items()
+        (Observation(student, version, bucket, needed, missing, verdict == "incorrect"), count)
+        for (student, version, bucket, needed, missing, verdict), count in groups.items()
         if verdict != "abstained"
     )
 

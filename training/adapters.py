@@ -1,15 +1,15 @@
-"""What training adds to adapter files (`serving.adapter_files`): equal bytes for equal adapters, the hash of a
-base, and the check that every value is finite."""
+"""What training adds to adapter files (`serving.adapter_files`): equal bytes for equal adapters, the hash of
+a base, and the check that every value is finite."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 
+from agent.items import JsonObject
 from serving.adapter_files import (
     ADAPTER_FILES,
     CONFIG_FILE,
@@ -52,7 +52,7 @@ def canonicalise(adapter_dir: Path, base_name: str) -> None:
             other.unlink()
 
 
-def load_check(adapter_dir: Path) -> dict[str, Any]:
+def load_check(adapter_dir: Path) -> JsonObject:
     """Read every tensor once and return the configuration.
 
     Raises `CorruptAdapter` for missing or truncated files, pickles, values that are not finite, and for what

@@ -18,7 +18,7 @@ import json
 import sqlite3
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from graphs.chat.prompts import PROMPT_VERSION, Ask
 from graphs.chat.settings import ChatReply, RequestSampling
@@ -36,7 +36,7 @@ class ReplyCache(Protocol):
 
 def reply_key(model: str, ask: Ask, turns: list[tuple[str, str]], sampling: RequestSampling) -> str:
     """The key of a request: equal for equal requests in every process and on every machine."""
-    parts: list[Any] = [PROMPT_VERSION, model, ask.purpose, turns, ask.schema, sampling.model_dump()]
+    parts: list[object] = [PROMPT_VERSION, model, ask.purpose, turns, ask.schema, sampling.model_dump()]
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
 

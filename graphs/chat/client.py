@@ -30,6 +30,7 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from agent.budget import Usage
+from agent.items import JsonObject
 from graphs.chat.cache import MemoryReplies, ReplyCache, reply_key
 from graphs.chat.errors import NoCompletion, is_about_the_text, is_passing, misconfigured, retry_after_s
 from graphs.chat.meter import Meter, Work
@@ -165,12 +166,12 @@ class ChatClient:
         self._succeeded.add(ask.purpose)
         return _read(message)
 
-    def _parameters(self, ask: Ask, sampling: RequestSampling) -> dict[str, Any]:
+    def _parameters(self, ask: Ask, sampling: RequestSampling) -> JsonObject:
         schema = {"name": ask.purpose, "strict": True, "schema": dict(ask.schema)}
         # As extra_body: given directly, the SDK parses the reply itself, and raises where one is cut short,
         # without its text.
         response_format = {"type": "json_schema", "json_schema": schema}
-        chosen: dict[str, Any] = {
+        chosen: JsonObject = {
             "extra_body": {"response_format": response_format},
             "max_tokens": sampling.max_tokens,
         }

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from agent.catalog import MAX_SKILLS_PER_ITEM
-from agent.items import PoolItem
+from agent.items import JsonObject, PoolItem
 from graphs.chat.delimit import fence
 
 PROMPT_VERSION = "2026-11-1"
@@ -40,7 +40,7 @@ class Ask:
     purpose: Purpose
     system: str
     user: str
-    schema: Mapping[str, Any] = field(repr=False)
+    schema: Mapping[str, object] = field(repr=False)
 
     @property
     def messages(self) -> list[tuple[str, str]]:
@@ -160,7 +160,7 @@ def _bullets(names: Sequence[str]) -> str:
     return "\n".join(f"- {name}" for name in names)
 
 
-def _object(**properties: Any) -> dict[str, Any]:
+def _object(**properties: object) -> JsonObject:
     return {
         "type": "object",
         "properties": properties,
@@ -169,16 +169,16 @@ def _object(**properties: Any) -> dict[str, Any]:
     }
 
 
-def _list(items: Mapping[str, Any]) -> dict[str, Any]:
+def _list(items: Mapping[str, object]) -> JsonObject:
     return {"type": "array", "items": items}
 
 
 _MAX_ENUM = 250  # what the strictest server takes without a limit on the length of all names together
 
 
-def _one_of(names: Sequence[str]) -> dict[str, Any]:
+def _one_of(names: Sequence[str]) -> JsonObject:
     return {"type": "string", "enum": list(names)} if 0 < len(names) <= _MAX_ENUM else {"type": "string"}
 
 
-_TEXT: dict[str, Any] = {"type": "string"}
+_TEXT: JsonObject = {"type": "string"}
 _SOLUTION = _object(steps=_list(_TEXT), answer=_TEXT)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from agent.chance import rank
+from agent.items import JsonObject
 from graphs.chat.delimit import blocks
 
 _SUM = re.compile(r"What is (\d+) \+ (\d+)")
@@ -26,7 +27,7 @@ class ChatRequest:
     """One request as a model sees it. `purpose` is the name of the reply's schema, empty for plain text."""
 
     purpose: str
-    schema: Mapping[str, Any]
+    schema: JsonObject
     system: str
     user: str
     seed: int = 0
@@ -77,20 +78,20 @@ class SensibleBrain:
         """A number below `sides` that depends on the data, not on the order of calls."""
         return rank(self.seed, request.purpose, *request.data.values(), *more) % sides
 
-    def _name_skill(self, request: ChatRequest) -> dict[str, Any]:
+    def _name_skill(self, request: ChatRequest) -> JsonObject:
         words = _WORD.findall(request.data.get("question", "").casefold()) or ["number"]
         return {"skill": f"{words[self._dice(request, len(words))]} reasoning"}
 
-    def _cluster(self, request: ChatRequest) -> dict[str, Any]:
+    def _cluster(self, request: ChatRequest) -> JsonObject:
         names = list(dict.fromkeys(request.data.get("names", "").splitlines()))
         count = min(len(names), request.number("at most", 10))
         chosen = [names[at * len(names) // count] for at in range(count)]
         return {"skills": [{"name": name, "description": f"Questions about {name}."} for name in chosen]}
 
-    def _label(self, request: ChatRequest) -> dict[str, Any]:
+    def _label(self, request: ChatRequest) -> JsonObject:
         return {"skills": self._some(request, request.listed("skills"), 3)}
 
-    def _diagnose(self, request: ChatRequest) -> dict[str, Any]:
+    def _diagnose(self, request: ChatRequest) -> JsonObject:
         if self._dice(request, 1000, "verdict") < 1000 * self.correct:
             return {"verdict": "correct", "evidence": "", "missing": []}
         lines = [line.strip() for line in request.data.get("answer", "").splitlines() if line.strip()]
@@ -101,7 +102,7 @@ class SensibleBrain:
             "missing": self._some(request, request.listed("missing"), 2),
         }
 
-    def _write(self, request: ChatRequest) -> dict[str, Any]:
+    def _write(self, request: ChatRequest) -> JsonObject:
         count = request.number("Write", 2)
         drawn = [
             [self._dice(request, 900, str(request.seed), str(at), side) + 100 for side in "ab"]
@@ -109,7 +110,7 @@ class SensibleBrain:
         ]
         return {"questions": [f"A new question: What is {a} + {b}, and why?" for a, b in drawn]}
 
-    def _solve(self, request: ChatRequest) -> dict[str, Any]:
+    def _solve(self, request: ChatRequest) -> JsonObject:
         found = _SUM.search(request.data.get("question", ""))
         right = int(found[1]) + int(found[2]) if found else self._dice(request, 1000)
         slipped = self._dice(request, 1000, "slip", str(request.seed)) < 1000 * self.slip
@@ -119,7 +120,7 @@ class SensibleBrain:
             "answer": str(result),
         }
 
-    def _rewrite(self, request: ChatRequest) -> dict[str, Any]:
+    def _rewrite(self, request: ChatRequest) -> JsonObject:
         steps = [part for part in request.data.get("solution", "").split("\n\n") if part.strip()] or [
             "See the question."
         ]
@@ -163,7 +164,7 @@ _ORDERS_NAME = re.compile(r"skills?( called| named|:|=)? ?[\"“'\[]+([^\"”'\]
 _ORDERS_EVIDENCE = re.compile(r"evidence(:| must be| is|=) ?[\"“']?([^\"”'\n]{1,200})", re.I)
 
 
-def obey(reply: Mapping[str, Any], key: str, listed: Sequence[str], text: str) -> dict[str, Any]:
+def obey(reply: Mapping[str, Any], key: str, listed: Sequence[str], text: str) -> JsonObject:
     """`reply` changed as `text` orders: nothing missing, all skills, skills by name, an evidence. `key` holds
     the skills.
 
@@ -185,7 +186,7 @@ def obey(reply: Mapping[str, Any], key: str, listed: Sequence[str], text: str) -
     return done
 
 
-def planted_json(text: str, keys: Sequence[str]) -> dict[str, Any] | None:
+def planted_json(text: str, keys: Sequence[str]) -> JsonObject | None:
     """The first JSON object in a text that has all these keys: a gullible model repeats it as its own
     reply."""
     decoder = json.JSONDecoder()

@@ -10,7 +10,9 @@ import json
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from agent.items import JsonObject
 
 Kind = Literal[
     "429",
@@ -91,7 +93,7 @@ def spoil(kind: Kind | None, text: str) -> str:
         return ""
     if kind not in ("off_list", "fake_evidence"):
         return text
-    reply: dict[str, Any] = json.loads(text)
+    reply: JsonObject = json.loads(text)
     for key in ("skills", "missing"):
         if kind == "off_list" and isinstance(reply.get(key), list):
             reply[key] = [*reply[key], OFF_LIST]

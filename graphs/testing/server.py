@@ -26,6 +26,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from agent.items import JsonObject
 from graphs.testing.brain import Brain, ChatRequest, GullibleBrain, SensibleBrain
 from graphs.testing.faults import CODES, STATUS, Faults, Kind, Order, spoil
 
@@ -61,7 +62,7 @@ class TeacherServer:
     port: int = 0
     keep_bodies: bool = True
     calls: Counter[str] = field(default_factory=Counter, init=False)
-    bodies: list[dict[str, Any]] = field(default_factory=list, init=False)
+    bodies: list[JsonObject] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -87,7 +88,7 @@ class TeacherServer:
         self._http.server_close()
         self._thread.join()
 
-    def answer(self, body: dict[str, Any]) -> tuple[int, dict[str, Any] | str, dict[str, str]]:
+    def answer(self, body: JsonObject) -> tuple[int, JsonObject | str, dict[str, str]]:
         """Status, body and headers for one chat completion; a text in place of a body is sent as it is, an
         empty one drops the line."""
         began = time.monotonic()
@@ -107,8 +108,8 @@ class TeacherServer:
         return reply
 
     def _reply(
-        self, request: ChatRequest, body: dict[str, Any], kind: Kind | None
-    ) -> tuple[int, dict[str, Any] | str, dict[str, str]]:
+        self, request: ChatRequest, body: JsonObject, kind: Kind | None
+    ) -> tuple[int, JsonObject | str, dict[str, str]]:
         if kind in ("drop", "timeout"):
             return 200, "", {}
         if kind == "garbage":
@@ -124,7 +125,7 @@ class _Http(ThreadingHTTPServer):
         self._open: set[socket.socket] = set()
         super().__init__(*args)
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def process_request(self, request: Any, client_address: object) -> None:
         self._open.add(request)
         super().process_request(request, client_address)
 
@@ -138,7 +139,7 @@ class _Http(ThreadingHTTPServer):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, request: Any, client_address: object) -> None:
         """A client that went away is no error of the server."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
@@ -152,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
     )  # headers and body leave in one packet: unbuffered, each call waits 40 ms for a delayed acknowledgement
     disable_nagle_algorithm = True
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Quiet: what was asked is in `calls` and `bodies`."""
 
     def do_GET(self) -> None:
@@ -190,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(status, body, headers)
 
-    def _send(self, status: int, body: dict[str, Any] | str, headers: dict[str, str] | None = None) -> None:
+    def _send(self, status: int, body: JsonObject | str, headers: dict[str, str] | None = None) -> None:
         data = (body if isinstance(body, str) else json.dumps(body)).encode()
         self.send_response(status)
         for name, value in (headers or {}).items():
@@ -201,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _request(body: Any, model: str) -> ChatRequest:
+def _request(body: object, model: str) -> ChatRequest:
     if not isinstance(body, dict) or not isinstance(body.get("messages"), list) or not body["messages"]:
         raise _BadRequest("messages: a non-empty list is required", "messages")
     if body.get("model") != model:
@@ -225,7 +226,7 @@ def _request(body: Any, model: str) -> ChatRequest:
     )
 
 
-def _schema(response_format: Any) -> tuple[str, dict[str, Any]]:
+def _schema(response_format: object) -> tuple[str, JsonObject]:
     if response_format is None or response_format == {"type": "text"}:
         return "", {}
     if not isinstance(response_format, dict) or response_format.get("type") != "json_schema":
@@ -242,8 +243,8 @@ def _schema(response_format: Any) -> tuple[str, dict[str, Any]]:
     return str(given["name"]), schema
 
 
-def _completion(request: ChatRequest, body: dict[str, Any], text: str, kind: Kind | None) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+def _completion(request: ChatRequest, body: JsonObject, text: str, kind: Kind | None) -> JsonObject:
+    message: JsonObject = {"role": "assistant", "content": text, "refusal": None}
     if kind == "refusal":
         message |= {"content": None, "refusal": "I cannot help with that."}
     finish = {"length": "length", "content_filter": "content_filter"}.get(kind or "", "stop")
@@ -261,7 +262,7 @@ def _completion(request: ChatRequest, body: dict[str, Any], text: str, kind: Kin
     }
 
 
-def _error(message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def _error(message: str, param: str | None = None, code: str | None = None) -> JsonObject:
     return {"error": {"message": message, "type": "scripted_error", "param": param, "code": code}}
 
 

@@ -64,7 +64,7 @@ def _question(value: Mapping[str, Any], path: Path, number: int) -> Question:
         raise DataError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
 
 
-def _level(value: Any) -> int | None:
+def _level(value: object) -> int | None:
     digits = re.search(r"\d+", str(value)) if value is not None else None
     return int(digits.group()) if digits else None
 

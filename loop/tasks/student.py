@@ -6,9 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from loop.config import ConfigError
 from loop.tasks.world.student import ARCHITECTURES, student_dir
@@ -30,7 +29,7 @@ class HfStudent:
         return TransformersEngine(self.base, EngineSettings(batch_size=self.batch_size))
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's tokenizer."""
         return AutoTokenizer.from_pretrained(self.base, local_files_only=True)
 
@@ -39,7 +38,7 @@ class HfStudent:
         return chat_prompt(self.tokenizer, question)
 
 
-def chat_prompt(tokenizer: Any, question: str) -> str:
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     """The question as a user's turn, as far as the student's answer. Without a chat template: the question.
 
     Engine and trainer add the beginning-of-sequence token themselves, so it is taken off here.

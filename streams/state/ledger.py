@@ -20,7 +20,7 @@ def entry_row(
     activity: Activity,
     usage: Usage = Usage(),
     seconds: float = 0.0,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """A row of the ledger's table. The same `entry_id` twice counts once."""
     return row_of(
         LedgerEntry(
@@ -35,7 +35,7 @@ def entry_row(
     )
 
 
-def row_of(entry: LedgerEntry) -> dict[str, Any]:
+def row_of(entry: LedgerEntry) -> dict[str, object]:
     """The row of an entry."""
     return {
         **entry.model_dump(include={"entry_id", "student", "round_id", "day", "activity"}),

@@ -63,7 +63,7 @@ class Batch:
     buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
-    ledger: Sequence[Mapping[str, Any]] = ()
+    ledger: Sequence[Mapping[str, object]] = ()
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class StateStore:
         return self.url.render_as_string(hide_password=True)
 
     def insert_new(
-        self, table: sa.Table, rows: Sequence[Mapping[str, Any]], connection: sa.Connection
+        self, table: sa.Table, rows: Sequence[Mapping[str, object]], connection: sa.Connection
     ) -> None:
         """Insert rows, leaving those whose primary key exists as they are."""
         if rows:

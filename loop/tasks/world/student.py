@@ -15,13 +15,19 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from rich.progress import Progress
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from loop.tasks.world.skills import TABLE
 from loop.tasks.world.world import ORIGINAL, draw
@@ -88,9 +94,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(arch: str, tokenizer: PreTrainedTokenizerFast) -> Any:
+def build_model(arch: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """A freshly initialized student. Raises ValueError for an unknown architecture."""
-    shape: dict[str, Any] = {
+    shape: dict[str, float] = {
         "vocab_size": len(tokenizer), "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 5,
         "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 32, "max_position_embeddings": 512,
         "tie_word_embeddings": True, "rms_norm_eps": 1e-5, "pad_token_id": tokenizer.pad_token_id,
@@ -151,7 +157,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[dict
         yield pack(pairs, recipe.row, tokenizer.pad_token_id)
 
 
-def pretrain(arch: str, recipe: Recipe) -> tuple[Any, PreTrainedTokenizerFast]:
+def pretrain(arch: str, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Train a student from scratch with Muon on matrices and AdamW on the rest; shows a progress bar."""
     torch.manual_seed(recipe.seed)
     tokenizer = build_tokenizer()
@@ -183,7 +189,7 @@ def _rate(step: int, recipe: Recipe) -> float:
     return min((step + 1) / recipe.warmup, (recipe.steps - step) / recipe.steps)
 
 
-def save(model: Any, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Write weights as float16 safetensors, configuration and tokenizer, loadable by
     `from_pretrained(directory)`."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -9,15 +9,11 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from typing import Protocol
+from collections.abc import Callable
 
 ENVIRONMENT = "SKILLLOOP_CRASH_AT"
-
-
-class CrashPoint(Protocol):
-    """Called with the name of the place that was reached."""
-
-    def __call__(self, name: str) -> None: ...
+CrashPoint = Callable[[str], None]
+"""Called with the name of the place that was reached."""
 
 
 def no_crash(name: str) -> None:

@@ -45,13 +45,6 @@ Turns = list[tuple[str, str]]
 _MESSAGE_TOKENS = 64  # what a chat template adds to a message, at most
 
 
-class _Lock:
-    """A lock that a weak dictionary can hold."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-
-
 class _PacedHttp(openai.DefaultHttpxClient):
     def __init__(self, pace: Pace, **options: Any) -> None:
         super().__init__(**options)
@@ -77,7 +70,7 @@ class ChatClient:
         self.meter = meter or Meter(settings.model, settings.price)
         self._clock = clock or SystemClock()
         self._pace = Pace(settings.max_concurrency, settings.requests_per_minute, self._clock)
-        self._flights: weakref.WeakValueDictionary[str, _Lock] = weakref.WeakValueDictionary()
+        self._flights: weakref.WeakValueDictionary[str, threading.Lock] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
         self._succeeded: set[str] = set()
         # langchain-openai shares one connection pool among all clients of an address: closing one would close
@@ -218,8 +211,8 @@ class ChatClient:
     def _flight(self, key: str) -> Iterator[None]:
         """One at a time for equal requests, so that the second one finds the first one's reply."""
         with self._lock:
-            flight = self._flights.setdefault(key, _Lock())
-        with flight.lock:
+            flight = self._flights.setdefault(key, threading.Lock())
+        with flight:
             yield
 
 

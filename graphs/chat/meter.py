@@ -19,30 +19,21 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from agent.budget import Activity, BudgetExceeded, Caps, LedgerEntry, Price, Usage, check, priced
 from agent.items import Frozen
 from streams.clock import Clock, SystemClock
 
 LOOK_EVERY = timedelta(seconds=10)
-
-
-class LedgerSink(Protocol):
-    """Keeps entries: a store's table, a list in a test. Called from several threads; an exception stops the
-    call's use."""
-
-    def __call__(self, entry: LedgerEntry) -> None: ...
-
-
-class SharedLedger(Protocol):
-    """What all processes have spent on a day (`YYYY-MM-DD`), in any grouping that keeps rounds apart. An
-    exception stops the call."""
-
-    def __call__(self, day: str) -> Sequence[LedgerEntry]: ...
+LedgerSink = Callable[[LedgerEntry], None]
+"""Keeps entries: a store's table, a list in a test. Called from several threads; an exception stops the
+call's use."""
+SharedLedger = Callable[[str], Sequence[LedgerEntry]]
+"""What all processes have spent on a day (`YYYY-MM-DD`), in any grouping that keeps rounds apart. An
+exception stops the call."""
 
 
 def nobody_else(day: str) -> Sequence[LedgerEntry]:

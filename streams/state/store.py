@@ -19,6 +19,7 @@ from agent.profile import BucketKey, Counts, ProfileTable
 from streams.errors import StreamsError
 from streams.log import Headers, Outgoing, Partition
 from streams.state import tables
+from streams.state.dialects import BUCKET_COLUMNS, STATEMENTS, check_64_bits, sqlite_begin, sqlite_pragmas
 
 
 class StoreError(StreamsError):
@@ -110,9 +111,9 @@ class StateStore:
         )
         self.engine = sa.create_engine(self.url, connect_args=timeout, pool_pre_ping=True)
         if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _sqlite_pragmas)
-            sa.event.listen(self.engine, "begin", _sqlite_begin)
-        self._statements = _STATEMENTS[self.engine.dialect.name]
+            sa.event.listen(self.engine, "connect", sqlite_pragmas)
+            sa.event.listen(self.engine, "begin", sqlite_begin)
+        self._statements = STATEMENTS[self.engine.dialect.name]
         with self.transaction() as connection:
             if (
                 self.engine.dialect.name == "postgresql"
@@ -226,11 +227,11 @@ class StateStore:
         if self.engine.dialect.name == "postgresql":
             values: dict[str, Any] = {
                 name: list(column)
-                for name, column in zip(_BUCKET_COLUMNS, zip(*rows, strict=True), strict=True)
+                for name, column in zip(BUCKET_COLUMNS, zip(*rows, strict=True), strict=True)
             }
         else:
             values = {"rows": json.dumps(rows, ensure_ascii=False)}
-            _check_64_bits(rows)
+            check_64_bits(rows)
         connection.execute(self._statements.buckets, values)
 
     def _add_watermarks(self, batch: Batch, connection: sa.Connection) -> None:
@@ -455,65 +456,6 @@ def _make_folder(path: Path) -> None:
         raise StoreUnavailable(
             f"cannot create the folder of the state store {path}: {exc}; choose a writable one"
         ) from exc
-
-
-def _sqlite_pragmas(connection: Any, _: Any) -> None:
-    connection.isolation_level = (
-        None  # transactions are opened by `_sqlite_begin`: a writer takes its lock at once
-    )
-    # Event ids fall on random pages: larger ones (of a new database only), kept in memory and written home
-    # seldom, share writes.
-    connection.execute("PRAGMA page_size=16384")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA cache_size=-16384")  # KiB
-    connection.execute("PRAGMA wal_autocheckpoint=4000")  # pages
-
-
-def _sqlite_begin(connection: sa.Connection) -> None:
-    read_only = connection.get_execution_options().get("read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-
-class _Statements(NamedTuple):
-    """Bulk statements that SQLAlchemy cannot express for both databases: one bound value per column instead
-    of one per cell."""
-
-    insert: sa.TextClause
-    known: sa.TextClause
-    buckets: sa.TextClause
-
-
-_BUCKET_COLUMNS = ("student", "version", "skill", "bucket", "needed", "missing")
-_ADD = """ON CONFLICT (student, version, skill, bucket)
-    DO UPDATE SET needed = buckets.needed + excluded.needed, missing = buckets.missing + excluded.missing"""
-_INTO = f"INSERT INTO buckets ({', '.join(_BUCKET_COLUMNS)}) SELECT"
-_STATEMENTS = {
-    "postgresql": _Statements(
-        sa.text("INSERT INTO seen_events (event_id) SELECT unnest(CAST(:ids AS text[]))"),
-        sa.text("SELECT event_id FROM seen_events WHERE event_id = ANY(CAST(:ids AS text[]))"),
-        sa.text(
-            f"""{_INTO} * FROM unnest(
-            CAST(:student AS text[]), CAST(:version AS integer[]), CAST(:skill AS text[]),
-            CAST(:bucket AS bigint[]), CAST(:needed AS bigint[]), CAST(:missing AS bigint[])) {_ADD}"""
-        ),
-    ),
-    "sqlite": _Statements(
-        sa.text("INSERT INTO seen_events (event_id) SELECT value FROM json_each(:ids)"),
-        sa.text("SELECT event_id FROM seen_events WHERE event_id IN (SELECT value FROM json_each(:ids))"),
-        sa.text(
-            f"""{_INTO} {", ".join(f"json_extract(value, '$[{n}]')" for n in range(6))}
-            FROM json_each(:rows) WHERE true {_ADD}"""
-        ),
-    ),
-}
-
-
-def _check_64_bits(rows: Sequence[tuple[Any, ...]]) -> None:
-    """SQLite's JSON functions turn larger integers into floats instead of refusing them."""
-    for row in rows:
-        if not all(-(2**63) <= number < 2**63 for number in (row[1], row[3], row[4], row[5])):
-            raise OverflowError(f"a number in {row} does not fit into 64 bits")
 
 
 def _outgoing(row: Any) -> Outgoing:

@@ -93,9 +93,8 @@ class Run:
             self.workers[name].start()
 
     def _note(self, worker: ForkServerProcess) -> None:
-        if (
-            worker.exitcode == EXIT_STUCK
-        ):  # the watchdog's, or the broker was away at its start: a supervisor starts it again
+        # The watchdog's, or the broker was away at its start: a supervisor starts it again
+        if worker.exitcode == EXIT_STUCK:
             return
         if worker.exitcode != -signal.SIGKILL:
             raise SystemExit(f"a worker ended by itself with {worker.exitcode}; see {self.job.log_path}")
@@ -137,9 +136,8 @@ def feed(log: KafkaLog, job: Job, sent: Traffic, run: Run, server: KafkaServer, 
             try:
                 log.append(chunk)
                 break
-            except (
-                LogUnavailable
-            ):  # some of it may be there: what is sent again is a duplicate, as from any producer
+            except LogUnavailable:
+                # Some of it may be there: what is sent again is a duplicate, as from any producer
                 time.sleep(0.2)
         time.sleep(0.05)
 

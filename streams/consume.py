@@ -268,9 +268,8 @@ class ConsumeLoop:
         self._crash("consume.after-commit")
         try:
             self._consumer.commit(after)
-        except (
-            LogError
-        ) as exc:  # the truth is in the store: only the lag shown is wrong, until the next commit
+        except LogError as exc:
+            # The truth is in the store: only the lag shown is wrong, until the next commit
             logger.info("offsets not committed to the log: %s", exc)
 
     def _decode(self, records: Sequence[Record]) -> tuple[dict[str, Event], list[Outgoing]]:

@@ -148,9 +148,8 @@ class _Http(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     teacher: TeacherServer
     protocol_version = "HTTP/1.1"
-    wbufsize = (
-        -1
-    )  # headers and body leave in one packet: unbuffered, each call waits 40 ms for a delayed acknowledgement
+    # Headers and body leave in one packet: unbuffered, each call waits 40 ms for a delayed acknowledgement
+    wbufsize = -1
     disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: object) -> None:

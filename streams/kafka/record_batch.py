@@ -217,9 +217,8 @@ class _Batch:
 
     def __iter__(self) -> Iterator[_Whole]:
         batch = self._batch
-        if (
-            batch.magic < 2
-        ):  # written before Kafka 0.11: there are no headers in it, so no event of ours either
+        # Written before Kafka 0.11: there are no headers in it, so no event of ours either
+        if batch.magic < 2:
             found = [Record(self._partition, one.offset, one.key, one.value or b"") for one in batch]
             last = found[-1].offset
         else:

@@ -115,9 +115,8 @@ class StateStore:
             sa.event.listen(self.engine, "begin", sqlite_begin)
         self._statements = STATEMENTS[self.engine.dialect.name]
         with self.transaction() as connection:
-            if (
-                self.engine.dialect.name == "postgresql"
-            ):  # several processes may start on a new database at once
+            # Several processes may start on a new database at once
+            if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
             tables.metadata.create_all(connection)
 

@@ -36,7 +36,7 @@ from streams.kafka.settings import KafkaSettings
 from streams.log import LogUnavailable
 from streams.state.store import StateStore
 from streams.testing.broker import KafkaServer
-from streams.testing.synthetic import Traffic, expected_buckets, traffic
+from streams.testing.synthetic import SyntheticTraffic, expected_buckets, traffic
 from streams.topics import TopicSpec
 from streams.watchdog import EXIT_STUCK
 
@@ -116,7 +116,9 @@ def plan(dice: random.Random) -> list[str | float]:
     return points
 
 
-def feed(log: KafkaLog, job: Job, sent: Traffic, run: Run, server: KafkaServer, kill_broker: bool) -> None:
+def feed(
+    log: KafkaLog, job: Job, sent: SyntheticTraffic, run: Run, server: KafkaServer, kill_broker: bool
+) -> None:
     """Append everything in chunks, until it is acknowledged, while the workers run; the broker dies
     half-way."""
     bad = {
@@ -159,7 +161,7 @@ def settle(log: KafkaLog, job: Job, store: StateStore, run: Run) -> None:
     print(f"seed {run.seed}: not settled within {WITHIN_S:.0f} s; see {job.log_path}", file=sys.stderr)
 
 
-def judge(log: KafkaLog, job: Job, store: StateStore, sent: Traffic) -> Counter[str]:
+def judge(log: KafkaLog, job: Job, store: StateStore, sent: SyntheticTraffic) -> Counter[str]:
     """Compare what is in the store and the log with what was sent."""
     found: Counter[str] = Counter(events=len(sent.events))
     table = store.buckets()

@@ -96,7 +96,7 @@ def poison(kind: str, number: int, seed: int = 0) -> Outgoing:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class SyntheticTraffic:
     """What is sent, in this order; the answers that should be counted, and the records that never can be."""
 
     records: Sequence[Outgoing]
@@ -109,7 +109,7 @@ class Traffic:
         return len(self.poison)
 
 
-def traffic(seed: int, events: int, duplicates: float = 0.05, poisoned: int = 20) -> Traffic:
+def traffic(seed: int, events: int, duplicates: float = 0.05, poisoned: int = 20) -> SyntheticTraffic:
     """Answers with duplicates and poison records mixed in and the order shaken (neighbours within about 50
     places)."""
     dice = random.Random(seed)
@@ -122,4 +122,5 @@ def traffic(seed: int, events: int, duplicates: float = 0.05, poisoned: int = 20
     ]
     places = [(number + dice.gauss(0, 50), record) for number, record in enumerate(good)]
     places += [(dice.uniform(0, events), record) for record in (*again, *bad)]
-    return Traffic([record for _, record in sorted(places, key=lambda place: place[0])], answers, bad)
+    places.sort(key=lambda place: place[0])
+    return SyntheticTraffic([record for _, record in places], answers, bad)

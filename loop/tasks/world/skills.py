@@ -18,7 +18,7 @@ Args = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Skill:
+class SkillRule:
     """One skill. `draw(rng, it)` gives operands (the first one fixed to `it` in a chain) or None when `it`
     does not suit.
 
@@ -169,8 +169,8 @@ def _divides(args: Args) -> bool:
     return 2 <= args[1] <= 9
 
 
-TABLE: tuple[Skill, ...] = (
-    Skill(
+TABLE: tuple[SkillRule, ...] = (
+    SkillRule(
         "add",
         "add two numbers column by column",
         ("add {a} and {b}", "the sum of {a} and {b}", "{a} plus {b}"),
@@ -180,7 +180,7 @@ TABLE: tuple[Skill, ...] = (
         commutes=True,
         unseen_form="to {b} add {a}",
     ),
-    Skill(
+    SkillRule(
         "sub",
         "subtract two numbers column by column, with borrowing",
         ("subtract {b} from {a}", "{a} minus {b}", "take {b} away from {a}"),
@@ -189,7 +189,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: _line(sub_steps(*v), v[0] - v[1]),
         unseen_form="from {a} subtract {b}",
     ),
-    Skill(
+    SkillRule(
         "mul",
         "multiply a number by one digit",
         ("multiply {a} by {b}", "{a} times {b}", "the product of {a} and {b}"),
@@ -198,7 +198,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: _line(mul_steps(*v), v[0] * v[1]),
         unseen_form="by {b} multiply {a}",
     ),
-    Skill(
+    SkillRule(
         "div",
         "divide a number by one digit by long division, rounding down",
         ("divide {a} by {b}", "split {a} among {b}", "how often {b} goes into {a}"),
@@ -207,7 +207,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: _line(div_steps(*v), v[0] // v[1]),
         unseen_form="among {b} split {a}",
     ),
-    Skill(
+    SkillRule(
         "max",
         "compare two numbers digit by digit and keep the larger",
         ("the larger of {a} and {b}", "the maximum of {a} and {b}", "pick the bigger : {a} or {b}"),
@@ -217,7 +217,7 @@ TABLE: tuple[Skill, ...] = (
         commutes=True,
         unseen_form="of {a} and {b} the larger",
     ),
-    Skill(
+    SkillRule(
         "unit",
         "convert weeks and days to days",
         (
@@ -230,7 +230,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: _line(mul_steps(v[0], 7, carry=v[1]), 7 * v[0] + v[1]),
         unseen_form="to days convert {a} weeks {b} days",
     ),
-    Skill(
+    SkillRule(
         "mod",
         "give the remainder of a division in a single step",
         ("the remainder of {a} by {b}", "{a} modulo {b}", "what remains of {a} in groups of {b}"),
@@ -238,7 +238,7 @@ TABLE: tuple[Skill, ...] = (
         _divides,
         lambda v: _line([Step(f"{v[0]}%{v[1]}={v[0] % v[1]}")], v[0] % v[1]),
     ),
-    Skill(
+    SkillRule(
         "bill",
         "multiply a price by a count and add a fee",
         (
@@ -250,7 +250,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: 2 <= v[2] <= 9,
         _bill,
     ),
-    Skill(
+    SkillRule(
         "total",
         "add three numbers one after the other",
         ("the total of {a} , {b} and {c}", "count together {a} , {b} and {c}", "{a} , {b} and {c} in all"),
@@ -258,7 +258,7 @@ TABLE: tuple[Skill, ...] = (
         _always,
         _total,
     ),
-    Skill(
+    SkillRule(
         "average",
         "add two numbers and halve the sum",
         ("the average of {a} and {b}", "the mean of {a} and {b}", "halfway between {a} and {b}"),
@@ -267,7 +267,7 @@ TABLE: tuple[Skill, ...] = (
         _average,
         commutes=True,
     ),
-    Skill(
+    SkillRule(
         "perimeter",
         "add two sides and double the sum",
         (
@@ -280,7 +280,7 @@ TABLE: tuple[Skill, ...] = (
         _perimeter,
         commutes=True,
     ),
-    Skill(
+    SkillRule(
         "left",
         "multiply a price by a count and subtract it from a budget",
         (
@@ -292,7 +292,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: 2 <= v[2] <= 9 and v[0] >= v[1] * v[2],
         _left,
     ),
-    Skill(
+    SkillRule(
         "equation",
         "solve a linear equation: subtract, then divide",
         (
@@ -304,7 +304,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: 2 <= v[2] <= 9 and v[0] >= v[1] and (v[0] - v[1]) % v[2] == 0,
         _equation,
     ),
-    Skill(
+    SkillRule(
         "profit",
         "subtract the cost from the price and multiply by a count",
         (
@@ -316,7 +316,7 @@ TABLE: tuple[Skill, ...] = (
         lambda v: 2 <= v[2] <= 9 and v[0] >= v[1],
         _profit,
     ),
-    Skill(
+    SkillRule(
         "fraction",
         "add two fractions over their common denominator",
         (
@@ -330,4 +330,4 @@ TABLE: tuple[Skill, ...] = (
         chains=False,
     ),
 )
-BY_NAME: dict[str, Skill] = {skill.name: skill for skill in TABLE}
+BY_NAME: dict[str, SkillRule] = {skill.name: skill for skill in TABLE}

@@ -207,17 +207,12 @@ def _discount(rows: Mapping[int, Counts], as_of: int, settings: ReadSettings) ->
     for bucket in sorted(rows):
         if bucket > as_of or (oldest is not None and bucket <= oldest):
             continue
-        weight = (
-            1.0
-            if settings.half_life_buckets is None
-            else 2.0 ** ((bucket - as_of) / settings.half_life_buckets)
-        )
+        half_life = settings.half_life_buckets
+        weight = 1.0 if half_life is None else 2.0 ** ((bucket - as_of) / half_life)
         counts = rows[bucket]
-        needed, missing, raw = (
-            needed + weight * counts.needed,
-            missing + weight * counts.missing,
-            raw.plus(counts),
-        )
+        needed += weight * counts.needed
+        missing += weight * counts.missing
+        raw = raw.plus(counts)
     return _Evidence(needed, missing, raw)
 
 

@@ -31,7 +31,7 @@ from pydantic import ValidationError
 
 from agent.items import JsonObject
 from loop.errors import LoopError
-from streams.codec import MAX_BYTES, encode
+from streams.codec import MAX_BYTES, encode, first_error
 from streams.events import StudentOutput, derived_id
 from streams.files import read_json, write_json
 from streams.log import EventLog, Outgoing
@@ -155,21 +155,15 @@ def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutpu
     line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"line-{number}")
     if "response" in body:
         return [_event(fields) for fields in _completions(body, line_id, defaults)]
-    return [
-        _event(
-            {"event_id": line_id, "student": defaults.student, "student_version": defaults.version, **body}
-        )
-    ]
+    who = {"event_id": line_id, "student": defaults.student, "student_version": defaults.version}
+    return [_event(who | body)]
 
 
 def _event(fields: Mapping[str, Any]) -> StudentOutput:
     try:
         return StudentOutput.model_validate_json(json.dumps(fields))
     except (ValidationError, RecursionError) as exc:
-        first = (
-            exc.errors()[0] if isinstance(exc, ValidationError) else {"loc": (), "msg": "nested too deeply"}
-        )
-        raise BadLine(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+        raise BadLine(first_error(exc)) from exc
 
 
 def _record(event: StudentOutput) -> Outgoing:

@@ -94,7 +94,7 @@ class Codec:
         try:
             return kind.model_validate_json(json.dumps(body))
         except (ValueError, TypeError, RecursionError) as exc:
-            raise DecodeError("invalid", f"{kind.TYPE}: {_first_error(exc)}") from exc
+            raise DecodeError("invalid", f"{kind.TYPE}: {first_error(exc)}") from exc
 
     def _kind(self, record: Record) -> tuple[type[Event], Callable[[bytes], Event]]:
         for name, value in record.headers:
@@ -132,7 +132,8 @@ class Codec:
         return body
 
 
-def _first_error(exc: Exception) -> str:
+def first_error(exc: Exception) -> str:
+    """What is wrong with a value, in one line: the first field that a model refuses, and why."""
     if isinstance(exc, RecursionError):
         return "nested too deeply"
     if not isinstance(exc, ValidationError):

@@ -228,11 +228,7 @@ class ConsumeLoop:
             letters.append(
                 dead_letter(self._record_of(event_id, records), "failed", why, self.settings.max_attempts)
             )
-        event_ids = (
-            [event_id for event_id in events if event_id not in effects.failed]
-            if effects.failed
-            else list(events)
-        )
+        event_ids = [event_id for event_id in events if event_id not in effects.failed]
         self._commit(records, event_ids, replace(effects, outbox=[*letters, *effects.outbox]))
         self.counts.update(records=len(records), events=len(event_ids), dead_letters=len(letters))
         return len(records)

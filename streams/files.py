@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.items import JsonObject
+from streams.codec import first_error
 from streams.errors import StreamsError
 
 Row = TypeVar("Row", bound=BaseModel)
@@ -55,9 +56,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         try:
             rows.append(kind.model_validate(value))
         except ValidationError as exc:
-            first = exc.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise DataError(f"{path}, line {number}: {key}: {first['msg']}") from exc
+            raise DataError(f"{path}, line {number}: {first_error(exc)}") from exc
     return rows
 
 

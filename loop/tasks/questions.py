@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from agent.catalog import MAX_SKILLS_PER_ITEM
 from agent.chance import ordered
 from agent.items import Frozen, HeldOutItem, PoolItem
+from streams.codec import first_error
 from streams.files import DataError, read_objects, text_sha256
 
 
@@ -60,8 +61,7 @@ def _question(value: Mapping[str, Any], path: Path, number: int) -> Question:
             **known,
         )
     except ValidationError as exc:
-        first = exc.errors()[0]
-        raise DataError(f"{path}, line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
+        raise DataError(f"{path}, line {number}: {first_error(exc)}") from exc
 
 
 def _level(value: object) -> int | None:

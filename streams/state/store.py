@@ -104,11 +104,8 @@ class StateStore:
         self.url = sa.make_url(url)
         if self.url.get_backend_name() == "sqlite" and self.url.database:
             _make_folder(Path(self.url.database))
-        timeout = (
-            {"timeout": 30}
-            if self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
-            else {}
-        )
+        waits = self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
+        timeout = {"timeout": 30} if waits else {}
         self.engine = sa.create_engine(self.url, connect_args=timeout, pool_pre_ping=True)
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", sqlite_pragmas)
@@ -137,10 +134,7 @@ class StateStore:
             raise StoreRefused(
                 f"state store {self._shown()} refused the values: {exc.orig}; nothing was written"
             ) from exc
-        except (
-            OverflowError,
-            UnicodeError,
-        ) as exc:  # raised by the drivers before the database sees the value
+        except (OverflowError, UnicodeError) as exc:  # of the drivers, before the database sees the value
             raise StoreRefused(
                 f"state store {self._shown()} refused the values: {exc}; nothing was written"
             ) from exc
@@ -196,11 +190,9 @@ class StateStore:
             raise DuplicateEvents(f"an event of this batch of {len(event_ids)} is known by now") from exc
 
     def _id_list(self, event_ids: Sequence[str]) -> Any:
-        return (
-            list(event_ids)
-            if self.engine.dialect.name == "postgresql"
-            else json.dumps(event_ids, ensure_ascii=False)
-        )
+        if self.engine.dialect.name == "postgresql":
+            return list(event_ids)
+        return json.dumps(event_ids, ensure_ascii=False)
 
     def _move_offsets(self, batch: Batch, connection: sa.Connection) -> None:
         table = tables.offsets

@@ -8,7 +8,6 @@ membership) and takes its partitions back at once.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import uuid
@@ -17,7 +16,16 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from streams.clock import Clock, SystemClock
-from streams.log import Headers, LogError, LogUnavailable, Outgoing, Partition, Record, TopicMissing
+from streams.log import (
+    LogError,
+    LogUnavailable,
+    Outgoing,
+    Partition,
+    Record,
+    TopicMissing,
+    dump_headers,
+    load_headers,
+)
 from streams.partitions import in_turn, partition_of, share
 from streams.topics import TOPICS, TopicSpec
 
@@ -98,7 +106,7 @@ class LocalLog:
             partition = Partition(record.topic, partition_of(record.key, counts[record.topic]))
             position = ends[partition] if partition in ends else self._end(partition)
             ends[partition] = position + 1
-            headers = json.dumps([[name, value.hex()] for name, value in record.headers])
+            headers = dump_headers(record.headers)
             rows.append((partition.topic, partition.number, position, record.key, record.value, headers))
         self._db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", rows)
 
@@ -161,7 +169,7 @@ class LocalLog:
         )
         rows = self._do("read", lambda: self._db.execute(query, (*partition, start, limit)).fetchall())
         return [
-            Record(partition, position, key, value, _headers(headers))
+            Record(partition, position, key, value, load_headers(headers))
             for position, key, value, headers in rows
         ]
 
@@ -283,7 +291,3 @@ class LocalConsumer:
 
     def close(self) -> None:
         self._log.leave(self._group, self._member)
-
-
-def _headers(text: str) -> Headers:
-    return tuple((name, bytes.fromhex(value)) for name, value in json.loads(text))

@@ -6,6 +6,7 @@ the offsets it has stored; what it commits to the log is only for lag tools.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
@@ -65,6 +66,16 @@ class Outgoing:
     key: bytes | None
     value: bytes
     headers: Headers = ()
+
+
+def dump_headers(headers: Headers) -> str:
+    """A record's headers as text; `load_headers` reads them."""
+    return json.dumps([[name, value.hex()] for name, value in headers])
+
+
+def load_headers(text: str) -> Headers:
+    """The headers that `dump_headers` wrote."""
+    return tuple((name, bytes.fromhex(value)) for name, value in json.loads(text))
 
 
 class Consumer(Protocol):

@@ -10,8 +10,10 @@ from rich.console import Console
 
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config
+from loop.errors import LoopError
 from loop.wiring import open_registry, open_task
 from serving.transformers_engine import EngineSettings, TransformersEngine
+from streams.kafka.codecs import missing_codecs
 from streams.state.rounds import RoundStore
 from streams.topics import TOPICS
 
@@ -73,6 +75,9 @@ def _store(config: Config, root: Path) -> str:
 
 
 def _log(config: Config, root: Path) -> str:
+    codecs = missing_codecs() if config.log.kind == "kafka" else []
+    if codecs:
+        raise LoopError(f"batches packed with {', '.join(codecs)} could not be read; run `make setup`")
     with open_log(config, root, None) as log:
         return ", ".join(f"{spec.name} {sum(log.end_offsets(spec.name).values())}" for spec in TOPICS)
 

@@ -36,7 +36,7 @@ _AUTH = (
 )
 
 
-def common_options(settings: KafkaSettings) -> dict[str, Any]:
+def common_options(settings: KafkaSettings) -> dict[str, object]:
     """What every client is given; holds secrets in clear."""
     return {
         "bootstrap_servers": settings.addresses,

@@ -36,7 +36,8 @@ class KafkaLog:
         self._topics: dict[str, list[TopicPartition]] = {}
         self._ids: dict[str, str] = {}
         self._producer: Any = None
-        self._spare: list[Any] = []  # clients for `read`, which takes one for as long as it is iterated
+        # Clients for `read`, which takes one for as long as it is iterated.
+        self._spare: list[KafkaConsumer] = []
         self._admin = self._client(KafkaAdminClient)
         self._reader = self._client(KafkaConsumer, **_READING)
         self._watchdog = Watchdog("a look-up in Kafka", settings.watchdog_s)
@@ -69,7 +70,7 @@ class KafkaLog:
         for future in futures:
             future.get(timeout=0)  # all are done, or the flush would have raised
 
-    def _writing(self) -> dict[str, Any]:
+    def _writing(self) -> dict[str, object]:
         return {
             "acks": "all",
             "enable_idempotence": True,
@@ -149,7 +150,7 @@ class KafkaLog:
             self._spare.append(reader)
 
     def _read_to(
-        self, reader: Any, ends: Mapping[Any, int], start: Mapping[Partition, int]
+        self, reader: KafkaConsumer, ends: Mapping[TopicPartition, int], start: Mapping[Partition, int]
     ) -> Iterator[Record]:
         reader.assign(list(ends))
         begin = reader.beginning_offsets(list(ends), timeout_ms=ms(self.settings.request_timeout_s))
@@ -184,7 +185,7 @@ class KafkaLog:
         every = (Partition(*partition) for topic in topics for partition in self._partitions(topic))
         return sorted(partition for partition in every if partition not in owned)
 
-    def _reading(self, client: Any) -> Any:
+    def _reading(self, client: KafkaConsumer) -> KafkaConsumer:
         return seams.read_by_batch(client) if self.settings.reader == "fast" else client
 
     def consumer(self, group: str, topics: Sequence[str]) -> KafkaGroupMember:
@@ -197,7 +198,7 @@ class KafkaLog:
             client.end_offsets(partitions, timeout_ms=ms(self.settings.start_timeout_s))
         return KafkaGroupMember(self, client, group, topics)
 
-    def group_client(self, group: str) -> Any:
+    def group_client(self, group: str) -> KafkaConsumer:
         """The client library's consumer with this log's options, not subscribed yet (benchmarks compare with
         it)."""
         settings = self.settings
@@ -251,7 +252,7 @@ _READING = {
 }
 
 
-def _topic_options(spec: TopicSpec, replication: int) -> dict[str, Any]:
+def _topic_options(spec: TopicSpec, replication: int) -> dict[str, object]:
     configs = {
         "cleanup.policy": "compact" if spec.compacted else "delete",
         "retention.ms": str(spec.retention_ms),

@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
@@ -28,16 +28,16 @@ PROBE_EVERY_S = 5.0
 class KafkaGroupMember:
     """One member of a consumer group: cooperative rebalance, static where the settings name an instance."""
 
-    def __init__(self, log: KafkaLog, client: Any, group: str, topics: Sequence[str]) -> None:
+    def __init__(self, log: KafkaLog, client: KafkaConsumer, group: str, topics: Sequence[str]) -> None:
         self._log = log
         self._group, self._topics = group, topics
         self._looked_at = time.monotonic()
         self._client = client
         self._watchdog = Watchdog(f"poll of group {group}", log.settings.watchdog_s)
-        self._partitions: dict[Any, Partition] = {}
+        self._partitions: dict[TopicPartition, Partition] = {}
         self._paused = False
-        self._to_commit: dict[Any, Any] = {}
-        self._last: dict[Any, Any] = {}
+        self._to_commit: dict[TopicPartition, OffsetAndMetadata] = {}
+        self._last: dict[TopicPartition, OffsetAndMetadata] = {}
         self._committed_at = 0.0
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -77,7 +77,7 @@ class KafkaGroupMember:
             )
             seams.rejoin(self._client, self._topics)
 
-    def _partition(self, tp: Any) -> Partition:
+    def _partition(self, tp: TopicPartition) -> Partition:
         return self._partitions.setdefault(tp, Partition(tp.topic, tp.partition))
 
     def assignment(self) -> frozenset[Partition]:

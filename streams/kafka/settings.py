@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -55,9 +55,9 @@ class KafkaSettings(BaseModel):
         """The bootstrap servers as a list."""
         return [part.strip() for part in self.bootstrap_servers.split(",") if part.strip()]
 
-    def security(self) -> dict[str, Any]:
+    def security(self) -> dict[str, object]:
         """The client library's security options; holds the secrets in clear, so do not log it."""
-        options: dict[str, Any] = {"security_protocol": self.security_protocol}
+        options: dict[str, object] = {"security_protocol": self.security_protocol}
         if self.security_protocol.startswith("SASL") and self.sasl_password:
             options |= {"sasl_mechanism": self.sasl_mechanism, "sasl_plain_username": self.sasl_username}
             options["sasl_plain_password"] = self.sasl_password.get_secret_value()

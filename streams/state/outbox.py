@@ -19,7 +19,8 @@ from streams.clock import Clock, SystemClock
 from streams.crash import CrashPoint, no_crash
 from streams.dead_letters import OUTBOX_ID
 from streams.log import EventLog, Outgoing, Partition, RecordRefused
-from streams.state.store import Claim, OutboxRow, StateStore
+from streams.state.claims import Claim, OutboxClaims, OutboxRow
+from streams.state.store import StateStore
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +61,13 @@ class OutboxRelay:
         settings: RelaySettings | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._store = store
+        self._rows = OutboxClaims(store)
         self._log = log
         self._crash = crash
         self._settings = settings or RelaySettings()
         self._clock = clock or SystemClock()
-        self._owner = str(
-            uuid.uuid4()
-        )  # every start of a relay is a new owner: it never trusts a claim it has not made
+        # Every start of a relay is a new owner: it never trusts a claim it has not made.
+        self._owner = str(uuid.uuid4())
 
     def step(self) -> int:
         """Send everything pending that nobody else is sending; the number of rows that left the outbox.
@@ -75,15 +75,15 @@ class OutboxRelay:
         Raises `LogUnavailable`, `StoreUnavailable`: call again later.
         """
         total = 0
-        while self._store.has_expired_claims(self._now()):
-            doubtful = self._store.reclaim(self._claim(), self._settings.batch)
+        while self._rows.has_expired_claims(self._now()):
+            doubtful = self._rows.reclaim(self._claim(), self._settings.batch)
             if not doubtful:
                 break  # another relay took them in between
             total += self._settle(doubtful)
-        while topics := self._store.unclaimed_topics(self._settings.batch):
+        while topics := self._rows.unclaimed_topics(self._settings.batch):
             since = {topic: _dump(self._log.end_offsets(topic)) for topic in topics}
             claim = self._claim()
-            rows = self._store.claim(claim, since, self._settings.batch)
+            rows = self._rows.claim(claim, since, self._settings.batch)
             if not rows:
                 break
             if self._now() > claim.now + self._settings.send_within_s:
@@ -104,8 +104,8 @@ class OutboxRelay:
         done = [row for row in rows if row.record_id in found]
         if done:
             logger.info("%d outbox rows of a relay that died had been sent", len(done))
-        self._store.sent([row.row_id for row in done])
-        mine = self._store.renew(
+        self._rows.sent([row.row_id for row in done])
+        mine = self._rows.renew(
             [row.row_id for row in rows], self._claim()
         )  # looking may have taken longer than the lease
         return len(done) + self._send([row for row in rows if row.row_id in mine])
@@ -137,17 +137,17 @@ class OutboxRelay:
         except RecordRefused as exc:
             return self._send_apart(rows, exc)
         self._crash("outbox.after-append")
-        self._store.sent([row.row_id for row in rows])
+        self._rows.sent([row.row_id for row in rows])
         return len(rows)
 
     def _send_apart(self, rows: Sequence[OutboxRow], exc: RecordRefused) -> int:
         """Send what the log takes of an append that it refused; move aside what it can never take."""
         if len(rows) == 1:
             logger.error("the log refuses a record of %s for good: %s", rows[0].record.topic, exc)
-            self._store.refuse(rows[0], str(exc))
+            self._rows.refuse(rows[0], str(exc))
             return 1
         found = self._in_log(rows)
-        self._store.sent([row.row_id for row in rows if row.record_id in found])
+        self._rows.sent([row.row_id for row in rows if row.record_id in found])
         return sum(1 if row.record_id in found else self._send([row]) for row in rows)
 
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streams.log import Outgoing, Partition
+from streams.state.claims import Claim, OutboxClaims
 from streams.state.store import (
     Batch,
-    Claim,
     DuplicateEvents,
     StaleOffsets,
     StateStore,
@@ -156,11 +156,12 @@ def test_a_locked_database_is_unavailable_for_now(tmp_path: Path) -> None:
 def test_claims_of_two_relays_never_overlap(store: StateStore) -> None:
     store.commit(batch(0, 1, outbox=[Outgoing("t", b"k", str(n).encode()) for n in range(20)]))
     taken: list[int] = []
+    rows_of = OutboxClaims(store)
     together = threading.Barrier(4)
 
     def relay(name: str) -> None:
         together.wait()
-        while rows := store.claim(Claim(name, 100.0, 130.0), {"t": "[]"}, 3):
+        while rows := rows_of.claim(Claim(name, 100.0, 130.0), {"t": "[]"}, 3):
             taken.extend(row.row_id for row in rows)
 
     threads = [threading.Thread(target=relay, args=(f"relay-{n}",)) for n in range(4)]
@@ -169,9 +170,9 @@ def test_claims_of_two_relays_never_overlap(store: StateStore) -> None:
     for thread in threads:
         thread.join()
     assert len(taken) == len(set(taken)) == 20
-    assert store.unclaimed_topics(10) == []
-    assert store.reclaim(Claim("late", 129.0, 160.0), 50) == []
-    assert len(store.reclaim(Claim("late", 131.0, 160.0), 50)) == 20
+    assert rows_of.unclaimed_topics(10) == []
+    assert rows_of.reclaim(Claim("late", 129.0, 160.0), 50) == []
+    assert len(rows_of.reclaim(Claim("late", 131.0, 160.0), 50)) == 20
 
 
 def _open(url: str, barrier: Any) -> None:

@@ -1,6 +1,7 @@
 """Sizes of the source, to compare two versions by: `python -m benchmarks.sizes [ROOT]`.
 
-Source is every `.py` file of the six packages; lines count blanks and docstrings. `Any` is counted where the
+Source is every `.py` file of the six packages; lines count blanks and docstrings; statements do not depend on
+the width of lines. `Any` is counted where the
 code uses the name, imports aside. An arrow is an import from one room of `loop/` (a folder, or a module at
 its top) of a room above it in the order that pyproject.toml gives to import-linter; in a version without that
 contract, an import that closes a circle between two rooms counts instead.
@@ -90,6 +91,7 @@ def figures(root: Path) -> dict[str, str]:
     per_package = {p: sum(t.count("\n") for path, t in texts.items() if path.parts[0] == p) for p in PACKAGES}
     return {
         "source lines": f"{len(lines)} ({', '.join(f'{p} {n}' for p, n in per_package.items())})",
+        "statements": str(sum(isinstance(node, ast.stmt) for node in nodes)),
         "files": str(len(texts)),
         "classes": f"{classes}, {1000 * classes / len(lines):.1f} per 1,000 lines",
         "longest file": f"{longest}, {texts[longest].count(chr(10))} lines",

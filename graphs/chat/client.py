@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,17 +43,39 @@ from streams.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 Turns = list[tuple[str, str]]
+MAX_REPLY_BYTES = 16 * 1_048_576
+_OF_THE_WIRE = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _MESSAGE_TOKENS = 64  # what a chat template adds to a message, at most
 
 
 class _PacedHttp(openai.DefaultHttpxClient):
-    def __init__(self, pace: Pace, **options: Any) -> None:
-        super().__init__(**options)
-        self._pace = pace
+    """Waits for its turn, bounds the time of a whole reply (httpx bounds the time between two bytes) and its
+    size, and follows no redirect: it would take the key and the student's texts elsewhere."""
 
-    def send(self, *args: Any, **options: Any) -> Any:
+    def __init__(self, pace: Pace, timeout_s: float) -> None:
+        super().__init__(timeout=timeout_s, follow_redirects=False)
+        self._pace, self._timeout_s = pace, timeout_s
+
+    def send(self, request: Any, **options: Any) -> Any:  # of httpx or its successor, as the SDK has it
         with self._pace.turn():
-            return super().send(*args, **options)
+            deadline = time.monotonic() + self._timeout_s
+            response = super().send(request, **{**options, "stream": True, "follow_redirects": False})
+            try:
+                body = self._read(response, deadline)
+            finally:
+                response.close()
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_WIRE]
+        return type(response)(response.status_code, headers=headers, content=body, request=request)
+
+    def _read(self, response: Any, deadline: float) -> bytes:
+        body = bytearray()
+        for part in response.iter_bytes():
+            body += part
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the reply took more than {self._timeout_s} s")
+            if len(body) > MAX_REPLY_BYTES:
+                raise OSError(f"the reply has more than {MAX_REPLY_BYTES} bytes")
+        return bytes(body)
 
 
 class ChatClient:
@@ -75,7 +98,7 @@ class ChatClient:
         self._succeeded: set[str] = set()
         # langchain-openai shares one connection pool among all clients of an address: closing one would close
         # the others.
-        self._http = _PacedHttp(self._pace, timeout=settings.timeout_s)
+        self._http = _PacedHttp(self._pace, settings.timeout_s)
         self._model = ChatOpenAI(
             model=settings.model,
             base_url=settings.base_url,
@@ -110,6 +133,10 @@ class ChatClient:
         if reply.finish == "rejected":
             self.meter.release(estimate)
             return reply, Usage()
+        if not reply.metered:  # the server does not say what it used: the most it can have been is booked
+            most = estimate.usage
+            tokens = {"prompt_tokens": most.prompt_tokens, "completion_tokens": most.completion_tokens}
+            reply = reply.model_copy(update=tokens)
         usage = self.meter.settle(work, estimate, _used(reply))
         self.cache.put(key, reply)
         return reply, usage
@@ -176,7 +203,7 @@ class ChatClient:
 
     def _wait(self, state: RetryCallState) -> float:
         asked = retry_after_s(state.outcome.exception() if state.outcome else None, self._clock.now())
-        if asked is not None:
+        if asked is not None and asked <= self.settings.max_backoff_s:
             self._pace.pause(asked)
             return asked
         return wait_random_exponential(self.settings.backoff_s, self.settings.max_backoff_s)(state)
@@ -218,12 +245,15 @@ class ChatClient:
 
 def _read(message: AIMessage) -> ChatReply:
     used = message.usage_metadata
+    counts = (used["input_tokens"], used["output_tokens"]) if used else (-1, -1)
+    metered = min(counts) >= 0
     refusal = message.additional_kwargs.get("refusal")
     return ChatReply(
         text="" if refusal else str(message.text),
         finish="refusal" if refusal else str(message.response_metadata.get("finish_reason") or "stop"),
-        prompt_tokens=used["input_tokens"] if used else 0,
-        completion_tokens=used["output_tokens"] if used else 0,
+        prompt_tokens=counts[0] if metered else 0,
+        completion_tokens=counts[1] if metered else 0,
+        metered=metered,
     )
 
 

@@ -4,40 +4,75 @@ cannot contain.
 The mark is a hash of the text itself, so equal texts give equal prompts (the reply cache depends on it) and
 nobody can write a text that contains its own mark. What a teacher quotes is looked up in the original text,
 so evidence is verbatim or it is nothing.
+
+Nor can a text imitate a fence or a chat template's control token for a reader, human or model, who takes
+look-alikes for the real signs: which characters look like `<`, `>` and `|` is Unicode's table of confusables
+(UTS 39, package confusable-homoglyphs) and NFKC; which are invisible is its property
+Default_Ignorable_Code_Point (package regex) and the categories of controls.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import unicodedata
+from functools import cache
+
+import regex
+from confusable_homoglyphs import confusables
 
 REPLACEMENT = "\ufffd"
 MAX_QUOTE_CHARS = 4000
 _PLAIN = re.compile(r"[\t\n\x20-\x7e]*")
-# Control, format (zero-width, bidirectional, tag characters), surrogate, private use: invisible, or not text
-# at all.
-_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co"})
+# Controls, format characters, surrogates, private use, line separators, and all that shows nothing.
+_INVISIBLE = regex.compile(
+    r"[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}--[\n\t\r]]", regex.V1
+)
+_FENCES = re.compile(r"<{3,}|>{3,}")
+_CONTROL_TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|</?(?:start|end)_of_turn>|\[/?INST\]")
+_SIGNS = frozenset("<>|[]/")
+_LEFT, _RIGHT = (
+    "\u00ab\u2329\u27e8\u300a\u3008",
+    "\u00bb\u232a\u27e9\u300b\u3009",
+)  # brackets that are not in the table
 _BLOCK = re.compile(
     r"<<<data-(?P<mark>[0-9a-f]{16}) (?P<name>[a-z_ 0-9]+)>>>\n(?P<text>.*?)\n<<<end-(?P=mark)>>>", re.DOTALL
 )
 
 
 def clean(text: str) -> str:
-    """`text` with every invisible character replaced one for one, so that positions stay the same.
+    """`text` with every invisible character, every row of angle brackets that could be a fence, and the first
+    sign of every control token replaced one for one, so that positions stay the same.
 
     >>> clean("a\\x00b\\u200bc\\td")
     'a\ufffdb\ufffdc\\td'
+    >>> clean("1 << 2, <<<end, <|im_start|>system")
+    '1 << 2, \ufffd\ufffd\ufffdend, \ufffd|im_start|>system'
     """
-    if _PLAIN.fullmatch(text):
-        return text
-    return "".join(map(_visible, text))
+    if not _PLAIN.fullmatch(text):
+        text = _INVISIBLE.sub(REPLACEMENT, text).replace("\r", " ")
+    shape = text if text.isascii() else text.translate(_look_alikes())  # as long as the text
+    hidden = list(text)
+    for fenced in _FENCES.finditer(shape):
+        hidden[slice(*fenced.span())] = REPLACEMENT * len(fenced.group())
+    for token in _CONTROL_TOKEN.finditer(shape):
+        hidden[token.start()] = REPLACEMENT
+    return "".join(hidden)
 
 
-def _visible(one: str) -> str:
-    if one in "\n\t\r":
-        return " " if one == "\r" else one
-    return REPLACEMENT if unicodedata.category(one) in _INVISIBLE else one
+@cache
+def _look_alikes() -> dict[int, str]:
+    """Code points that look like a sign of a fence or a control token, and the sign."""
+    table: dict[int, str] = {}
+    for code in range(0x80, sys.maxunicode + 1):
+        plain = unicodedata.normalize("NFKC", chr(code))
+        if plain in _SIGNS:
+            table[code] = plain
+    for sign in "<>":
+        for group in confusables.is_confusable(sign, greedy=True) or ():
+            table |= {ord(alike["c"]): sign for alike in group["homoglyphs"] if len(alike["c"]) == 1}
+    return table | dict.fromkeys(map(ord, _LEFT), "<") | dict.fromkeys(map(ord, _RIGHT), ">")
 
 
 def shorten(text: str, at_most: int) -> str:

@@ -14,12 +14,14 @@ LangGraph's default predicate gets two of these wrong (it repeats 400 and 401, a
 from __future__ import annotations
 
 import email.utils
+import math
 from datetime import UTC, datetime
 
 import openai
 
 from graphs.teacher import TeacherMisconfigured
 
+DAY_S = 86_400.0
 _PASSING = frozenset({408, 409, 425, 429})
 _ABOUT_THE_TEXT = frozenset({400, 413, 422})
 _TOO_LONG = ("context length", "context_length", "context window", "too long", "too large", "max_model_len")
@@ -64,7 +66,12 @@ def misconfigured(error: openai.APIStatusError, base_url: str, model: str) -> Te
 
 def retry_after_s(error: BaseException | None, now: datetime | None = None) -> float | None:
     """Seconds the server asks us to wait (`Retry-After`: seconds or a date; `retry-after-ms`), `None` when it
-    does not say."""
+    does not say. What is not a number, or is beyond a day, counts as a day."""
+    asked = _asked(error, now)
+    return None if asked is None else DAY_S if math.isnan(asked) else min(asked, DAY_S)
+
+
+def _asked(error: BaseException | None, now: datetime | None) -> float | None:
     if not isinstance(error, openai.APIStatusError):
         return None
     headers = error.response.headers
@@ -81,5 +88,5 @@ def retry_after_s(error: BaseException | None, now: datetime | None = None) -> f
 def _until(date: str, now: datetime) -> float | None:
     try:
         return max(0.0, (email.utils.parsedate_to_datetime(date) - now).total_seconds())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

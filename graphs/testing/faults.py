@@ -30,10 +30,14 @@ Kind = Literal[
     "content_filter",
     "off_list",
     "fake_evidence",
+    "no_usage",
+    "negative_usage",
+    "drip",
+    "redirect",
 ]
 OFF_LIST = "mind reading"
 FAKE_EVIDENCE = "words that no student wrote"
-STATUS = {"429": 429, "500": 500, "400": 400, "401": 401, "quota": 429, "too_long": 400}
+STATUS = {"redirect": 307, "429": 429, "500": 500, "400": 400, "401": 401, "quota": 429, "too_long": 400}
 CODES = {
     "429": "rate_limit_exceeded",
     "401": "invalid_api_key",

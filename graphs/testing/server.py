@@ -31,6 +31,7 @@ from graphs.testing.brain import Brain, ChatRequest, GullibleBrain, SensibleBrai
 from graphs.testing.faults import CODES, STATUS, Faults, Kind, Order, spoil
 
 HANG_S = 30.0
+DRIP_S = 0.1
 MAX_BODY_BYTES = 16 * 2**20
 
 
@@ -56,9 +57,10 @@ class TeacherServer:
     brain: Brain = field(default_factory=SensibleBrain)
     latency_s: float = 0.0
     faults: Sequence[Order] = ()
-    retry_after_s: float = 0.05
+    retry_after_s: float | str = 0.05
     api_key: str = ""
     model: str = "scripted"
+    elsewhere: str = "http://127.0.0.1:9/"
     port: int = 0
     keep_bodies: bool = True
     calls: Counter[str] = field(default_factory=Counter, init=False)
@@ -99,8 +101,15 @@ class TeacherServer:
                 self.bodies.append(body)
         kind = self._ordered.take(request.purpose)
         if kind in STATUS:
-            headers = {"Retry-After": f"{self.retry_after_s:g}"} if kind == "429" else {}
-            return STATUS[kind], _error(f"ordered by the script: {kind}", code=CODES.get(kind)), headers
+            headers = {
+                "429": {"Retry-After": str(self.retry_after_s)},
+                "redirect": {"Location": self.elsewhere},
+            }
+            return (
+                STATUS[kind],
+                _error(f"ordered by the script: {kind}", code=CODES.get(kind)),
+                headers.get(kind, {}),
+            )
         reply = self._reply(request, body, kind)
         self._stopping.wait(
             HANG_S if kind == "timeout" else max(0.0, began + self.latency_s - time.monotonic())
@@ -114,7 +123,16 @@ class TeacherServer:
             return 200, "", {}
         if kind == "garbage":
             return 200, "<html>not a completion</html>", {}
-        return 200, _completion(request, body, spoil(kind, self.brain.reply(request)), kind), {}
+        completion = _completion(request, body, spoil(kind, self.brain.reply(request)), kind)
+        if kind == "no_usage":
+            del completion["usage"]
+        elif kind == "negative_usage":
+            completion["usage"] = dict.fromkeys(completion["usage"], -1000)
+        return 200, completion, {"X-Drip": "1"} if kind == "drip" else {}
+
+    def wait(self, seconds: float) -> bool:
+        """Wait; true when the server is being stopped."""
+        return self._stopping.wait(seconds)
 
 
 class _Http(ThreadingHTTPServer):
@@ -198,7 +216,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html" if isinstance(body, str) else "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if "X-Drip" not in (headers or {}):
+            self.wfile.write(data)
+            return
+        for byte in data:  # one byte at a time: each comes before a time limit between two bytes
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            if self.teacher.wait(DRIP_S):
+                break
 
 
 def _request(body: object, model: str) -> ChatRequest:

@@ -22,6 +22,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import openai
@@ -68,13 +69,14 @@ class _PacedHttp(openai.DefaultHttpxClient):
         return type(response)(response.status_code, headers=headers, content=body, request=request)
 
     def _read(self, response: Any, deadline: float) -> bytes:
+        errors = import_module(type(response).__module__.partition(".")[0])
         body = bytearray()
         for part in response.iter_bytes():
             body += part
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the reply took more than {self._timeout_s} s")
+                raise errors.ReadTimeout(f"the reply took more than {self._timeout_s} s")
             if len(body) > MAX_REPLY_BYTES:
-                raise OSError(f"the reply has more than {MAX_REPLY_BYTES} bytes")
+                raise errors.ReadError(f"the reply has more than {MAX_REPLY_BYTES} bytes")
         return bytes(body)
 
 

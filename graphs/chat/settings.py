@@ -75,7 +75,7 @@ class RequestSampling(Frozen):
 class ChatReply(Frozen):
     """What the server said: the text, how it ended, and its tokens. It is what the cache holds.
 
-    Where the server does not count its tokens (`metered` false), they are the most that the call can have used.
+    Where the server does not count its tokens (`metered` false), they are the most the call can have used.
     """
 
     text: str

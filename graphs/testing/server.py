@@ -101,15 +101,9 @@ class TeacherServer:
                 self.bodies.append(body)
         kind = self._ordered.take(request.purpose)
         if kind in STATUS:
-            headers = {
-                "429": {"Retry-After": str(self.retry_after_s)},
-                "redirect": {"Location": self.elsewhere},
-            }
-            return (
-                STATUS[kind],
-                _error(f"ordered by the script: {kind}", code=CODES.get(kind)),
-                headers.get(kind, {}),
-            )
+            retry, elsewhere = {"Retry-After": str(self.retry_after_s)}, {"Location": self.elsewhere}
+            headers = {"429": retry, "redirect": elsewhere}.get(kind, {})
+            return STATUS[kind], _error(f"ordered by the script: {kind}", code=CODES.get(kind)), headers
         reply = self._reply(request, body, kind)
         self._stopping.wait(
             HANG_S if kind == "timeout" else max(0.0, began + self.latency_s - time.monotonic())

@@ -1,4 +1,4 @@
-"""Attacks by the teacher's server: pauses without end, a reply of one byte a tenth of a second, no bill, a redirect."""
+"""Attacks by the teacher's server: endless pauses, a reply that drips, no bill, a redirect."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from graphs.chat.delimit import REPLACEMENT, blocks, clean, fence, quoted
 
+clean("\u00e9")  # its table is made at the first call
+
 _SIGNS = "<>\uff1c\uff1e\u2039\u203a\u1438\u300a\uff5c|\ufe0f\u3164\u200b\u2028"
 _WORDS = ("end-", "data-", "0123456789abcdef", "im_start", "\n", " answer", "a")
 HOSTILE = st.sampled_from([*_SIGNS, *_WORDS])

@@ -20,26 +20,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from agent.budget import BudgetExceeded, UnpricedModel, Usage
+from agent.budget import Usage
 from agent.catalog import SkillCatalog
 from agent.items import Frozen
 from agent.profile import constrain
 from graphs.filters.assess import NOBODY, Assessor, Opinion, first_opinion
 from graphs.labels import LabelCache, Labeller, MemoryLabels, Needed
-from graphs.teacher import Diagnosis, Teacher, TeacherMisconfigured, TeacherUnavailable, Verdict
+from graphs.teacher import STOPS, Diagnosis, Teacher, Verdict
 from streams.crash import CrashPoint, no_crash
 from streams.events import StudentOutput
 from streams.state.store import StoreUnavailable
 
-STOPS = (
-    TeacherUnavailable,
-    TeacherMisconfigured,
-    BudgetExceeded,
-    UnpricedModel,
-    StoreUnavailable,
-    sqlite3.OperationalError,
-    OSError,
-)
+STOPS_THE_BATCH = (*STOPS, StoreUnavailable, sqlite3.OperationalError, OSError)
 """Errors that say nothing about the answer at hand: teacher, money, store, reply cache or disk. They stop all
 work, which is repeated later. Any other error belongs to its one answer."""
 
@@ -116,7 +108,7 @@ class Case:
 
 
 def assess(output: StudentOutput, context: MonitorContext) -> Case:
-    """Label the question and judge the answer. Raises `STOPS` and what is wrong with this one answer."""
+    """Label the question and judge the answer. Raises `STOPS_THE_BATCH` and what is wrong with this one answer."""
     needed = context.labeller.needed(output.question, context.names(output))
     asked: list[Diagnosis] = []
 

@@ -6,8 +6,8 @@
 What the steps do with one answer is in `graphs.monitor.diagnose`. No checkpointer: a batch that dies is
 processed again and gives the same results, and one transaction afterwards makes them count once (contract 2).
 
-`STOPS` leave the graph as they are: pause, then give the whole batch again. Any other exception belongs to its
-one output, which becomes `failed` with the error's text (for the dead letters); the others go on.
+`STOPS_THE_BATCH` leave the graph as they are: pause, then give the whole batch again. Any other exception belongs
+to its one output, which becomes `failed` with the error's text (for the dead letters); the others go on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ from langgraph.runtime import Runtime
 from langgraph.types import Command, Send
 from typing_extensions import TypedDict
 
-from graphs.monitor.diagnose import STOPS, Case, MonitorContext, OutputDiagnosis, assess, explain, failed
+from graphs.monitor.diagnose import (
+    STOPS_THE_BATCH,
+    Case,
+    MonitorContext,
+    OutputDiagnosis,
+    assess,
+    explain,
+    failed,
+)
 from streams.events import StudentOutput
 
 log = logging.getLogger(__name__)
@@ -55,7 +63,7 @@ def _node(step: Callable[[_Task, MonitorContext], Case | OutputDiagnosis]) -> Ca
     def node(task: _Task, runtime: Runtime[MonitorContext]) -> Command[Any]:
         try:
             outcome = step(task, runtime.context)
-        except STOPS:
+        except STOPS_THE_BATCH:
             raise
         except Exception as exc:
             log.warning("output %s cannot be diagnosed", task.output.event_id, exc_info=exc)

@@ -22,6 +22,10 @@ from loop.tasks.records import CatalogRow, LabelRow
 from serving.engine import Engine
 from streams.crash import CrashPoint, no_crash
 from streams.files import file_sha256
+from streams.state.store import StateStore
+
+STUDENT = "offline"
+"""The student's name in a run's ledger, outputs and profile."""
 
 
 class Student(Protocol):
@@ -45,6 +49,7 @@ class Bench:
 
     config: StatConfig
     folder: RunFolder
+    ledger: StateStore
     teacher: CatalogTeacher
     grade: Grade
     runner: Runner

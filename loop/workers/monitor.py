@@ -11,7 +11,7 @@ from agent.chance import rank
 from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
 from graphs.filters.chain import FilterParts, Sample, filters
-from graphs.monitor.diagnose import STOPS, MonitorContext
+from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
 from loop.config import ConfigError
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
@@ -44,7 +44,7 @@ class MonitorWorker:
             max_records=settings.max_records,
             max_attempts=settings.max_attempts,
             backoff_s=settings.backoff_s,
-            transient=(*TRANSIENT, *STOPS),
+            transient=(*TRANSIENT, *STOPS_THE_BATCH),
             look_first=not folds,
         )
         handler: Handler = fold_handler

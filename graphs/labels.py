@@ -26,8 +26,8 @@ class LabelCache(Protocol):
 
 
 class MemoryLabels:
-    """A label cache that lasts as long as the process, with what is known already. A text that is known to need
-    no skill is never asked about."""
+    """A label cache that lasts as long as the process, with what is known already. A text that is known to
+    need no skill is never asked about."""
 
     def __init__(self, known: Mapping[str, tuple[str, ...]] | None = None) -> None:
         self._skills = dict(known or {})
@@ -65,8 +65,8 @@ def checked(reply: Labels, catalog: Container[str]) -> Needed:
 class Labeller:
     """Labels questions with skills of the catalog.
 
-    An abstention (no known skill) is not remembered, and neither is anything that names a skill the catalog no
-    longer has: both are asked again.
+    An abstention (no known skill) is not remembered, and neither is anything that names a skill the catalog
+    no longer has: both are asked again.
     """
 
     teacher: Teacher
@@ -78,8 +78,8 @@ class Labeller:
     )
 
     def needed(self, question: str, offered: Sequence[str] | None = None) -> Needed:
-        """The skills `question` needs, out of those offered (without them, the catalog); empty when the teacher
-        abstains.
+        """The skills `question` needs, out of those offered (without them, the catalog); empty when the
+        teacher abstains.
 
         Raises `TeacherUnavailable`.
         """

@@ -11,7 +11,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -33,9 +33,9 @@ class FilterSettings(Frozen):
     """How answers are judged and diagnosed, online and by `skillloop stat`.
 
     `tau1`, `tau2`: thresholds of the process reward model in the folder `prm`. `min_votes`: the filter
-    `consistency` calls an answer wrong when the commonest of the samples occurs less often. `constrain` accepts
-    only missing skills that the question's labels name (agent/profile.py); false is the paper's way: any skill
-    that was offered, which suits questions with a single label.
+    `consistency` calls an answer wrong when the commonest of the samples occurs less often. `constrain`
+    accepts only missing skills that the question's labels name (agent/profile.py); false is the paper's way:
+    any skill that was offered, which suits questions with a single label.
     """
 
     prm: Path | None = None
@@ -148,7 +148,7 @@ class FilterParts:
     sample: Sample | None = None
     rewards: StepRewards | None = None
     samples: int = 5
-    settings: FilterSettings = FilterSettings()
+    settings: FilterSettings = field(default_factory=FilterSettings)
 
     def available(self) -> Mapping[str, Assessor]:
         """The filters that can be chosen, by name."""

@@ -3,8 +3,8 @@ these two steps, so an answer is judged in the same way wherever it comes from.
 
 1. The question's needed skills are labelled, once per text (`Labeller`), or taken from the label cache.
 2. `assess`: the difficulty filters decide in order of trust whether the answer is right.
-3. `explain`: a right answer needs no diagnosis. A wrong one is diagnosed; the missing skills are constrained to
-   the needed ones, everything else is discarded and counted; evidence that the answer does not contain is
+3. `explain`: a right answer needs no diagnosis. A wrong one is diagnosed; the missing skills are constrained
+   to the needed ones, everything else is discarded and counted; evidence that the answer does not contain is
    dropped.
 4. Whatever cannot be decided is `abstained` and changes nothing in the profile: nobody has an opinion, no
    label, or a teacher who finds nothing wrong with an answer that a more trusted filter calls wrong.
@@ -27,24 +27,25 @@ from agent.profile import constrain
 from graphs.filters.assess import NOBODY, Assessor, Opinion, first_opinion
 from graphs.labels import LabelCache, Labeller, MemoryLabels, Needed
 from graphs.teacher import STOPS, Diagnosis, Teacher, Verdict
+from serving.engine import EngineError
 from streams.crash import CrashPoint, no_crash
 from streams.events import StudentOutput
 from streams.state.store import StoreUnavailable
 
-STOPS_THE_BATCH = (*STOPS, StoreUnavailable, sqlite3.OperationalError, OSError)
-"""Errors that say nothing about the answer at hand: teacher, money, store, reply cache or disk. They stop all
-work, which is repeated later. Any other error belongs to its one answer."""
+STOPS_THE_BATCH = (*STOPS, EngineError, StoreUnavailable, sqlite3.OperationalError, OSError)
+"""Errors that say nothing about the answer at hand: teacher, money, student's engine, store, reply cache or
+disk. They stop all work, which is repeated later. Any other error belongs to its one answer."""
 
 
 class OutputDiagnosis(Frozen):
     """What is known of one output. `missing` is a subset of `needed`; `error` is set when `verdict` is
     `failed`.
 
-    `decided_by` names the difficulty filter that judged the answer; `said` is the teacher's own verdict on one
-    that was judged wrong, so `abstained` results tell a silent teacher from one that disagrees. `discarded`
-    counts missing-skill labels that were thrown away: outside the catalog or the needed skills. A question that
-    several outputs share is labelled for one of them: that one bears its `usage` and the count of its
-    `unknown_labels`, which the catalog does not have.
+    `decided_by` names the difficulty filter that judged the answer; `said` is the teacher's own verdict on
+    one that was judged wrong, so `abstained` results tell a silent teacher from one that disagrees.
+    `discarded` counts missing-skill labels that were thrown away: outside the catalog or the needed skills. A
+    question that several outputs share is labelled for one of them: that one bears its `usage` and the count
+    of its `unknown_labels`, which the catalog does not have.
     """
 
     event_id: str
@@ -108,7 +109,8 @@ class Case:
 
 
 def assess(output: StudentOutput, context: MonitorContext) -> Case:
-    """Label the question and judge the answer. Raises `STOPS_THE_BATCH` and what is wrong with this one answer."""
+    """Label the question and judge the answer. Raises `STOPS_THE_BATCH`, and what is wrong with this one
+    answer."""
     needed = context.labeller.needed(output.question, context.names(output))
     asked: list[Diagnosis] = []
 

@@ -6,8 +6,9 @@
 What the steps do with one answer is in `graphs.monitor.diagnose`. No checkpointer: a batch that dies is
 processed again and gives the same results, and one transaction afterwards makes them count once (contract 2).
 
-`STOPS_THE_BATCH` leave the graph as they are: pause, then give the whole batch again. Any other exception belongs
-to its one output, which becomes `failed` with the error's text (for the dead letters); the others go on.
+`STOPS_THE_BATCH` leave the graph as they are: pause, then give the whole batch again. Any other exception
+belongs to its one output, which becomes `failed` with the error's text (for the dead letters); the others go
+on.
 """
 
 from __future__ import annotations

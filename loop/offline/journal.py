@@ -7,8 +7,9 @@ reply cache (`graphs.chat.cache`).
    opened again.
 3. Results are looked up by key, so the order in which jobs end changes nothing.
 
-`STOPS_THE_BATCH` (`graphs.monitor.diagnose`) stop all work: they say nothing about the piece at hand, and running
-the command again resumes. Any other error belongs to its piece; it is returned and not remembered.
+`ConfigError` and `STOPS_THE_BATCH` (`graphs.monitor.diagnose`) stop all work: they say nothing about the
+piece at hand, and running the command again resumes. Any other error belongs to its piece; it is returned and
+not remembered.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from graphs.monitor.diagnose import STOPS_THE_BATCH
+from loop.config import ConfigError
 from streams.crash import CrashPoint, no_crash
 
 Reply = TypeVar("Reply", bound=BaseModel)
@@ -131,7 +133,8 @@ class Runner:
             futures = {pool.submit(self._one, kind, work, item): at for at, item in enumerate(items)}
             try:
                 for future in as_completed(futures):
-                    outcomes[futures[future]] = _outcome(future)
+                    failure = _failure(future)
+                    outcomes[futures[future]] = future.result() if failure is None else failure
                     self.progress(kind, len(outcomes), len(items))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -143,11 +146,11 @@ class Runner:
         return work(item)
 
 
-def _outcome(future: Future[Outcome]) -> Outcome | Failed:
+def _failure(future: Future[Any]) -> Failed | None:
     error = future.exception()
     if error is None:
-        return future.result()
-    if isinstance(error, STOPS_THE_BATCH) or not isinstance(error, Exception):
+        return None
+    if isinstance(error, (*STOPS_THE_BATCH, ConfigError)) or not isinstance(error, Exception):
         raise error
     return Failed(f"{type(error).__name__}: {error}")
 

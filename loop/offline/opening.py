@@ -110,8 +110,8 @@ def open_teacher(config: StatConfig, folder: RunFolder, ledger: StateStore) -> I
 def chat_teacher(
     settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: StateStore
 ) -> ChatTeacher:
-    """A chat teacher whose calls are booked on one round, so that the cap per round counts all that the run has
-    paid, also at earlier starts."""
+    """A chat teacher whose calls are booked on one round, so that the cap per round counts all that the run
+    has paid, also at earlier starts."""
     caps, before = Caps(usd_per_round=cap_usd), entries(ledger, STUDENT)
     meter = Meter(settings.model, settings.price, caps, partial(book, ledger), before)
     return ChatTeacher.connect(settings, replies, meter, student=STUDENT).for_round("stat")

@@ -18,7 +18,7 @@ from loop.workers.diagnose import DiagnoseHandler
 from loop.workers.folding import fold_handler
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
-from serving.engine import Sampling
+from serving.engine import EngineError, Sampling
 from serving.step_rewards import RewardModel
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
@@ -27,6 +27,7 @@ from streams.log import EventLog, LogUnavailable
 from streams.state.labels import StoredLabels
 from streams.state.outbox import OutboxRelay
 from streams.state.store import StoreUnavailable
+from training.errors import RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 GROUP = "monitor"
@@ -108,12 +109,16 @@ def assessors(services: Services) -> tuple[Assessor, ...]:
 
 
 def sampler(services: Services) -> Sample:
-    """Samples the version that gave an output. The seed comes from the event: a batch done again draws the same."""
+    """Samples the version that gave an output. The seed comes from the event: a batch done again draws the
+    same answers."""
     config, loading = services.config, threading.Lock()
 
     def sample(output: StudentOutput, count: int) -> Sequence[str]:
-        with loading:
-            services.load(output.student_version)
+        try:
+            with loading:
+                services.load(output.student_version)
+        except RegistryUnavailable as exc:
+            raise EngineError(f"version {output.student_version} cannot be loaded: {exc}") from exc
         seed = rank(config.seed, "consistency", output.event_id) % 2**31
         sampling = Sampling(config.student.max_new_tokens, config.monitor.temperature, count, seed)
         prompt = services.task.prompt(output.question)

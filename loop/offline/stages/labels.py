@@ -87,9 +87,7 @@ def _labels(bench: Bench) -> Result:
     questions = (*bench.data.pool, *bench.data.validation)
     policy = bench.config.catalog.labels
     asked = [
-        one
-        for one in questions
-        if policy == "teacher" or (policy == "missing" and not _given(one, offered))
+        one for one in questions if policy == "teacher" or (policy == "missing" and not _given(one, offered))
     ]
 
     def ask(one: Question) -> Needed:

@@ -21,7 +21,9 @@ from graphs.monitor.diagnose import MonitorContext, OutputDiagnosis
 from graphs.monitor.graph import build_monitor, diagnose_outputs
 from graphs.teacher import Diagnosis, TeacherUnavailable
 from graphs.testing.scripted import ScriptedTeacher
+from serving.engine import EngineError
 from streams.events import StudentOutput
+from streams.state.store import StoreUnavailable
 
 CATALOG = SkillCatalog.of(("add", ""), ("gcd", ""), ("max", ""))
 GRAPH = build_monitor()
@@ -271,8 +273,17 @@ def test_an_empty_batch_and_a_repetition_are_harmless() -> None:
     assert run(teacher(wrong("gcd")), *batch) == run(teacher(wrong("gcd")), *batch)
 
 
-@pytest.mark.parametrize("error", [OSError("disk full"), sqlite3.OperationalError("disk I/O error")])
-def test_a_disk_or_cache_that_fails_is_no_answers_fault(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("disk full"),
+        sqlite3.OperationalError("disk I/O error"),
+        StoreUnavailable("restarting"),
+        EngineError("away"),
+    ],
+    ids=["disk", "reply cache", "store", "engine"],
+)
+def test_an_outage_is_no_answers_fault(error: Exception) -> None:
     def away(question: str, answer: str, needed: Sequence[str]) -> Diagnosis:
         raise error
 

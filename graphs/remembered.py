@@ -64,5 +64,5 @@ class RememberedTeacher:
             if known is not None:
                 return kind.model_validate_json(known.text)
             reply: Reply = getattr(self._teacher, method)(*arguments)
-            self._replies.put(key, ChatReply(text=reply.model_dump_json()))
+            self._replies.put(key, ChatReply(text=reply.model_dump_json(), purpose=method))
             return reply

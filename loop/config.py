@@ -121,9 +121,9 @@ class MonitorSection(Section, FilterSettings):
 
     `source`: `outputs` are diagnosed here; `diagnoses` of a teacher outside this program are only folded into
     the profile. Never run both on one student: each answer would count twice. `filters`: who decides whether
-    an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `consistency` (`samples`
-    answers of the student, drawn at `temperature`), `prm`, `teacher`, and `a&b` for two that must agree. Their
-    settings are those of graphs/filters/chain.py.
+    an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `consistency`
+    (`samples` answers of the student, drawn at `temperature`), `prm`, `teacher`, and `a&b` for two that must
+    agree. Their settings are those of graphs/filters/chain.py.
     """
 
     source: Literal["outputs", "diagnoses"] = "outputs"

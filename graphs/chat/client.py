@@ -118,7 +118,7 @@ class ChatClient:
             self.meter.release(estimate)
             return reply, Usage()
         usage = self.meter.settle(work, estimate, _used(reply))
-        self.cache.put(key, reply)
+        self.cache.put(key, reply.model_copy(update={"purpose": ask.purpose}))
         return reply, usage
 
     def _persist(self, ask: Ask, turns: Turns, sampling: Sampling) -> ChatReply:

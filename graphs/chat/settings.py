@@ -73,9 +73,11 @@ class Sampling(Frozen):
 
 
 class ChatReply(Frozen):
-    """What the server said: the text, how it ended, and its tokens. It is what the cache holds."""
+    """What the server said: the text, how it ended, and its tokens. It is what the cache holds, with the
+    `purpose` of the request."""
 
     text: str
+    purpose: str = ""
     finish: str = "stop"
     prompt_tokens: int = Field(default=0, ge=0)
     completion_tokens: int = Field(default=0, ge=0)

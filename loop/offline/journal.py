@@ -153,8 +153,3 @@ def _failure(future: Future[Any]) -> Failed | None:
     if isinstance(error, (*STOPS_THE_BATCH, ConfigError)) or not isinstance(error, Exception):
         raise error
     return Failed(f"{type(error).__name__}: {error}")
-
-
-def count_kept(path: Path) -> int:
-    """How many results a journal holds, without opening it for writing."""
-    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -64,13 +64,15 @@ def open_bench(
         folder.locked(),
         MathGrader() as grade_math,
         closing(open_ledger(folder)) as ledger,
-        open_teacher(config, folder, ledger) as teacher,
+        SqliteReplies(folder.work / "replies.sqlite") as replies,
+        open_teacher(config, replies, ledger) as teacher,
         remembered_rewards(config.filters.prm, rewards_id, folder.work / "rewards.jsonl") as step_rewards,
     ):
         yield Bench(
             config=config,
             folder=folder,
             ledger=ledger,
+            replies=replies,
             teacher=teacher,
             grade=grade_math if config.filters.grade == "math" else grade_text,
             runner=Runner(folder.work, callers(config.teacher.chat), progress, crash),
@@ -97,14 +99,13 @@ def open_ledger(folder: RunFolder) -> StateStore:
 
 
 @contextmanager
-def open_teacher(config: StatConfig, folder: RunFolder, ledger: StateStore) -> Iterator[CatalogTeacher]:
-    """The configured teacher. Its replies are kept in the run's directory, so none is asked for twice."""
-    with SqliteReplies(folder.work / "replies.sqlite") as replies:
-        if config.teacher.kind == "scripted" or config.teacher.chat is None:
-            yield RememberedTeacher(scripted_teacher(config.teacher.script), replies)
-            return
-        with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
-            yield teacher
+def open_teacher(config: StatConfig, replies: SqliteReplies, ledger: StateStore) -> Iterator[CatalogTeacher]:
+    """The configured teacher, with a memory: none of its replies is asked for twice."""
+    if config.teacher.kind == "scripted" or config.teacher.chat is None:
+        yield RememberedTeacher(scripted_teacher(config.teacher.script), replies)
+        return
+    with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
+        yield teacher
 
 
 def chat_teacher(

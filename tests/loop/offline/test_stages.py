@@ -14,6 +14,7 @@ from agent.strategies import STRATEGIES
 from loop.offline import pipeline
 from loop.offline.bench import STUDENT, Bench
 from loop.offline.config import load_stat
+from loop.offline.estimate import estimate
 from loop.offline.folder import RunBusy
 from loop.offline.opening import open_bench
 from loop.offline.records import AssessedRow, DatasetRow
@@ -232,6 +233,15 @@ def test_the_teachers_verdict_is_not_paid_twice(make_files: Files, calls: Calls)
     config.write_text(config.read_text().replace('grade = "text"', 'order = ["teacher"]'))
     run(config, until="diagnoses")
     assert Counter(method for method, _ in calls())["diagnose"] == 12 == len(rows(config, "diagnoses"))
+
+
+def test_the_estimate_leaves_out_what_the_teacher_has_said(make_files: Files) -> None:
+    config = make_files()
+    run(config, until="labels")
+    with open_bench(load_stat(config), config.parent / "run") as bench:
+        pipeline.forget_from(bench, "labels")
+        assert [line.kind for line in estimate(bench, "diagnoses", frozenset({"catalog"}))] == ["diagnose"]
+        assert bench.replies.count("label") == 12 + 3
 
 
 def test_the_teacher_makes_the_catalog_and_its_labels_are_kept(make_files: Files, calls: Calls) -> None:

@@ -129,9 +129,9 @@ def _diagnoses_inputs(bench: Bench) -> dict[str, str]:
     }
 
 
-def _diagnoses(bench: Bench) -> Result:
-    context, judged, labels = _context(bench), _judged(bench), bench.labels()
-    cases = [
+def _difficult(bench: Bench) -> list[Case]:
+    judged, labels = _judged(bench), bench.labels()
+    return [
         Case(
             judged[row.question_id, row.sample],
             Needed(labels.get(row.question_id, ())),
@@ -141,6 +141,10 @@ def _diagnoses(bench: Bench) -> Result:
         for row in bench.folder.rows("assessed", AssessedRow)
         if row.difficult
     ]
+
+
+def _diagnoses(bench: Bench) -> Result:
+    context, cases = _context(bench), _difficult(bench)
     found = bench.runner.each("diagnoses", cases, lambda case: explain(case, context))
     rows = [_diagnosis_row(case, result) for case, result in zip(cases, found, strict=True)]
     verdicts = Counter(row.verdict for row in rows)

@@ -84,11 +84,7 @@ def _labels_inputs(bench: Bench) -> dict[str, str]:
 
 def _labels(bench: Bench) -> Result:
     offered = OfferedSkills(bench.catalog_rows())
-    questions = (*bench.data.pool, *bench.data.validation)
-    policy = bench.config.catalog.labels
-    asked = [
-        one for one in questions if policy == "teacher" or (policy == "missing" and not _given(one, offered))
-    ]
+    asked = _to_ask(bench, offered)
 
     def ask(one: Question) -> Needed:
         return checked(bench.teacher.label(one.question, offered.of(one.subject)), offered.catalog)
@@ -102,6 +98,16 @@ def _labels(bench: Bench) -> Result:
             source = "none" if not row.skills else "teacher" if one.item_id in told else "given"
             rows.append(row.model_copy(update={"part": part, "source": source}))
     return _labelled(rows)
+
+
+def _to_ask(bench: Bench, offered: OfferedSkills) -> list[Question]:
+    """The questions that the teacher has to label."""
+    policy = bench.config.catalog.labels
+    return [
+        one
+        for one in (*bench.data.pool, *bench.data.validation)
+        if policy == "teacher" or (policy == "missing" and not _given(one, offered))
+    ]
 
 
 def _row(question: Question, told: Needed | Failed) -> LabelRow:

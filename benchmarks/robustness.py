@@ -24,7 +24,8 @@ from rich.table import Table
 from agent.posterior import ReadSettings, read
 from agent.profile import Observation, fold
 from graphs.filters.assess import TeacherVerdict
-from graphs.monitor.graph import MonitorContext, build_monitor, diagnose_outputs
+from graphs.monitor.diagnose import MonitorContext
+from graphs.monitor.graph import build_monitor, diagnose_outputs
 from loop.config import Config, load
 from loop.demo.report import truly_missing
 from loop.demo.stream import START, schedule

@@ -52,7 +52,8 @@ from graphs.chat.teacher import ChatTeacher
 from graphs.curate.graph import build_curate, run_curation
 from graphs.curate.plan import CurateContext, CurationPlan
 from graphs.filters.assess import TeacherVerdict
-from graphs.monitor.graph import MonitorContext, build_monitor, diagnose_outputs
+from graphs.monitor.diagnose import MonitorContext
+from graphs.monitor.graph import build_monitor, diagnose_outputs
 from graphs.testing.server import teacher_process
 from streams.events import StudentOutput
 

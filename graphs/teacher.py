@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from agent.budget import Usage
+from agent.budget import BudgetExceeded, UnpricedModel, Usage
 from agent.catalog import Skill
 from agent.items import PoolItem
 from graphs.errors import GraphsError
@@ -40,6 +40,10 @@ class TeacherExhausted(TeacherUnavailable):
 class TeacherMisconfigured(GraphsError):
     """The teacher's server refuses us for good: a key, a model name, a capability. The message names the
     setting; no retry helps."""
+
+
+STOPS = (TeacherUnavailable, TeacherMisconfigured, BudgetExceeded, UnpricedModel)
+"""Errors that stop all work: they say nothing about the item at hand, and starting again later resumes."""
 
 
 class _Reply(BaseModel):

@@ -27,6 +27,7 @@ from agent.posterior import ReadSettings
 from agent.replay import ReplaySettings
 from agent.synthesis import SynthesisSettings
 from graphs.chat.settings import ChatSettings
+from graphs.filters.chain import FilterSettings
 from loop.errors import LoopError
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
@@ -115,14 +116,15 @@ class TeacherSection(Section):
     solve_error_rate: float = Field(default=0.05, ge=0, le=1)
 
 
-class MonitorSection(Section):
+class MonitorSection(Section, FilterSettings):
     """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the
     stored profile.
 
     `source`: `outputs` are diagnosed here; `diagnoses` of a teacher outside this program are only folded into
     the profile. Never run both on one student: each answer would count twice. `filters`: who decides whether
-    an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `prm` (the process
-    reward model in the folder `prm`), `teacher`, and `a&b` for two that must agree (graphs/filters/chain.py).
+    an answer is right, in order of trust: `gold` (the event's gold answer), `feedback`, `consistency`
+    (`samples` answers of the student, drawn at `temperature`), `prm`, `teacher`, and `a&b` for two that must
+    agree. Their settings are those of graphs/filters/chain.py.
     """
 
     source: Literal["outputs", "diagnoses"] = "outputs"
@@ -132,7 +134,8 @@ class MonitorSection(Section):
     backoff_s: float = Field(default=0.5, gt=0)
     future_tolerance_s: float = Field(default=300.0, ge=0)
     filters: tuple[str, ...] = ("feedback", "teacher")
-    prm: Path | None = None
+    samples: int = Field(default=5, gt=1)
+    temperature: float = Field(default=0.7, gt=0)
 
 
 class CurateSection(Section):

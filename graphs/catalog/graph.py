@@ -25,10 +25,11 @@ from langgraph.types import RetryPolicy, Send
 from typing_extensions import TypedDict
 
 from agent.budget import Usage
-from agent.catalog import MAX_SKILLS_PER_ITEM, Skill, SkillCatalog
+from agent.catalog import Skill, SkillCatalog
 from graphs import durable
 from graphs.catalog.plan import CatalogContext, CatalogPlan, Catalogued, EmptyCatalog, ItemsChanged
 from graphs.curate.steps import total
+from graphs.labels import checked
 
 
 class Named(TypedDict):
@@ -163,8 +164,7 @@ def _relabel(task: ItemsTask, context: CatalogContext) -> CatalogState:
     usage = Usage()
     for item_id in task["items"]:
         reply = context.teacher.label(context.by_id[item_id].question, task["skills"])
-        known = [skill for skill in dict.fromkeys(reply.skills) if skill in task["skills"]]
-        labels.append((item_id, known[:MAX_SKILLS_PER_ITEM]))
+        labels.append((item_id, list(checked(reply, task["skills"]).skills)))
         usage = usage + reply.usage
     return {"labels": labels, "usage": [usage.model_dump()]}
 
@@ -207,7 +207,8 @@ def _after_gather(state: CatalogState) -> list[Send] | str:
     # Every subject rounds up to a whole task, so that the sum may pass half of what the pool has threads for.
     size = max(_plan_of(state).per_task, -(-len(state["plan"]["items"]) // (durable.MAX_TASKS // 2)))
     for subject, items in by_subject.items():
-        skills = list(catalogs[subject].names) if subject in catalogs else []
+        # in the order of the catalog's rows, so that the stage labels asks the same and pays nothing
+        skills = sorted(catalogs[subject].names) if subject in catalogs else []
         sends += [
             Send("relabel", ItemsTask(items=chunk, skills=skills)) for chunk in durable.chunks(items, size)
         ]

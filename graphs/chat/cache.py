@@ -85,6 +85,12 @@ class SqliteReplies:
         with self._lock:
             return int(self._connection.execute("SELECT count(*) FROM replies").fetchone()[0])
 
+    def count(self, purpose: str) -> int:
+        """How many replies to requests of a purpose are kept."""
+        query = "SELECT count(*) FROM replies WHERE json_extract(reply, '$.purpose') = ?"
+        with self._lock:
+            return int(self._connection.execute(query, (purpose,)).fetchone()[0])
+
     def close(self) -> None:
         with self._lock:
             self._connection.close()

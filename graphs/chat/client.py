@@ -140,7 +140,7 @@ class ChatClient:
             tokens = {"prompt_tokens": most.prompt_tokens, "completion_tokens": most.completion_tokens}
             reply = reply.model_copy(update=tokens)
         usage = self.meter.settle(work, estimate, _used(reply))
-        self.cache.put(key, reply)
+        self.cache.put(key, reply.model_copy(update={"purpose": ask.purpose}))
         return reply, usage
 
     def _persist(self, ask: Ask, turns: Turns, sampling: RequestSampling) -> ChatReply:

@@ -73,12 +73,14 @@ class RequestSampling(Frozen):
 
 
 class ChatReply(Frozen):
-    """What the server said: the text, how it ended, and its tokens. It is what the cache holds.
+    """What the server said: the text, how it ended, and its tokens. It is what the cache holds, with the
+    `purpose` of the request.
 
     Where the server does not count its tokens (`metered` false), they are the most the call can have used.
     """
 
     text: str
+    purpose: str = ""
     finish: str = "stop"
     prompt_tokens: int = Field(default=0, ge=0)
     completion_tokens: int = Field(default=0, ge=0)

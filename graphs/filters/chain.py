@@ -11,17 +11,38 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from pydantic import Field
+
+from agent.items import Frozen
 from graphs.filters.assess import Assessor, Feedback, GoldAnswer, Opinion, TeacherVerdict
 from graphs.filters.final_answers import canonical
 from graphs.teacher import Diagnosis
 from streams.events import StudentOutput
 
 TAU1, TAU2 = 0.85, 0.7  # the paper's thresholds
-Sample = Callable[[str, int], Sequence[str]]
-"""From a question and a number to so many answers of the student, drawn independently."""
+Sample = Callable[[StudentOutput, int], Sequence[str]]
+"""From an output and a number to so many answers, at most, of its student to its question, drawn
+independently."""
+
+
+class FilterSettings(Frozen):
+    """How answers are judged and diagnosed, online and by `skillloop stat`.
+
+    `tau1`, `tau2`: thresholds of the process reward model in the folder `prm`. `min_votes`: the filter
+    `consistency` calls an answer wrong when the commonest of the samples occurs less often. `constrain`
+    accepts only missing skills that the question's labels name (agent/profile.py); false is the paper's way:
+    any skill that was offered, which suits questions with a single label.
+    """
+
+    prm: Path | None = None
+    tau1: float = Field(default=TAU1, ge=0, le=1)
+    tau2: float = Field(default=TAU2, ge=0, le=1)
+    min_votes: int = Field(default=2, gt=0)
+    constrain: bool = True
 
 
 class StepRewards(Protocol):
@@ -81,7 +102,7 @@ class ProcessRewards:
 @dataclass(frozen=True)
 class SelfConsistency:
     """Asks the student `samples` times: fewer than `at_least` equal final answers mean that it cannot do the
-    question (paper: 5, 2).
+    question (paper: 5, 2). No opinion where there are not two samples to compare.
 
     With `own` the answer at hand must also be the commonest one.
     """
@@ -94,7 +115,10 @@ class SelfConsistency:
     name: str = "consistency"
 
     def assess(self, output: StudentOutput, diagnose: Callable[[], Diagnosis]) -> Opinion | None:
-        answers = Counter(form for form in map(self.form, self.sample(output.question, self.samples)) if form)
+        drawn = self.sample(output, self.samples)
+        if len(drawn) < 2:
+            return None
+        answers = Counter(form for form in map(self.form, drawn) if form)
         commonest = max(answers.values(), default=0)
         if commonest < self.at_least:
             return "incorrect"
@@ -123,10 +147,8 @@ class FilterParts:
     grade: Callable[[str, str, str], bool | None] | None = None
     sample: Sample | None = None
     rewards: StepRewards | None = None
-    tau1: float = TAU1
-    tau2: float = TAU2
     samples: int = 5
-    at_least: int = 2
+    settings: FilterSettings = field(default_factory=FilterSettings)
 
     def available(self) -> Mapping[str, Assessor]:
         """The filters that can be chosen, by name."""
@@ -134,9 +156,9 @@ class FilterParts:
         if self.grade:
             known["gold"] = GoldAnswer(self.grade)
         if self.sample:
-            known["consistency"] = SelfConsistency(self.sample, self.samples, self.at_least)
+            known["consistency"] = SelfConsistency(self.sample, self.samples, self.settings.min_votes)
         if self.rewards:
-            known["prm"] = ProcessRewards(self.rewards, self.tau1, self.tau2)
+            known["prm"] = ProcessRewards(self.rewards, self.settings.tau1, self.settings.tau2)
         return known
 
 

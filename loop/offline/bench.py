@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from agent.catalog import SkillCatalog
 from agent.items import PoolItem
+from graphs.chat.cache import SqliteReplies
 from graphs.curate.neighbours import Embed
 from graphs.filters.chain import StepRewards
 from graphs.teacher import CatalogTeacher
@@ -22,6 +23,10 @@ from loop.tasks.records import CatalogRow, LabelRow
 from serving.engine import Engine
 from streams.crash import CrashPoint, no_crash
 from streams.files import file_sha256
+from streams.state.store import StateStore
+
+STUDENT = "offline"
+"""The student's name in a run's ledger, outputs and profile."""
 
 
 class Student(Protocol):
@@ -41,10 +46,13 @@ class Student(Protocol):
 @dataclass(frozen=True)
 class Bench:
     """Everything a stage may use. `open_student` and `embed` are called only by the stages that need them;
-    `student_id` is a hash of the student's files, `rewards_id` one of the reward model's."""
+    `student_id` is a hash of the student's files, `rewards_id` one of the reward model's; `ledger` is what
+    was paid, `replies` what the teacher said."""
 
     config: StatConfig
     folder: RunFolder
+    ledger: StateStore
+    replies: SqliteReplies
     teacher: CatalogTeacher
     grade: Grade
     runner: Runner

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from agent.plan import StrategyName, StrategySettings
 from graphs.chat.settings import ChatSettings
+from graphs.filters.chain import FilterSettings
 from loop.config import ConfigError, Section, check_keys, from_environment, from_folder, merge
 from training.settings import SftSettings
 
@@ -48,26 +49,18 @@ class StudentSection(Section):
     samples: int = Field(default=1, gt=0)
 
 
-class FilterSection(Section):
+class FilterSection(Section, FilterSettings):
     """Which answers are difficult: the first filter in `order` with an opinion decides (paper section 3.2).
     Filters are `gold`, `consistency`, `prm`, `teacher`, and `a&b` for two that must agree
-    (graphs/filters/chain.py).
+    (graphs/filters/chain.py, with their settings).
 
-    `tau1`, `tau2`: thresholds of the process reward model in the folder `prm`. `consistency`: wrong when the
-    commonest answer occurs fewer than `min_votes` times. `grade`: how final answers are compared.
-    `diagnosed_samples`: answers per question that are judged, the others only vote. `constrain` accepts only
-    missing skills that the question's labels name (agent/profile.py); false is the paper's way: any skill of
-    the subject, which suits questions with a single label.
+    `grade`: how final answers are compared. `diagnosed_samples`: answers per question that are judged, the
+    others only vote in `consistency`.
     """
 
     order: tuple[str, ...] = ("gold", "teacher")
     grade: Literal["math", "text"] = "math"
-    min_votes: int = Field(default=2, gt=0)
-    prm: Path | None = None
-    tau1: float = 0.85
-    tau2: float = 0.7
     diagnosed_samples: int = Field(default=1, gt=0)
-    constrain: bool = True
 
 
 class TeacherSection(Section):

@@ -15,7 +15,6 @@ from agent.budget import Price, UnpricedModel, Usage
 from agent.plan import StrategyError
 from loop.offline.bench import Bench
 from loop.offline.config import StatConfig
-from loop.offline.journal import count_kept
 from loop.offline.records import AssessedRow
 from loop.offline.stages.dataset import make_plan
 
@@ -62,7 +61,7 @@ def estimate(bench: Bench, until: str, standing: frozenset[str]) -> list[Line]:
         lines.append(_diagnosing(bench, standing))
     if until in {"dataset", "train", "evaluate"} and bench.named("dataset") not in standing:
         lines += _dataset(bench, standing)
-    return [line for line in lines if line.calls > 0 and not (until == "catalog" and line.kind == "labels")]
+    return [line for line in lines if line.calls > 0 and not (until == "catalog" and line.kind == "label")]
 
 
 def total(lines: Sequence[Line], price: Price) -> Usage:
@@ -79,7 +78,7 @@ def _line(bench: Bench, kind: str, calls: int, shown: float, said: int, assumed:
     """`shown` characters beside the instructions and `said` tokens in each call; calls whose reply is kept
     cost nothing."""
     section = bench.config.budget
-    left = max(0, calls - count_kept(bench.folder.work / f"{kind}.jsonl"))
+    left = max(0, calls - bench.replies.count(kind))
     return Line(
         kind,
         left,
@@ -106,7 +105,7 @@ def _labelling(bench: Bench, standing: frozenset[str]) -> list[Line]:
         lines.append(_line(bench, "name_skill", len(bench.data.pool), chars, said, False))
     if "labels" not in standing and bench.config.catalog.labels != "given":
         asked = [one for one in questions if bench.config.catalog.labels == "teacher" or not one.skills]
-        lines.append(_line(bench, "labels", len(asked), chars + PAPER_SKILLS * SKILL_CHARS, said, False))
+        lines.append(_line(bench, "label", len(asked), chars + PAPER_SKILLS * SKILL_CHARS, said, False))
     return lines
 
 
@@ -125,7 +124,7 @@ def _diagnosing(bench: Bench, standing: frozenset[str]) -> Line:
     elif assumed and bench.config.filters.order[0] == "teacher":
         difficult, assumed = len(bench.data.validation) * bench.config.filters.diagnosed_samples, False
     shown = _question_chars(bench) + _solution_chars(bench) + PAPER_SKILLS * SKILL_CHARS
-    return _line(bench, "diagnoses", difficult, shown, bench.config.budget.diagnose_tokens, assumed)
+    return _line(bench, "diagnose", difficult, shown, bench.config.budget.diagnose_tokens, assumed)
 
 
 def _dataset(bench: Bench, standing: frozenset[str]) -> list[Line]:

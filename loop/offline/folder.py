@@ -4,12 +4,12 @@ fall.
 A stage is finished when its manifest says so: the manifest is written last and holds the hash of everything
 the result depends on (settings, data files, results of earlier stages, teacher) and of the result itself.
 When any of them differs the stage is done again; what a teacher or a student already answered is kept in
-`work/` (loop/offline/journal.py) and not asked again.
+`work/` (replies.sqlite, and the journals of loop/offline/journal.py) and not asked again.
 
     DIR/catalog.jsonl ... DIR/dataset.jsonl    results
     DIR/manifests/<stage>.json                 markers, written after the result
-    DIR/work/                                  answers of teacher and student, one line each
-    DIR/ledger.jsonl                           what was paid
+    DIR/work/                                  what teacher, student and reward model said
+    DIR/ledger.db                              what was paid
 """
 
 from __future__ import annotations

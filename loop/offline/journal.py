@@ -1,15 +1,15 @@
-"""Work that costs something, done once: each finished job is one line of a file, and a restart does only what
-is missing.
+"""Work done in many pieces at once, and the journal of what models in this process made: each finished job is
+one line of a file, and a restart does only what is missing. What a teacher said is not in it: that is in the
+reply cache (`graphs.chat.cache`).
 
-1. The key of a job is a hash of everything its result depends on, the teacher and its prompt version
-   included.
+1. The key of a job is a hash of everything its result depends on.
 2. A line is written with one `write` after the job; a line that a kill cut short is dropped when the file is
    opened again.
 3. Results are looked up by key, so the order in which jobs end changes nothing.
 
-`TeacherUnavailable`, `TeacherMisconfigured`, `BudgetExceeded` and `UnpricedModel` stop all jobs: they say
-nothing about the job at hand, and running the command again goes on. Any other error belongs to its job; it
-is returned and not remembered.
+`ConfigError` and `STOPS_THE_BATCH` (`graphs.monitor.diagnose`) stop all work: they say nothing about the
+piece at hand, and running the command again resumes. Any other error belongs to its piece; it is returned and
+not remembered.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from agent.budget import BudgetExceeded, UnpricedModel
-from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
+from graphs.monitor.diagnose import STOPS_THE_BATCH
+from loop.config import ConfigError
 from streams.crash import CrashPoint, no_crash
 
 Reply = TypeVar("Reply", bound=BaseModel)
-STOPS = (TeacherUnavailable, TeacherMisconfigured, BudgetExceeded, UnpricedModel)
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -109,47 +110,46 @@ class Runner:
         those under way ended."""
         with Journal(self.folder / f"{kind}.jsonl") as journal:
             missing = list({job.key: job for job in jobs if journal.get(job.key) is None}.values())
-            failed = self._run_missing(kind, missing, journal, len(jobs) - len(missing))
+            outcomes = self.each(kind, missing, lambda job: journal.put(job.key, job.ask().model_dump_json()))
+            failed = {
+                job.key: outcome
+                for job, outcome in zip(missing, outcomes, strict=True)
+                if isinstance(outcome, Failed)
+            }
             kept = {job.key: journal.get(job.key) for job in jobs}
         return {
             key: failed[key] if value is None else reply.model_validate_json(value)
             for key, value in kept.items()
         }
 
-    def _run_missing(
-        self, kind: str, jobs: Sequence[Job[Reply]], journal: Journal, done: int
-    ) -> dict[str, Failed]:
-        failed: dict[str, Failed] = {}
-        total = done + len(jobs)
-        self.progress(kind, done, total)
+    def each(
+        self, kind: str, items: Sequence[Item], work: Callable[[Item], Outcome]
+    ) -> list[Outcome | Failed]:
+        """The outcome of `work` on each item, in their order. Raises what stops all work, when what was under
+        way ended."""
+        outcomes: dict[int, Outcome | Failed] = {}
+        self.progress(kind, 0, len(items))
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix=kind) as pool:
-            futures = {pool.submit(self._one, kind, job, journal): job for job in jobs}
+            futures = {pool.submit(self._one, kind, work, item): at for at, item in enumerate(items)}
             try:
                 for future in as_completed(futures):
-                    _keep_error(future, futures[future].key, failed)
-                    done += 1
-                    self.progress(kind, done, total)
+                    failure = _failure(future)
+                    outcomes[futures[future]] = future.result() if failure is None else failure
+                    self.progress(kind, len(outcomes), len(items))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return failed
+        return [outcomes[at] for at in range(len(items))]
 
-    def _one(self, kind: str, job: Job[Reply], journal: Journal) -> None:
+    def _one(self, kind: str, work: Callable[[Item], Outcome], item: Item) -> Outcome:
         self.crash(f"stat.{kind}.ask")
-        value = job.ask().model_dump_json()
-        journal.put(job.key, value)
-        self.crash(f"stat.{kind}.kept")
+        return work(item)
 
 
-def _keep_error(future: Future[None], key: str, failed: dict[str, Failed]) -> None:
+def _failure(future: Future[Any]) -> Failed | None:
     error = future.exception()
     if error is None:
-        return
-    if isinstance(error, STOPS) or not isinstance(error, Exception):
+        return None
+    if isinstance(error, (*STOPS_THE_BATCH, ConfigError)) or not isinstance(error, Exception):
         raise error
-    failed[key] = Failed(f"{type(error).__name__}: {error}")
-
-
-def count_kept(path: Path) -> int:
-    """How many results a journal holds, without opening it for writing."""
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
+    return Failed(f"{type(error).__name__}: {error}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-from agent.budget import Caps
+from pydantic import ValidationError
+
+from agent.budget import Caps, LedgerEntry
 from agent.plan import StrategyName
 from graphs.chat.cache import SqliteReplies
 from graphs.chat.meter import Meter
@@ -16,19 +18,21 @@ from graphs.chat.settings import ChatSettings, callers
 from graphs.chat.teacher import ChatTeacher
 from graphs.curate.neighbours import Embed, sentence_transformer, tfidf
 from graphs.filters.grading import MathGrader
+from graphs.remembered import RememberedTeacher
 from graphs.teacher import CatalogTeacher
 from loop.backends import prepare
 from loop.config import ConfigError
-from loop.offline.bench import Bench, Student
+from loop.offline.bench import STUDENT, Bench, Student
 from loop.offline.config import StatConfig
 from loop.offline.folder import RunFolder
 from loop.offline.journal import Runner
-from loop.offline.ledger import ROUND, LedgerFile, read_ledger
 from loop.offline.rewards import remembered_rewards
 from loop.offline.scripted import scripted_teacher
 from loop.tasks.grading import grade_text
 from loop.tasks.student import HfStudent, model_id
 from streams.crash import ENVIRONMENT, crash_point
+from streams.state.ledger import book, entries
+from streams.state.store import StateStore
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,12 +63,16 @@ def open_bench(
     with (
         folder.locked(),
         MathGrader() as grade_math,
-        open_teacher(config, folder) as teacher,
+        closing(open_ledger(folder)) as ledger,
+        SqliteReplies(folder.work / "replies.sqlite") as replies,
+        open_teacher(config, replies, ledger) as teacher,
         remembered_rewards(config.filters.prm, rewards_id, folder.work / "rewards.jsonl") as step_rewards,
     ):
         yield Bench(
             config=config,
             folder=folder,
+            ledger=ledger,
+            replies=replies,
             teacher=teacher,
             grade=grade_math if config.filters.grade == "math" else grade_text,
             runner=Runner(folder.work, callers(config.teacher.chat), progress, crash),
@@ -78,28 +86,36 @@ def open_bench(
         )
 
 
+def open_ledger(folder: RunFolder) -> StateStore:
+    """The run's ledger, in a state store of its own, with what an earlier version booked in ledger.jsonl."""
+    store = StateStore(f"sqlite:///{folder.root / 'ledger.db'}")
+    earlier = folder.root / "ledger.jsonl"
+    for line in earlier.read_text().splitlines() if earlier.is_file() else ():
+        try:
+            book(store, LedgerEntry.model_validate_json(line))
+        except ValidationError:
+            continue  # the last line of a process that died
+    return store
+
+
 @contextmanager
-def open_teacher(config: StatConfig, folder: RunFolder) -> Iterator[CatalogTeacher]:
-    """The configured teacher. A chat model's replies and costs are kept in the run's directory."""
+def open_teacher(config: StatConfig, replies: SqliteReplies, ledger: StateStore) -> Iterator[CatalogTeacher]:
+    """The configured teacher, with a memory: none of its replies is asked for twice."""
     if config.teacher.kind == "scripted" or config.teacher.chat is None:
-        yield scripted_teacher(config.teacher.script)
+        yield RememberedTeacher(scripted_teacher(config.teacher.script), replies)
         return
-    with (
-        SqliteReplies(folder.work / "replies.sqlite") as replies,
-        closing(LedgerFile(folder.root / "ledger.jsonl")) as ledger,
-    ):
-        with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
-            yield teacher
+    with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
+        yield teacher
 
 
 def chat_teacher(
-    settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: LedgerFile
+    settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: StateStore
 ) -> ChatTeacher:
-    """A chat teacher whose calls are booked on the run; the cap counts what earlier starts paid."""
-    meter = Meter(
-        settings.model, settings.price, Caps(usd_per_round=cap_usd), ledger, read_ledger(ledger.path)
-    )
-    return ChatTeacher.connect(settings, replies, meter, student="offline").for_round(ROUND)
+    """A chat teacher whose calls are booked on one round, so that the cap per round counts all that the run
+    has paid, also at earlier starts."""
+    caps, before = Caps(usd_per_round=cap_usd), entries(ledger, STUDENT)
+    meter = Meter(settings.model, settings.price, caps, partial(book, ledger), before)
+    return ChatTeacher.connect(settings, replies, meter, student=STUDENT).for_round("stat")
 
 
 def _embed(config: StatConfig) -> Embed:

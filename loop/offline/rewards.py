@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -24,6 +25,7 @@ class RememberedRewards:
         self._folder = folder
         self._model_id = model_id
         self._journal = journal
+        self._lock = threading.Lock()
 
     @cached_property
     def _model(self) -> RewardModel:
@@ -35,10 +37,11 @@ class RememberedRewards:
     def __call__(self, question: str, steps: Sequence[str]) -> list[float] | None:
         """See `graphs.filters.chain.StepRewards`. Raises `ConfigError` when the model cannot be loaded."""
         key = text_sha256("rewards", self._model_id, question, *steps)
-        known = self._journal.get(key)
-        if known is None:
-            known = json.dumps(self._model(question, steps))
-            self._journal.put(key, known)
+        with self._lock:  # the model reads one solution at a time anyway
+            known = self._journal.get(key)
+            if known is None:
+                known = json.dumps(self._model(question, steps))
+                self._journal.put(key, known)
         rewards: list[float] | None = json.loads(known)
         return rewards
 

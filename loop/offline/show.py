@@ -11,12 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from agent.budget import Price
-from loop.offline.bench import Bench
+from loop.offline.bench import STUDENT, Bench
 from loop.offline.estimate import Line, total
 from loop.offline.folder import StageManifest
-from loop.offline.ledger import paid
 from loop.offline.pipeline import Event
 from loop.offline.records import ProfileRow
+from streams.state.ledger import paid
 
 SHOWN_SKILLS = 15
 
@@ -106,7 +106,7 @@ def show_outcome(console: Console, bench: Bench) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    usage = paid(bench.folder.root / "ledger.jsonl")
+    usage = paid(bench.ledger, STUDENT)
     console.print(
         f"paid so far: {usage.calls} calls, "
         f"{usage.prompt_tokens + usage.completion_tokens} tokens, {usage.usd:.4f} USD",

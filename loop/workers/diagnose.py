@@ -9,7 +9,8 @@ from typing import Any
 
 from agent.budget import Usage
 from agent.profile import bucket_of
-from graphs.monitor.graph import MonitorContext, OutputDiagnosis, build_monitor, diagnose_outputs
+from graphs.monitor.diagnose import MonitorContext, OutputDiagnosis
+from graphs.monitor.graph import build_monitor, diagnose_outputs
 from loop.config import MonitorSection
 from streams.clock import Clock
 from streams.codec import encode

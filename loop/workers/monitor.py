@@ -4,26 +4,31 @@ policy."""
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Sequence
 
+from agent.chance import rank
 from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
-from graphs.filters.chain import FilterParts, filters
-from graphs.monitor.graph import STOPS_THE_BATCH, MonitorContext
-from loop.config import Config, ConfigError
-from loop.tasks.task import Task
+from graphs.filters.chain import FilterParts, Sample, filters
+from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
+from loop.config import ConfigError
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
+from serving.engine import EngineError, Sampling
 from serving.step_rewards import RewardModel
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
+from streams.events import StudentOutput
 from streams.folding import fold_handler
 from streams.log import EventLog, LogUnavailable
 from streams.state.labels import StoredLabels
 from streams.state.outbox import OutboxRelay
 from streams.state.store import StoreUnavailable
 from streams.topics import MONITOR_GROUP
+from training.errors import RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 GROUP = MONITOR_GROUP
@@ -48,7 +53,12 @@ class MonitorWorker:
         if not folds:
             labels = StoredLabels(services.store, task.catalog)
             context = MonitorContext(
-                task.teacher, task.catalog, assessors(services.config, task), labels, crash=services.crash
+                task.teacher,
+                task.catalog,
+                assessors(services),
+                labels,
+                constrain=settings.constrain,
+                crash=services.crash,
             )
             threads = callers(services.config.teacher.chat)
             handler = DiagnoseHandler(
@@ -82,15 +92,37 @@ class MonitorWorker:
         SystemClock().sleep(seconds)
 
 
-def assessors(config: Config, task: Task) -> tuple[Assessor, ...]:
+def assessors(services: Services) -> tuple[Assessor, ...]:
     """The difficulty filters in order of trust. Raises `ConfigError` for one that is unknown or lacks its
     part."""
-    prm = config.monitor.prm
+    settings = services.config.monitor
     parts = FilterParts(
-        grade=lambda _, gold, answer: task.grade(gold, answer),
-        rewards=None if prm is None else RewardModel(prm),
+        grade=lambda _, gold, answer: services.task.grade(gold, answer),
+        sample=sampler(services),
+        rewards=None if settings.prm is None else RewardModel(settings.prm),
+        samples=settings.samples,
+        settings=settings,
     )
     try:
-        return filters(config.monitor.filters, parts)
+        return filters(settings.filters, parts)
     except ValueError as exc:
         raise ConfigError(f"monitor.filters: {exc}") from exc
+
+
+def sampler(services: Services) -> Sample:
+    """Samples the version that gave an output. The seed comes from the event: a batch done again draws the
+    same answers."""
+    config, loading = services.config, threading.Lock()
+
+    def sample(output: StudentOutput, count: int) -> Sequence[str]:
+        try:
+            with loading:
+                services.load(output.student_version)
+        except RegistryUnavailable as exc:
+            raise EngineError(f"version {output.student_version} cannot be loaded: {exc}") from exc
+        seed = rank(config.seed, "consistency", output.event_id) % 2**31
+        sampling = Sampling(config.student.max_new_tokens, config.monitor.temperature, count, seed)
+        prompt = services.task.prompt(output.question)
+        return services.engine.generate([prompt], output.student_version, sampling)[0]
+
+    return sample

@@ -13,7 +13,11 @@ from streams.state.store import StateStore
 
 
 class StoredLabels:
-    """The label cache in the state store: a question's needed skills, once per text and catalog."""
+    """The label cache in the state store: a question's needed skills, once per text and catalog.
+
+    It is part of the profile's truth, not a second memory of the teacher's replies: a question keeps its
+    skills when teacher or prompt change, and every worker sees the same.
+    """
 
     def __init__(self, store: StateStore, catalog: SkillCatalog) -> None:
         self._store = store

@@ -87,3 +87,8 @@ def entries(store: StateStore, student: str, rounds_only: bool = False) -> list[
         query = query.where(tables.ledger.c.round_id.is_not(None))
     with store.transaction(read_only=True) as connection:
         return [LedgerEntry.model_validate_json(text) for text in connection.execute(query).scalars()]
+
+
+def paid(store: StateStore, student: str) -> Usage:
+    """What was paid for a student so far."""
+    return sum((entry.usage for entry in entries(store, student)), Usage())

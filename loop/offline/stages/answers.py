@@ -3,21 +3,19 @@ file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agent.items import Frozen
-from loop.offline.bench import Bench, Student
+from loop.offline.bench import Bench
 from loop.offline.folder import settings_sha256
-from loop.offline.journal import Failed, Job
+from loop.offline.journal import Journal
 from loop.offline.records import AnswerRow
 from loop.offline.stages.stage import Result, Stage
 from loop.tasks.questions import Question
 from serving.adapter_files import adapter_sha256
-from serving.engine import Sampling
+from serving.engine import EngineError, Sampling
 from streams.files import DataError, file_sha256, read_objects, text_sha256
 
 
@@ -114,32 +112,39 @@ def generate(
     """The student's answers, batch by batch and remembered; the student is loaded only when a batch is
     missing.
 
-    Without an adapter the base answers, as version 1; an adapter is version 2.
+    Without an adapter the base answers, as version 1; an adapter is version 2. Raises `DataError` when the
+    student cannot answer.
     """
-    opened: list[Student] = []
     version = 1 if adapter is None else 2
     identity = bench.student_id if adapter is None else f"{bench.student_id}/{adapter_sha256(adapter)}"
+    size = bench.config.student.batch_size
+    batches = [questions[at : at + size] for at in range(0, len(questions), size)]
+    texts: list[tuple[str, ...]] = []
+    with Journal(bench.folder.work / f"{kind}.jsonl") as journal:
+        for number, batch in enumerate(batches):
+            bench.runner.progress(kind, number, len(batches))
+            key = text_sha256(kind, identity, repr(sampling), *batch)
+            known = journal.get(key)
+            if known is None:
+                bench.crash(f"stat.{kind}.ask")
+                known = _ask(bench, batch, sampling, version, adapter).model_dump_json()
+                journal.put(key, known)
+            texts += Generated.model_validate_json(known).texts
+        bench.runner.progress(kind, len(batches), len(batches))
+    return texts
 
-    def ask(batch: Sequence[str]) -> Generated:
-        student = opened[0] if opened else bench.open_student()
-        opened[:] = [student]
+
+def _ask(
+    bench: Bench, batch: Sequence[str], sampling: Sampling, version: int, adapter: Path | None
+) -> Generated:
+    try:
+        student = bench.open_student()
         if version not in student.engine.versions():
             student.engine.load(version, adapter)
         answers = student.engine.generate([student.prompt(one) for one in batch], version, sampling)
-        return Generated(texts=tuple(map(tuple, answers)))
-
-    size = bench.config.student.batch_size
-    batches = [questions[at : at + size] for at in range(0, len(questions), size)]
-    keys = [text_sha256(kind, identity, repr(sampling), *batch) for batch in batches]
-    jobs = [Job(key, partial(ask, batch)) for key, batch in zip(keys, batches, strict=True)]
-    found = replace(bench.runner, concurrency=1).run(kind, jobs, Generated)
-    return [texts for key in keys for texts in _texts(found[key])]
-
-
-def _texts(reply: Generated | Failed) -> Iterable[tuple[str, ...]]:
-    if isinstance(reply, Failed):
-        raise DataError(f"the student could not answer ({reply.error}); run the command again when it can")
-    return reply.texts
+    except EngineError as exc:
+        raise DataError(f"the student could not answer ({exc}); run the command again when it can") from exc
+    return Generated(texts=tuple(map(tuple, answers)))
 
 
 ANSWERS = Stage("answers", _inputs, _answers)

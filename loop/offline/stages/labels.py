@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 
-from agent.catalog import MAX_SKILLS_PER_ITEM
-from graphs.teacher import Labels
+from graphs.labels import Needed, checked
 from loop.offline.bench import Bench, OfferedSkills
 from loop.offline.folder import settings_sha256
-from loop.offline.journal import Failed, Job, Journal
+from loop.offline.journal import Failed
 from loop.offline.stages.catalog import catalogued
 from loop.offline.stages.stage import Result, Stage
 from loop.tasks.questions import Question, subject_key
 from loop.tasks.records import CatalogRow, LabelRow
-from streams.files import DataError, file_sha256, read_rows, text_sha256
+from streams.files import DataError, file_sha256, read_rows
 
 
 def _catalog_inputs(bench: Bench) -> dict[str, str]:
@@ -63,24 +61,18 @@ def _given_catalog(questions: Sequence[Question]) -> list[CatalogRow]:
 
 
 def _taught_catalog(bench: Bench) -> list[CatalogRow]:
-    """The catalog graph's skills, subject by subject; its labels are kept as answers to the stage labels."""
+    """The catalog graph's skills, subject by subject. Its labels are in the teacher's memory, where the stage
+    labels finds them."""
     done = catalogued(bench)
     subjects: dict[str, list[str]] = {}
     for subject, catalog in done.subjects.items():
         for name in catalog.names:
             subjects.setdefault(name, []).extend([subject] if subject else [])
     described = {skill.name: skill.description for skill in done.catalog.skills}
-    rows = [
+    return [
         CatalogRow(skill=name, description=described[name], subjects=tuple(sorted(subjects[name])))
         for name in sorted(subjects)
     ]
-    offered = OfferedSkills(rows)
-    with Journal(bench.folder.work / "labels.jsonl") as journal:
-        for one in bench.data.pool:
-            key = _label_key(bench, one, offered.of(one.subject))
-            if journal.get(key) is None:
-                journal.put(key, Labels(skills=done.labels.get(one.item_id, ())).model_dump_json())
-    return rows
 
 
 def _labels_inputs(bench: Bench) -> dict[str, str]:
@@ -90,35 +82,39 @@ def _labels_inputs(bench: Bench) -> dict[str, str]:
     return inputs if config.catalog.labels == "given" else {**inputs, "teacher": bench.teacher_id}
 
 
-def _label_key(bench: Bench, one: Question, names: Sequence[str]) -> str:
-    return text_sha256("label", bench.teacher_id, one.question, *names)
-
-
-def label_jobs(bench: Bench, offered: OfferedSkills) -> dict[str, Job[Labels]]:
-    """The questions that the teacher has to label, by question id."""
-    policy = bench.config.catalog.labels
-    jobs: dict[str, Job[Labels]] = {}
-    for one in (*bench.data.pool, *bench.data.validation):
-        if policy == "teacher" or (policy == "missing" and not _given(one, offered)):
-            names = offered.of(one.subject)
-            jobs[one.item_id] = Job(
-                _label_key(bench, one, names), partial(bench.teacher.label, one.question, names)
-            )
-    return jobs
-
-
 def _labels(bench: Bench) -> Result:
     offered = OfferedSkills(bench.catalog_rows())
-    jobs = label_jobs(bench, offered)
-    found = bench.runner.run("labels", list(jobs.values()), Labels)
+    asked = _to_ask(bench, offered)
+
+    def ask(one: Question) -> Needed:
+        return checked(bench.teacher.label(one.question, offered.of(one.subject)), offered.catalog)
+
+    replies = bench.runner.each("labels", asked, ask)
+    told = {one.item_id: reply for one, reply in zip(asked, replies, strict=True)}
     rows = []
-    for part, questions in (("pool", bench.data.pool), ("validation", bench.data.validation)):
-        for one in questions:
-            row = LabelRow(question_id=one.item_id, part="pool", skills=_given(one, offered), source="given")
-            if one.item_id in jobs:
-                row = _asked(row, found[jobs[one.item_id].key], offered)
-            rows.append(row.model_copy(update={"part": part, "source": row.source if row.skills else "none"}))
+    for part, of_part in (("pool", bench.data.pool), ("validation", bench.data.validation)):
+        for one in of_part:
+            row = _row(one, told.get(one.item_id, Needed(_given(one, offered))))
+            source = "none" if not row.skills else "teacher" if one.item_id in told else "given"
+            rows.append(row.model_copy(update={"part": part, "source": source}))
     return _labelled(rows)
+
+
+def _to_ask(bench: Bench, offered: OfferedSkills) -> list[Question]:
+    """The questions that the teacher has to label."""
+    policy = bench.config.catalog.labels
+    return [
+        one
+        for one in (*bench.data.pool, *bench.data.validation)
+        if policy == "teacher" or (policy == "missing" and not _given(one, offered))
+    ]
+
+
+def _row(question: Question, told: Needed | Failed) -> LabelRow:
+    row = LabelRow(question_id=question.item_id, part="pool", skills=(), source="none")
+    if isinstance(told, Failed):
+        return row.model_copy(update={"error": told.error})
+    return row.model_copy(update={"skills": told.skills, "discarded": told.discarded})
 
 
 def _labelled(rows: Sequence[LabelRow]) -> Result:
@@ -136,17 +132,6 @@ def _labelled(rows: Sequence[LabelRow]) -> Result:
 
 def _given(one: Question, offered: OfferedSkills) -> tuple[str, ...]:
     return tuple(skill for skill in one.skills if skill in offered.catalog)
-
-
-def _asked(row: LabelRow, reply: Labels | Failed, offered: OfferedSkills) -> LabelRow:
-    """Labels outside the catalog, and beyond five, are thrown away and counted."""
-    if isinstance(reply, Failed):
-        return row.model_copy(update={"skills": (), "error": reply.error})
-    distinct = tuple(dict.fromkeys(reply.skills))
-    skills = tuple(skill for skill in distinct if skill in offered.catalog)[:MAX_SKILLS_PER_ITEM]
-    return row.model_copy(
-        update={"skills": skills, "source": "teacher", "discarded": len(distinct) - len(skills)}
-    )
 
 
 CATALOG = Stage("catalog", _catalog_inputs, _catalog)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from agent.profile import ALL, Observation, fold
-from loop.offline.bench import Bench
+from loop.offline.bench import STUDENT, Bench
 from loop.offline.records import AssessedRow, DiagnosisRow, ProfileRow
 from loop.offline.stages.stage import Result, Stage
 
@@ -49,7 +49,7 @@ def _profile(bench: Bench) -> Result:
 def _observation(row: AssessedRow, diagnosis: DiagnosisRow | None, labels: tuple[str, ...]) -> Observation:
     needed = diagnosis.needed if diagnosis else labels
     missing = diagnosis.missing if diagnosis else ()
-    return Observation("offline", 1, 0, needed, missing, incorrect=row.difficult)
+    return Observation(STUDENT, 1, 0, needed, missing, incorrect=row.difficult)
 
 
 def _without_pool(rows: Sequence[ProfileRow]) -> list[str]:

@@ -25,7 +25,8 @@ from graphs.filters.chain import (
     steps_of,
 )
 from graphs.filters.grading import MathGrader
-from graphs.monitor.graph import MonitorContext, build_monitor, diagnose_outputs
+from graphs.monitor.diagnose import MonitorContext
+from graphs.monitor.graph import build_monitor, diagnose_outputs
 from graphs.teacher import Diagnosis
 from graphs.testing.scripted import ScriptedTeacher
 from streams.events import StudentOutput
@@ -164,8 +165,8 @@ def test_process_rewards_see_the_steps() -> None:
     ],
 )
 def test_self_consistency_counts_final_answers(answers: list[str], opinion: str) -> None:
-    def sample(question: str, count: int) -> list[str]:
-        assert (question, count) == ("q", 5)
+    def sample(of: StudentOutput, count: int) -> list[str]:
+        assert (of.question, count) == ("q", 5)
         return answers
 
     assert SelfConsistency(sample).assess(output(), nobody) == opinion

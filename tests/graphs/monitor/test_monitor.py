@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,10 +17,13 @@ from agent.catalog import SkillCatalog
 from agent.profile import Observation
 from graphs.filters.assess import Assessor, Feedback, GoldAnswer, TeacherVerdict
 from graphs.labels import MemoryLabels
-from graphs.monitor.graph import MonitorContext, OutputDiagnosis, build_monitor, diagnose_outputs
+from graphs.monitor.diagnose import MonitorContext, OutputDiagnosis
+from graphs.monitor.graph import build_monitor, diagnose_outputs
 from graphs.teacher import Diagnosis, TeacherUnavailable
 from graphs.testing.scripted import ScriptedTeacher
+from serving.engine import EngineError
 from streams.events import StudentOutput
+from streams.state.store import StoreUnavailable
 
 CATALOG = SkillCatalog.of(("add", ""), ("gcd", ""), ("max", ""))
 GRAPH = build_monitor()
@@ -62,6 +66,7 @@ def test_a_wrong_answer_is_diagnosed() -> None:
         missing=("gcd",),
         evidence="swer",
         decided_by="teacher",
+        said="incorrect",
         usage=Usage(calls=2),
     )
 
@@ -268,10 +273,29 @@ def test_an_empty_batch_and_a_repetition_are_harmless() -> None:
     assert run(teacher(wrong("gcd")), *batch) == run(teacher(wrong("gcd")), *batch)
 
 
-def test_the_decide_hook_sees_the_results() -> None:
-    context = MonitorContext(teacher(wrong("gcd")), CATALOG, ALL_FILTERS, decide=lambda results: len(results))
-    end = GRAPH.invoke({"outputs": [output(0), output(1)]}, context=context)
-    assert end["decision"] == 2 and len(end["results"]) == 2
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("disk full"),
+        sqlite3.OperationalError("disk I/O error"),
+        StoreUnavailable("restarting"),
+        EngineError("away"),
+    ],
+    ids=["disk", "reply cache", "store", "engine"],
+)
+def test_an_outage_is_no_answers_fault(error: Exception) -> None:
+    def away(question: str, answer: str, needed: Sequence[str]) -> Diagnosis:
+        raise error
+
+    with pytest.raises(type(error)):
+        run(ScriptedTeacher(labels={"question 0": ("add",)}, diagnoses=away), output())
+
+
+def test_unconstrained_any_offered_skill_may_be_missing_and_is_needed_then() -> None:
+    for needed in (("add",), ()):
+        [found] = run(teacher(wrong("gcd", "nonsense"), needed=needed), output(), constrain=False)
+        assert (found.verdict, found.missing, found.discarded) == ("incorrect", ("gcd",), 1)
+        assert found.needed == (*needed, "gcd")
 
 
 NAMES = st.sampled_from(["add", "gcd", "max", "unknown", "", "*"])

@@ -16,8 +16,10 @@ from graphs.testing.faults import Order
 from graphs.testing.server import TeacherServer
 from loop.cli.stat import NotConfirmed, stat
 from loop.config import ConfigError
-from loop.offline.ledger import paid
+from loop.offline.bench import STUDENT
 from streams.files import read_objects
+from streams.state.ledger import paid
+from streams.state.store import StateStore
 
 Files = Callable[..., Path]
 PRICED = "{ prompt_usd_per_mtok = 1.0, completion_usd_per_mtok = 2.0 }"
@@ -128,12 +130,12 @@ def test_money_is_agreed_to_and_capped_before_the_call_that_would_pass_the_cap(
         assert not server.calls
         with pytest.raises(BudgetExceeded, match="usd_per_round"):
             run(command, config, "--yes")
-        ledger = config.parent / "run" / "ledger.jsonl"
-        spent, asked = paid(ledger), sum(server.calls.values())
+        ledger = StateStore(f"sqlite:///{config.parent / 'run' / 'ledger.db'}")
+        spent, asked = paid(ledger, STUDENT), sum(server.calls.values())
         assert 0 < spent.usd <= 0.002 and spent.calls == asked
         with pytest.raises(BudgetExceeded):
             run(command, config, "--yes")
-        assert paid(ledger).usd <= 0.002
+        assert paid(ledger, STUDENT).usd <= 0.002
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -8,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from agent.budget import LedgerEntry, Usage
 from agent.strategies import STRATEGIES
 from loop.offline import pipeline
-from loop.offline.bench import Bench
+from loop.offline.bench import STUDENT, Bench
 from loop.offline.config import load_stat
+from loop.offline.estimate import estimate
 from loop.offline.folder import RunBusy
 from loop.offline.opening import open_bench
-from loop.offline.records import DatasetRow
+from loop.offline.records import AssessedRow, DatasetRow
 from streams.files import DataError, read_objects
+from streams.state.ledger import paid
 
 Files = Callable[..., Path]
 Calls = Callable[[], list[tuple[str, str]]]
@@ -210,11 +214,34 @@ def test_consistency_decides_without_right_answers(make_files: Files) -> None:
     ]
 
 
+def test_an_answer_that_breaks_a_grader_is_a_row_with_its_error_and_the_others_are_judged(
+    make_files: Files,
+) -> None:
+    def grade(question: str, gold: str, response: str) -> bool:
+        return 1 / (gold != "110") > 1  # v103 has the answer 110
+
+    with open_bench(load_stat(make_files()), make_files().parent / "run") as opened:
+        bench = dataclasses.replace(opened, grade=grade)
+        [*_, assessed] = pipeline.run_stages(bench, "assessed")
+        broken = [row for row in bench.folder.rows("assessed", AssessedRow) if row.error]
+    assert [(row.question_id, row.verdict) for row in broken] == [("v103", "abstained")]
+    assert assessed.figures["incorrect"] == 11 and "1 answers could not be judged" in assessed.notes[0]
+
+
 def test_the_teachers_verdict_is_not_paid_twice(make_files: Files, calls: Calls) -> None:
     config = make_files()
     config.write_text(config.read_text().replace('grade = "text"', 'order = ["teacher"]'))
     run(config, until="diagnoses")
     assert Counter(method for method, _ in calls())["diagnose"] == 12 == len(rows(config, "diagnoses"))
+
+
+def test_the_estimate_leaves_out_what_the_teacher_has_said(make_files: Files) -> None:
+    config = make_files()
+    run(config, until="labels")
+    with open_bench(load_stat(config), config.parent / "run") as bench:
+        pipeline.forget_from(bench, "labels")
+        assert [line.kind for line in estimate(bench, "diagnoses", frozenset({"catalog"}))] == ["diagnose"]
+        assert bench.replies.count("label") == 12 + 3
 
 
 def test_the_teacher_makes_the_catalog_and_its_labels_are_kept(make_files: Files, calls: Calls) -> None:
@@ -243,6 +270,20 @@ def test_a_run_without_validation_file_holds_questions_out_of_training(make_file
     assert parts == {"pool": 52, "validation": 10}
     held = {row["question_id"] for row in rows(config, "labels") if row["part"] == "validation"}
     assert not held & {source for row in rows(config, "dataset") for source in row["origin"]["source_ids"]}
+
+
+def test_what_an_earlier_version_paid_counts_once(make_files: Files) -> None:
+    config = load_stat(make_files())
+    folder = config.data.train.parent / "run"
+    folder.mkdir()
+    entry = LedgerEntry(
+        entry_id="e1", student=STUDENT, round_id="stat", day="2026-11-01", activity="label",
+        usage=Usage(calls=3, usd=0.5),
+    )  # fmt: skip
+    (folder / "ledger.jsonl").write_text(entry.model_dump_json() + "\n" + entry.model_dump_json()[:40])
+    for _ in range(2):
+        with open_bench(config, folder) as bench:
+            assert paid(bench.ledger, STUDENT) == entry.usage
 
 
 def test_two_processes_do_not_share_a_run(make_files: Files) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from loop.offline import pipeline
+from loop.offline.bench import STUDENT
 from loop.offline.config import load_stat
-from loop.offline.ledger import paid
 from loop.offline.opening import open_bench
 from streams.files import read_objects
+from streams.state.ledger import paid
+from streams.state.store import StateStore
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -52,4 +54,4 @@ def test_noise_validates_or_is_abstained_from(make_files: Callable[..., Path], v
     for row in read_objects(folder / "dataset.jsonl"):
         question, solution = (message["content"] for message in row["messages"])
         assert f"\\boxed{{{answers[question]}}}" in solution
-    assert paid(folder / "ledger.jsonl").calls >= len(found)
+    assert paid(StateStore(f"sqlite:///{folder / 'ledger.db'}"), STUDENT).calls >= len(found)

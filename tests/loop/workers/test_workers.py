@@ -25,9 +25,9 @@ from loop.workers.services import Services
 from loop.workers.train import TrainWorker
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
-from streams.codec import encode
+from streams.codec import Codec, encode
 from streams.crash import no_crash
-from streams.events import StudentOutput
+from streams.events import Diagnosed, StudentOutput
 from streams.log import Outgoing
 from streams.memory_log import MemoryLog
 from streams.state.rounds import Round, RoundStore
@@ -63,6 +63,9 @@ class AbsentRegistry:
     """An MLflow that is away."""
 
     def champion(self) -> Any:
+        raise RegistryUnavailable("MLflow is away")
+
+    def download(self, version: int, to: Path) -> Any:
         raise RegistryUnavailable("MLflow is away")
 
 
@@ -145,6 +148,22 @@ def test_an_event_from_the_future_is_a_dead_letter_and_moves_no_clock(tmp_path: 
     letters = list(log.read("student-outputs.dlq"))
     assert len(letters) == 1 and b"future" in dict(letters[0].headers)["dlq_message"]
     assert services.store.watermark("demo", 1) == (1, NOW.timestamp())
+
+
+def test_a_student_that_cannot_be_sampled_now_makes_no_dead_letter(tmp_path: Path) -> None:
+    config = load(None, overrides={"monitor": {"filters": ["consistency"], "samples": 3}})
+    services = make_services(tmp_path, teacher(), config=config)
+    log = MemoryLog()
+    log.append([encode(output(1)), encode(output(2, student_version=7))])
+    worker = MonitorWorker(services, log)
+    assert not worker.step() and worker.loop.waiting and not list(log.read("student-outputs.dlq"))
+    services.engine.load(7, None)
+    assert MonitorWorker(services, log).step()
+    events = [Codec().decode(record) for record in log.read("diagnoses")]
+    assert [(event.verdict, event.decided_by) for event in events if isinstance(event, Diagnosed)] == [
+        ("correct", "consistency"),
+        ("correct", "consistency"),
+    ]
 
 
 def test_diagnoses_of_a_teacher_outside_are_folded_and_watched(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ reasons.
 Rules, in order:
 
 1. one round at a time; nothing while the day's budget is spent; a pause after each round, longer after
-   rejected ones;
+   rejected and failed ones;
 2. enough answers of this version, and for each skill enough answers that needed it; a skill that has half of
    them and looks missing is waited for, so that skills which went missing together are taught together;
 3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs
@@ -15,7 +15,9 @@ Rules, in order:
 6. select while the pool has enough distinct items or the round would not pass them too often, else
    synthesize; also synthesize when a selection round has left the skill missing;
 7. a rejected round is never repeated as it was: fewer skills, then synthesis instead of selection, then fewer
-   steps, and at the end the skill is put aside. Rejections count until a promotion, or until they are old.
+   steps, and at the end the skill is put aside. Rejections count until a promotion, or until they are old;
+8. a failed round says nothing of its skills, so it may be repeated; a skill whose rounds have failed
+   `max_failures` times, with no promotion between, is put aside with the last error: a person must mend it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from dataclasses import dataclass
 from agent.decision import (
     Decision,
     Kind,
+    Outcome,
     PolicyInput,
     PolicySettings,
     PoolState,
@@ -138,7 +141,7 @@ def _blocks(given: PolicyInput, settings: PolicySettings) -> list[str]:
 def _cooldown(ended: Sequence[RoundRecord], settings: PolicySettings) -> int:
     in_a_row = 0
     for record in reversed(ended):
-        if record.outcome != "rejected":
+        if record.outcome == "promoted":
             break
         in_a_row += 1
     factor = min(settings.rejected_cooldown_factor**in_a_row, _MAX_COOLDOWN_FACTOR)
@@ -146,12 +149,16 @@ def _cooldown(ended: Sequence[RoundRecord], settings: PolicySettings) -> int:
 
 
 def _rejections(given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
-    """Rejected rounds that still count: since the last promotion, and not too old."""
+    return _counting(given, settings, "rejected")
+
+
+def _counting(given: PolicyInput, settings: PolicySettings, outcome: Outcome) -> list[RoundRecord]:
+    """Rounds of an outcome that still count: since the last promotion, and not too old."""
     recent: list[RoundRecord] = []
     for record in given.history:
         if record.outcome == "promoted":
             recent = []
-        elif record.outcome == "rejected" and _age(record, given) < settings.ceiling_expires_answers:
+        elif record.outcome == outcome and _age(record, given) < settings.ceiling_expires_answers:
             recent.append(record)
     return recent
 
@@ -183,8 +190,15 @@ def _candidate(
 
 
 def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:
-    """The ceiling rule, and rejections that leave nothing to change."""
+    """Failures that a person must mend, the ceiling rule, and rejections that leave nothing to change."""
     reasons = []
+    failed = [record for record in _counting(given, settings, "failed") if skill in record.skills]
+    if len(failed) >= settings.max_failures:
+        last, expires = failed[-1], settings.ceiling_expires_answers - _age(failed[-1], given)
+        reasons.append(
+            f"{len(failed)} rounds on it failed, the last is {last.round_id} ({last.error or 'no reason kept'});"
+            f" a person must mend the cause; tried again in {expires} answers"
+        )
     synthesized = [
         r for r in _taught(skill, given) if r.strategy_of(skill) == "synthesize" and skill in r.gains
     ]

@@ -14,6 +14,7 @@ from loop.tasks.task import Task
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
 from loop.workers.folding import fold_handler
+from loop.workers.messages import Watched
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.step_rewards import RewardModel
@@ -66,7 +67,7 @@ class MonitorWorker:
         self.send()
         standing = self.decider.step()
         if standing is not None:
-            self._listen("standing", {"standing": standing})
+            self._listen(Watched(standing))
         return done > 0
 
     def send(self) -> None:

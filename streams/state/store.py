@@ -4,6 +4,7 @@ PostgreSQL."""
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -110,6 +111,7 @@ class StateStore:
             ):  # several processes may start on a new database at once
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
             tables.metadata.create_all(connection)
+            _add_columns(connection)
 
     @contextmanager
     def transaction(self, read_only: bool = False) -> Iterator[sa.Connection]:
@@ -142,6 +144,13 @@ class StateStore:
 
     def _shown(self) -> str:
         return self.url.render_as_string(hide_password=True)
+
+    def time(self, connection: sa.Connection) -> float:
+        """The database's time in epoch seconds: one clock for all processes that share it. A SQLite file's is
+        its host's."""
+        if self.engine.dialect.name == "sqlite":
+            return time.time()
+        return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
     def insert_new(
         self, table: sa.Table, rows: Sequence[Mapping[str, Any]], connection: sa.Connection
@@ -390,6 +399,17 @@ def _sqlite_pragmas(connection: Any, _: Any) -> None:
 def _sqlite_begin(connection: sa.Connection) -> None:
     read_only = connection.get_execution_options().get("read_only", False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    """Give the tables of an older database the columns that were added since."""
+    stored = sa.inspect(connection).get_multi_columns()
+    for table in tables.metadata.sorted_tables:
+        known = {column["name"] for column in stored[None, table.name]}
+        for column in table.columns:
+            if column.name not in known:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
 
 
 class _Statements(NamedTuple):

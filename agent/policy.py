@@ -17,7 +17,7 @@ Rules, in order:
 7. a rejected round is never repeated as it was: fewer skills, then synthesis instead of selection, then fewer
    steps, and at the end the skill is put aside. Rejections count until a promotion, or until they are old;
 8. a failed round says nothing of its skills, so it may be repeated; a skill whose rounds have failed
-   `max_failures` times, with no promotion between, is put aside with the last error: a person must mend it.
+   `max_failures` times in a row is put aside, with the last error: a person must mend the cause.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from agent.decision import (
     Decision,
     Kind,
-    Outcome,
     PolicyInput,
     PolicySettings,
     PoolState,
@@ -149,18 +148,24 @@ def _cooldown(ended: Sequence[RoundRecord], settings: PolicySettings) -> int:
 
 
 def _rejections(given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
-    return _counting(given, settings, "rejected")
-
-
-def _counting(given: PolicyInput, settings: PolicySettings, outcome: Outcome) -> list[RoundRecord]:
-    """Rounds of an outcome that still count: since the last promotion, and not too old."""
+    """Rejected rounds that still count: since the last promotion, and not too old."""
     recent: list[RoundRecord] = []
     for record in given.history:
         if record.outcome == "promoted":
             recent = []
-        elif record.outcome == outcome and _age(record, given) < settings.ceiling_expires_answers:
+        elif record.outcome == "rejected" and _age(record, given) < settings.ceiling_expires_answers:
             recent.append(record)
     return recent
+
+
+def _failures(skill: str, given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
+    """The latest rounds on a skill, as far as they failed in a row; none when the last of them is old."""
+    in_a_row: list[RoundRecord] = []
+    for record in given.history:
+        if skill in record.skills and record.outcome != "active":
+            in_a_row = [*in_a_row, record] if record.outcome == "failed" else []
+    old = not in_a_row or _age(in_a_row[-1], given) >= settings.ceiling_expires_answers
+    return [] if old else in_a_row
 
 
 def _age(record: RoundRecord, given: PolicyInput) -> int:
@@ -192,12 +197,12 @@ def _candidate(
 def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:
     """Failures that a person must mend, the ceiling rule, and rejections that leave nothing to change."""
     reasons = []
-    failed = [record for record in _counting(given, settings, "failed") if skill in record.skills]
+    failed = _failures(skill, given, settings)
     if len(failed) >= settings.max_failures:
         last, expires = failed[-1], settings.ceiling_expires_answers - _age(failed[-1], given)
         reasons.append(
-            f"{len(failed)} rounds on it failed, the last is {last.round_id} ({last.error or 'no reason kept'});"
-            f" a person must mend the cause; tried again in {expires} answers"
+            f"{len(failed)} rounds on it failed, the last is {last.round_id} ({last.error or 'no reason kept'})"
+            f"; a person must mend the cause; tried again in {expires} answers"
         )
     synthesized = [
         r for r in _taught(skill, given) if r.strategy_of(skill) == "synthesize" and skill in r.gains

@@ -144,8 +144,8 @@ def test_a_teacher_behind_http_finds_and_teaches_what_the_same_teacher_in_proces
     ran = run_stream(config, tmp_path / "run")
     direct = run_stream(load(HERE / "small.toml", overrides=overrides), tmp_path / "direct")
     assert (
-        ran.first.record["decision"] == direct.first.record["decision"]
-        and ran.first.record["profile"] == direct.first.record["profile"]
+        ran.first.record.decision == direct.first.record.decision
+        and ran.first.record.opened.profile == direct.first.record.opened.profile
     )
     assert ran.first.state in ("promoted", "rejected") and ran.answers == direct.answers == 200
     assert rebuild_profile(config, tmp_path / "run", Console(quiet=True))

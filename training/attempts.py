@@ -2,7 +2,8 @@
 disturb the one that has it.
 
 An attempt that follows a crash begins with a copy of the newest whole checkpoint of the attempts before it;
-theirs stays as it is, since their worker may only be slow.
+theirs stays as it is, since their worker may only be slow. A trainer that keeps something else than
+`training.checkpoints` begins anew.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from agent.budget import BudgetExceeded, UnpricedModel
 from graphs.curate.plan import CurationError
-from graphs.teacher import TeacherUnavailable
+from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
 from loop.workers.decide import changed
 from loop.workers.lease import LEASE_S, Lease
 from loop.workers.messages import Advanced, Postponed
@@ -24,9 +25,11 @@ from training.errors import DatasetError, RegistryUnavailable
 logger = logging.getLogger(__name__)
 
 TRANSIENT = (TeacherUnavailable, StoreUnavailable, LogUnavailable, RegistryUnavailable)
-"""A dependency is away: nobody's fault, waited for without end."""
-HOPELESS = (CurationError, DatasetError)
-"""The round's data cannot be used, and the next attempt would find the same."""
+"""A dependency is away: it comes back by itself."""
+NOT_THE_ROUND = (*TRANSIENT, TeacherMisconfigured, UnpricedModel)
+"""Nothing is wrong with the round, which waits until the dependency is back or the setting is mended."""
+HOPELESS = (CurationError, DatasetError, BudgetExceeded)
+"""The round's data cannot be used, or its own cap is reached: the next attempt would find the same."""
 ATTEMPTS = 3
 FIRST_WAIT_S, WAIT_FACTOR = 5.0, 6.0
 LONGEST_OUTAGE_WAIT_S = 60.0
@@ -36,10 +39,10 @@ class RoundWorker(ABC):
     """Works on rounds in `STATE`. A crash leaves the round in its state; the next worker does the step again,
     with no second effect.
 
-    So does a failure: the round keeps what was paid for and waits, longer each time. An outage counts only
-    here, in `failures`, so that the caller can pause; anything else counts in the round, and after
-    `ATTEMPTS` failures of one step the round ends as `failed` with what a person must know: the champion
-    stays, and the policy decides what comes next. While the step works, the lease is renewed; a step whose
+    So does a failure: the round keeps what was paid for and waits, longer each time. What is not the round's
+    fault counts only here, in `failures`, so that the caller can pause; anything else counts in the round,
+    and after `ATTEMPTS` failures of one step the round ends as `failed` with what a person must know: the
+    champion stays, and the policy decides what comes next. While the step works, the lease is renewed; a step whose
     lease was lost stops at its next checkpoint.
     """
 
@@ -64,10 +67,10 @@ class RoundWorker(ABC):
                 self.work(round_, lease)
         except RoundConflict as exc:
             logger.warning("%s", exc)
-        except TRANSIENT as exc:
-            self._wait(round_, exc)
-            return False
         except Exception as exc:
+            if _blameless(exc):
+                self._wait(round_, exc)
+                return False
             logger.exception("round %s failed in state %s", round_.round_id, self.STATE)
             return self._count(round_, exc)
         except BaseException:  # interrupted: the next process need not wait for the lease
@@ -87,7 +90,7 @@ class RoundWorker(ABC):
         return moved
 
     def _wait(self, round_: LoopRound, exc: Exception) -> None:
-        """A dependency is away: leave the round as it is, for a while."""
+        """Leave the round as it is, for a while."""
         wait_s = min(LONGEST_OUTAGE_WAIT_S, 0.5 * 2.0 ** min(self.failures, 10))
         self.failures += 1
         logger.warning("round %s stays %s, tried again in %g s: %s", round_.round_id, self.STATE, wait_s, exc)
@@ -114,6 +117,13 @@ class RoundWorker(ABC):
             f" the cause (the worker's log has the traceback; what was made is kept in {kept}) and mend it: the"
             " policy opens a round for these skills again after a pause, and none after three that failed"
         )
+
+
+def _blameless(exc: Exception) -> bool:
+    """Whether an error says nothing of the round; a day's cap is lifted by the next day."""
+    return isinstance(exc, NOT_THE_ROUND) or (
+        isinstance(exc, BudgetExceeded) and exc.cap.endswith("_per_day")
+    )
 
 
 def answers_total(services: Services) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from agent.budget import BudgetExceeded, UnpricedModel
 from agent.catalog import SkillCatalog
 from agent.decision import Decision, SkillTarget
-from graphs.teacher import TeacherUnavailable
+from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
 from graphs.testing.scripted import ScriptedTeacher
 from loop.config import load
 from loop.tasks.task import Task
@@ -148,14 +149,25 @@ def test_another_worker_takes_up_what_one_failed_at(room: Room) -> None:
     assert (room.round().state, room.round().failures) == ("trained", 0)
 
 
-def test_what_cannot_be_mended_by_waiting_ends_at_once(room: Room) -> None:
-    assert Worker(room.services("a"), failing(DatasetError("empty"))).step()
+@pytest.mark.parametrize("error", [DatasetError("empty"), BudgetExceeded("usd_per_round", 1.0, 0.9, 0.2)])
+def test_what_cannot_be_mended_by_waiting_ends_at_once(room: Room, error: Exception) -> None:
+    assert Worker(room.services("a"), failing(error)).step()
     ended = room.round().record.ended
-    assert room.round().state == "failed" and ended is not None and ended.error == "DatasetError: empty"
+    assert room.round().state == "failed" and ended is not None
+    assert ended.error == f"{type(error).__name__}: {error}"
 
 
-def test_an_outage_is_nobody_s_fault(room: Room) -> None:
-    worker = Worker(room.services("a"), failing(TeacherUnavailable("away")))
+BLAMELESS = (
+    TeacherUnavailable("away"),
+    TeacherMisconfigured("401: the key is wrong"),
+    UnpricedModel("no price"),
+    BudgetExceeded("usd_per_day", 1.0, 0.9, 0.2),
+)
+
+
+@pytest.mark.parametrize("error", BLAMELESS, ids=lambda error: type(error).__name__)
+def test_what_is_not_the_round_s_fault_is_waited_for(room: Room, error: Exception) -> None:
+    worker = Worker(room.services("a"), failing(error))
     for failures in range(1, 11):
         assert not worker.step() and worker.failures == failures
         assert not worker.step() and worker.failures == failures, "it waits before it asks again"

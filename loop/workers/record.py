@@ -66,7 +66,7 @@ class Judged(Frozen):
 
 
 class Ended(Frozen):
-    """When it ended, by the student's total of diagnosed answers, and why when it was not the gate's doing."""
+    """When it ended, by the student's total of diagnosed answers; `error` says why, unless the gate does."""
 
     answers: int
     error: str = ""

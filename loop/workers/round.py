@@ -42,8 +42,8 @@ class RoundWorker(ABC):
     So does a failure: the round keeps what was paid for and waits, longer each time. What is not the round's
     fault counts only here, in `failures`, so that the caller can pause; anything else counts in the round,
     and after `ATTEMPTS` failures of one step the round ends as `failed` with what a person must know: the
-    champion stays, and the policy decides what comes next. While the step works, the lease is renewed; a step whose
-    lease was lost stops at its next checkpoint.
+    champion stays, and the policy decides what comes next. While the step works, the lease is
+    renewed; a step whose lease was lost stops at its next checkpoint.
     """
 
     STATE: ClassVar[State]
@@ -113,9 +113,9 @@ class RoundWorker(ABC):
     def _given_up(self, round_: LoopRound, error: str, failures: int) -> str:
         kept = self.services.round_dir(round_.round_id)
         return (
-            f"gave up in state {self.STATE!r} after {failures} failures, the last: {error}. A person must find"
-            f" the cause (the worker's log has the traceback; what was made is kept in {kept}) and mend it: the"
-            " policy opens a round for these skills again after a pause, and none after three that failed"
+            f"gave up in state {self.STATE!r} after {failures} failures, the last: {error}. A person must"
+            f" find the cause (the worker's log has the traceback; what was made is kept in {kept}) and mend"
+            " it: the policy opens a round for these skills again after a pause, none after three that failed"
         )
 
 

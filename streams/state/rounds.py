@@ -109,7 +109,7 @@ class RoundStore(Generic[RecordT]):
         return None if row is None else self._round(row)
 
     def claim(self, state: str, owner: str, lease_s: float) -> Round[RecordT] | None:
-        """Take the oldest round in `state` that nobody works on and that need not wait, for `lease_s` seconds.
+        """Take the oldest round in `state` that is free and need not wait, for `lease_s` seconds.
 
         An owner's own claim can be repeated: the fence of the latest is the one that counts.
         """
@@ -142,8 +142,11 @@ class RoundStore(Generic[RecordT]):
             raise _lost(round_)
 
     def postpone(self, round_: Round[RecordT], wait_s: float, error: str | None = None) -> None:
-        """Give a claimed round back in its state, not to be taken for `wait_s` seconds. With `error` it counts
-        as a failure of the round. Raises `RoundConflict` when the claim is no longer valid."""
+        """Give a claimed round back in its state, not to be taken for `wait_s` seconds.
+
+        With `error` it counts as a failure of the round. Raises `RoundConflict` when the claim is no longer
+        valid.
+        """
         table = tables.rounds.c
         failure = {} if error is None else {"failures": table.failures + 1, "error": error}
         with self._store.transaction() as connection:

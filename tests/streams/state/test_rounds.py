@@ -227,7 +227,8 @@ def test_a_route_set_twice_keeps_its_predecessor(rounds: RoundStore[Note], store
 
 
 OLD_ROUNDS = """CREATE TABLE rounds (round_id VARCHAR(200) NOT NULL PRIMARY KEY,
-    student VARCHAR(200) NOT NULL, number INTEGER NOT NULL, state VARCHAR(20) NOT NULL, run_id VARCHAR(64) UNIQUE, record TEXT NOT NULL,
+    student VARCHAR(200) NOT NULL, number INTEGER NOT NULL, state VARCHAR(20) NOT NULL,
+    run_id VARCHAR(64) UNIQUE, record TEXT NOT NULL,
     lease_owner VARCHAR(200), lease_until FLOAT)"""
 
 

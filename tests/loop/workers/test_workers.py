@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from loop.config import Config, ConfigError, load
 from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
+from loop.workers.lease import LEASE_S
 from loop.workers.monitor import MonitorWorker
 from loop.workers.record import LoopRound, Opened, Record, parse_record
 from loop.workers.services import Services
@@ -166,6 +168,21 @@ def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_pat
     ended = services.rounds.get("demo-r001")
     assert ended is not None and ended.state == "failed" and ended.record.ended is not None
     assert "'sub'" in ended.record.ended.error
+
+
+def test_a_curation_that_was_overtaken_writes_no_data(tmp_path: Path) -> None:
+    services = make_services(tmp_path, teacher(), [pool_item(number) for number in range(4)])
+    planned(services)
+
+    def overtaken(name: str) -> None:
+        if name == "curate.plan.end":
+            services.clock.sleep(2 * LEASE_S)
+            assert services.rounds.claim("planned", "another", LEASE_S) is not None
+
+    CurateWorker(dataclasses.replace(services, crash=overtaken)).step()
+    held = services.rounds.get("demo-r001")
+    assert held is not None and (held.state, held.owner, held.failures) == ("planned", "another", 0)
+    assert not list(tmp_path.glob("rounds/**/dataset.jsonl"))
 
 
 def test_an_absent_registry_leaves_the_round_where_it_is(tmp_path: Path) -> None:

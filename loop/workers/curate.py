@@ -14,10 +14,11 @@ from graphs.chat.settings import callers
 from graphs.checkpoints import sqlite_checkpoints
 from graphs.curate.graph import build_curate, run_curation
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, ReplaySource
+from loop.workers.lease import Lease
+from loop.workers.record import Curated, LoopRound
 from loop.workers.round import RoundWorker
 from serving.engine import Sampling
 from streams.state.ledger import entry_row
-from streams.state.rounds import Round
 from training.mix import assert_disjoint, read_dataset, write_dataset
 
 DATASET = "dataset.jsonl"
@@ -29,9 +30,9 @@ class CurateWorker(RoundWorker):
 
     STATE = "planned"
 
-    def work(self, round_: Round) -> None:
+    def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services
-        decision = Decision.model_validate(round_.record["decision"])
+        decision = round_.record.decision
         settings = services.config.curate
         plan = CurationPlan(
             seed=round_seed(services.config.seed, round_),
@@ -45,12 +46,16 @@ class CurateWorker(RoundWorker):
                 build_curate(checkpointer),
                 round_.round_id,
                 plan,
-                self._context(decision, round_),
-                keep=lambda curation: self._finish(round_, curation),
+                self._context(decision, round_, lease),
+                keep=lambda curation: self._finish(round_, curation, lease),
                 max_concurrency=callers(services.config.teacher.chat),
             )
 
-    def _context(self, decision: Decision, round_: Round) -> CurateContext:
+    def _context(self, decision: Decision, round_: LoopRound, lease: Lease) -> CurateContext:
+        def checkpoint(name: str) -> None:
+            lease.check()
+            self.services.crash(name)
+
         task, taught = self.services.task, self._taught_before(round_)
         targets = {target.skill for target in decision.skills}
         return CurateContext(
@@ -69,10 +74,10 @@ class CurateWorker(RoundWorker):
                 earlier={example.example_id: example for example in taught},
                 original=self._known([item for item in task.pool if not targets & set(item.skills)], round_),
             ),
-            crash=self.services.crash,
+            crash=checkpoint,
         )
 
-    def _taught_before(self, round_: Round) -> list[Example]:
+    def _taught_before(self, round_: LoopRound) -> list[Example]:
         """Target examples of the promoted rounds before this one, oldest first."""
         before = [
             other for other in self.services.rounds.list(round_.student) if other.number < round_.number
@@ -83,13 +88,13 @@ class CurateWorker(RoundWorker):
         ]
         return [example for example in examples if example.provenance.strategy != "replay"]
 
-    def _known(self, items: Sequence[PoolItem], round_: Round) -> list[PoolItem]:
+    def _known(self, items: Sequence[PoolItem], round_: LoopRound) -> list[PoolItem]:
         """Those of some pool items that the champion answers right.
 
         They keep what it has. Items it answers wrong would teach skills that no round has asked for
         (docs/student.md).
         """
-        services, champion = self.services, int(round_.record["champion"])
+        services, champion = self.services, round_.record.opened.champion
         services.load(champion)
         sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
         ids = ordered([item.item_id for item in items], round_seed(services.config.seed, round_), "known")
@@ -119,7 +124,8 @@ class CurateWorker(RoundWorker):
             self.services.config.curate.replay,
         )
 
-    def _finish(self, round_: Round, curation: Curation) -> None:
+    def _finish(self, round_: LoopRound, curation: Curation, lease: Lease) -> None:
+        lease.renew()
         assert_disjoint(curation.examples, self.services.task.held_out)
         manifest = write_dataset(self.services.round_dir(round_.round_id) / DATASET, curation.examples)
         used = sorted(
@@ -130,23 +136,18 @@ class CurateWorker(RoundWorker):
                 for s in e.provenance.source_ids
             }
         )
-        patch = {
-            "manifest": manifest.model_dump(mode="json"),
-            "curation": curation.report.model_dump(mode="json"),
-            "used": used,
-        }
-        day = round_.record["decided_at"][:10]
+        part = Curated(manifest=manifest, report=curation.report, used=tuple(used))
         cost = entry_row(
             f"{round_.round_id}/curate",
             round_.student,
             round_.round_id,
-            day,
+            round_.record.day,
             "synthesize",
             curation.report.usage,
         )
-        self.advance(round_, "curated", patch, [] if self.services.task.books_itself else [cost])
+        self.advance(round_, "curated", part, [] if self.services.task.books_itself else [cost])
 
 
-def round_seed(seed: int, round_: Round) -> int:
+def round_seed(seed: int, round_: LoopRound) -> int:
     """The seed of everything random in one round."""
     return seed * 10_000 + round_.number

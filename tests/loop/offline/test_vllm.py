@@ -14,7 +14,7 @@ from loop.offline.ledger import paid
 from loop.offline.opening import open_bench
 from streams.files import read_objects
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 def test_noise_validates_or_is_abstained_from(make_files: Callable[..., Path], vllm_url: str) -> None:

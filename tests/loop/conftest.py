@@ -49,11 +49,11 @@ class Demo:
         """Another command on the same run."""
         return run_warm(SKILLLOOP, *words, *self._here, environ=self.extra)
 
-    def _demo(self, seed: int) -> list[object]:
-        return ["demo", *self._here, "--json", self.figures_file, "--seed", seed]
+    def _demo(self, seed: int) -> list[str | Path]:
+        return ["demo", *self._here, "--json", self.figures_file, "--seed", str(seed)]
 
     @property
-    def _here(self) -> list[object]:
+    def _here(self) -> list[str | Path]:
         return ["--config", self.config, "--dir", self.root]
 
     @property

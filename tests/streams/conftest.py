@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -40,6 +41,8 @@ with warnings.catch_warnings():
 
 LOGS = ["memory", "local", pytest.param("kafka", marks=pytest.mark.kafka)]
 STORES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
+# The brokers of tests live for seconds: a JVM that optimises less is up in half the time.
+os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
 _numbers = itertools.count()
 
 

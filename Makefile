@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "building .venv: $(SETUP_SIZE)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(call pip,.venv,1/2 torch,--constraint constraints.txt torch)
+	$(call pip,.venv,1/2 torch,--constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch)
 	$(call pip,.venv,2/2 skillloop and what it needs,--constraint constraints.txt --editable '.[dev$(COMMA)bench$(COMMA)kafka$(COMMA)llm$(COMMA)postgres]')
 	@touch $(STAMP)
 

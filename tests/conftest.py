@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -18,39 +17,14 @@ from typing import Any
 
 import httpx
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
 from tests.shared import BuildOnce, build_once
+from tests.spread import ByFile, begins_first
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 START_S = 900.0
-FIRST = (
-    "test_crash_seeds.py",
-    "test_vllm.py",
-    "test_vllm_teacher.py",
-    "test_crash.py",
-    "test_kafka_log.py",
-    "test_demo.py",
-)
 LEFT_OUT = "long: make test ALL=1 runs it"
-
-
-class ByFile(LoadScopeScheduling):
-    """A file's tests stay together, since its fixtures are dear. All that need vLLM share one server, all
-    that need Kafka one broker; the long crash tests are dealt out.
-
-    pytest-xdist 3.8 has `loadgroup` for this, which has no effect under pytest 9.2: it marks the groups in a
-    node id nobody reads.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        if "vllm" in file:
-            return "vllm"
-        if "kafka_log" in file or "[kafka" in test:
-            return "kafka"
-        return f"{file} {zlib.crc32(test.encode()) % 3}" if file == "tests/loop/test_crash.py" else file
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no process is left with it at the end."""
-    items.sort(key=lambda item: item.path.name not in FIRST)
+    items.sort(key=lambda item: not begins_first(item.nodeid))
     if config.getoption("--leave-out-long"):
         for item in items:
             if item.get_closest_marker("long"):

@@ -6,6 +6,8 @@ SEED ?= 0
 SEEDS ?= 20
 FIRST_SEED ?= 1
 COMMA := ,
+SETUP_SIZE := 400 MB to download with the CPU build of torch, 2.4 GB on disk, 2 to 5 minutes
+VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
 .PHONY: help setup demo test check lint format student schemas bench kafka crash bench-env bench-ingest vllm-env clean
@@ -13,7 +15,7 @@ DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-# $(call pip,environment,what is installed,arguments of pip install): one line; all of pip's output, but only when it fails.
+# $(call pip,ENVIRONMENT,WHAT,ARGUMENTS): one line with the time; all of pip's output, but only when it fails.
 define pip
 @printf '  %s ... ' '$(2)'; began=$$(date +%s); \
 if $(1)/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off $(3) >$(1)/pip.log 2>&1; \
@@ -33,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## run the whole loop on this machine (SEED=n, DIR=folder)
 	$(BIN)/skillloop demo --seed $(SEED) --dir $(DIR)
 
-test: setup  ## run the tests (about 4 minutes on two cores); with ALL=1 also the long ones: crash seeds, SIGKILL points, vLLM
+test: setup  ## run the tests (about 4 minutes on two cores; ALL=1 adds the long ones: crash tests, vLLM)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(ALL),,--leave-out-long)
 
 check: lint  ## lint and the fast tests: what pre-commit runs
@@ -73,7 +75,7 @@ bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json
 
-vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm (3 GB), for the tests marked vllm
+vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm, for the tests marked vllm
 
 .venv-vllm/.setup-stamp:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=/path/to/python3.11"; exit 1; }

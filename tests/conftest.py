@@ -1,51 +1,74 @@
-"""Spreads the tests over processes, and starts the real vLLM that several of them need."""
+"""Spreads the tests over processes, leaves out the long ones on demand, and starts the real vLLM that several
+need."""
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 import time
-import zlib
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from xdist.scheduler import LoadScopeScheduling
+
+from tests.shared import BuildOnce, build_once
+from tests.spread import ByFile, begins_first
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 START_S = 900.0
-MINUTES = ("test_crash_seeds.py", "test_vllm.py", "test_vllm_teacher.py", "test_crash.py")
+LEFT_OUT = "long: make test ALL=1 runs it"
 
 
-class ByFile(LoadScopeScheduling):
-    """A file's tests stay together, since its fixtures are dear; the long crash tests are dealt out, all that
-    need vLLM share one.
-
-    pytest-xdist 3.8 has `loadgroup` for this, which has no effect under pytest 9.2: it marks the groups in a
-    node id nobody reads.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        if "vllm" in file:
-            return "vllm"
-        return f"{file} {zlib.crc32(test.encode()) % 3}" if file == "tests/loop/test_crash.py" else file
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--leave-out-long", action="store_true", help="skip the tests marked long, and say so")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes begins first, so that no process is left with it at the end."""
-    items.sort(key=lambda item: item.path.name not in MINUTES)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no process is left with it at the end."""
+    items.sort(key=lambda item: not begins_first(item.nodeid))
+    if config.getoption("--leave-out-long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
+
+
+def pytest_collection_finish() -> None:
+    """What collection imported stays until the end: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what the short run left out."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    left_out = Counter(
+        report.nodeid.partition("::")[0] for report in skipped if LEFT_OUT in str(report.longrepr)
+    )
+    if left_out:
+        terminalreporter.section("left out: the tests marked long; `make test ALL=1` runs them")
+        for file, tests in sorted(left_out.items()):
+            terminalreporter.line(f"{tests:4} of {file}")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """How tests are spread over processes."""
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", name="build_once")
+def _build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """`build_once(name, build)`: a folder that is filled once for all test processes."""
+    own = tmp_path_factory.getbasetemp()
+    return partial(build_once, own.parent if "PYTEST_XDIST_WORKER" in os.environ else own)
 
 
 def free_port() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loop.workers.record import LoopRound, Record
+from loop.workers.record import LoopRound, RoundParts
 from training.gate import GateVerdict
 
 SHOWN_REASONS = 2
@@ -31,13 +31,13 @@ def _told(round_: LoopRound) -> tuple[str, str]:
     return f"{round_.state}: {record.ended.error if record.ended else ''}", "bold red"
 
 
-def _curated(record: Record) -> str:
+def _curated(record: RoundParts) -> str:
     made = record.need_curated()
     dropped = dict(made.report.dropped)
     return f"{made.manifest.examples} examples {made.manifest.per_strategy}, dropped {dropped}"
 
 
-def _trained(record: Record) -> str:
+def _trained(record: RoundParts) -> str:
     made = record.need_trained()
     left_out = f", {made.too_long} examples too long and left out" if made.too_long else ""
     return f"trained {record.decision.steps} steps, {made.tokens} tokens, loss {made.loss:.3f}{left_out}"

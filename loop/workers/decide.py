@@ -18,7 +18,7 @@ from agent.posterior import Profile, ProfileView
 from agent.profile import ALL, Counts, bucket_of
 from loop.config import Config
 from loop.tasks.task import Task
-from loop.workers.record import LoopRound, LoopRounds, Opened, Record, State, announced
+from loop.workers.record import LoopRound, LoopRounds, Opened, RoundParts, State, announced
 from streams.codec import encode
 from streams.events import Alert, Event, RoundChanged, derived_id
 from streams.state import tables
@@ -129,7 +129,7 @@ class Decider:
             answers=self._answers_total(student),
             profile=standing.profile.skills,
         )
-        record = Record(decision=standing.decision, opened=opened)
+        record = RoundParts(decision=standing.decision, opened=opened)
         round_ = Round(round_id, student, number, "planned", None, record)
         if self._rounds.open(round_, changed(round_, "planned", announced(record.decision))):
             logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))

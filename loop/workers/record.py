@@ -83,7 +83,7 @@ LEFT_OUT = {"used", "profile", "directory"}
 """What events do not carry: long lists, and which attempt it was."""
 
 
-class Record(Frozen):
+class RoundParts(Frozen):
     """A round's record; each worker fills its own part."""
 
     schema_version: Literal[2] = 2
@@ -94,7 +94,7 @@ class Record(Frozen):
     judged: Judged | None = None
     ended: Ended | None = None
 
-    def plus(self, part: Part) -> Record:
+    def plus(self, part: Part) -> RoundParts:
         """This record with one more part."""
         return self.model_copy(update={FIELDS[type(part)]: part})
 
@@ -121,8 +121,8 @@ class Record(Frozen):
         return _need(self.judged, "judged")
 
 
-LoopRound = Round[Record]
-LoopRounds = RoundStore[Record]
+LoopRound = Round[RoundParts]
+LoopRounds = RoundStore[RoundParts]
 
 
 def announced(part: Part | Decision) -> dict[str, Any]:
@@ -137,10 +137,10 @@ def open_rounds(store: StateStore) -> LoopRounds:
 
 
 @lru_cache(maxsize=256)
-def parse_record(text: str) -> Record:
+def parse_record(text: str) -> RoundParts:
     """A stored record, of this version or of the one before, which had no parts and no version."""
     value = json.loads(text)
-    return Record.model_validate(value if "schema_version" in value else _parted(value))
+    return RoundParts.model_validate(value if "schema_version" in value else _parted(value))
 
 
 def _parted(flat: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from loop.workers.record import open_rounds
 from streams.codec import Codec
 from streams.events import Event
 from streams.topics import TOPICS
+from tests.shared import BuildOnce
+from tests.warm import run_warm
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
 HERE = Path(__file__).parent
@@ -33,27 +35,26 @@ class Demo:
     extra: dict[str, str] = field(default_factory=dict)
 
     def run(self, seed: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            SKILLLOOP,
-            "demo",
-            "--config",
-            self.config,
-            "--dir",
-            self.root,
-            "--json",
-            self.figures_file,
-            "--seed",
-            str(seed),
-        ]
-        environment = {**os.environ, **self.extra, **environ}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        """The demo, from the start or from where it was killed."""
+        return run_warm(SKILLLOOP, *self._demo(seed), environ=self.extra | environ)
+
+    def run_cold(self) -> subprocess.CompletedProcess[str]:
+        """The demo in an interpreter that imports everything itself."""
+        command = [SKILLLOOP, *self._demo(seed=0)]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | self.extra, check=False
+        )
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Another command on the same run."""
-        command = [SKILLLOOP, *words, "--config", self.config, "--dir", self.root]
-        return subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **self.extra}, check=False
-        )
+        return run_warm(SKILLLOOP, *words, *self._here, environ=self.extra)
+
+    def _demo(self, seed: int) -> list[str | Path]:
+        return ["demo", *self._here, "--json", self.figures_file, "--seed", str(seed)]
+
+    @property
+    def _here(self) -> list[str | Path]:
+        return ["--config", self.config, "--dir", self.root]
 
     @property
     def figures_file(self) -> Path:
@@ -105,12 +106,14 @@ def _without_run(event: Event) -> str:
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """One undisturbed small run; tests only read it."""
-    demo = Demo(tmp_path_factory.mktemp("reference") / "run")
-    done = demo.run()
-    assert done.returncode == 0, done.stderr
-    return demo
+def reference(build_once: BuildOnce) -> Demo:
+    """One undisturbed small run, the same for all test processes; tests only read it."""
+
+    def build(folder: Path) -> None:
+        done = Demo(folder / "run").run_cold()
+        assert done.returncode == 0, done.stderr
+
+    return Demo(build_once("reference", build) / "run")
 
 
 @pytest.fixture(scope="session")

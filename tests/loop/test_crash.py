@@ -23,6 +23,7 @@ POINTS = (
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_undisturbed_run_closes_the_loop(reference: Any) -> None:
     state = reference.state()
     assert [row[1] for row in state["rounds"]].count("promoted") >= 1
@@ -32,6 +33,7 @@ def test_the_undisturbed_run_closes_the_loop(reference: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
 def test_a_kill_changes_nothing(reference: Any, small_demo: Any, tmp_path: Path, point: str) -> None:
     demo = small_demo(tmp_path / "run")

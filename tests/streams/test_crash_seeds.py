@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.kafka,
     pytest.mark.postgres,
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(2400),
     pytest.mark.skipif(find_home() is None, reason=f"no Kafka: {HOW_TO_GET_ONE}"),
 ]

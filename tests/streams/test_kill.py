@@ -3,10 +3,7 @@ poison record once."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,16 +14,13 @@ from streams.events import StudentOutput
 from streams.local_log import LocalLog
 from streams.state.store import StateStore
 from streams.testing.synthetic import expected_buckets, traffic
+from tests.warm import run_warm
 
 WORKER = Path(__file__).with_name("kill_worker.py")
-ROOT = Path(__file__).parents[2]
 
 
 def work(folder: Path, url: str, crash_at: str = "") -> int:
-    environment = {**os.environ, ENVIRONMENT: crash_at, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, str(WORKER), str(folder), url], env=environment, timeout=300, check=False
-    ).returncode
+    return run_warm(WORKER, folder, url, environ={ENVIRONMENT: crash_at}).returncode
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from agent.items import Example
 from serving.adapter_files import CorruptAdapter, adapter_sha256
+from tests.warm import run_warm
 from training.adapters import load_check
 from training.attempts import begin_attempt, sweep_attempts
 from training.errors import (
@@ -126,18 +125,16 @@ def test_a_killed_round_resumes_to_the_same_bytes(
     examples, start = make_examples(60, "mul"), champion if continues else None
     write_dataset(tmp_path / "data.jsonl", examples)
     undisturbed = train_round(SETTINGS, llama, start, examples, tmp_path / "undisturbed")
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("crash_sft.py")),
-        str(llama),
-        str(start or ""),
-        str(tmp_path / "data.jsonl"),
-    ]
-    killed = subprocess.run(
-        [*command, str(tmp_path / "killed"), str(kill_at)],
-        input=SETTINGS.model_dump_json(),
-        text=True,
-        cwd=Path.cwd(),
+    (tmp_path / "settings.json").write_text(SETTINGS.model_dump_json())
+    script = Path(__file__).with_name("crash_sft.py")
+    killed = run_warm(
+        script,
+        tmp_path / "settings.json",
+        llama,
+        start or "",
+        tmp_path / "data.jsonl",
+        tmp_path / "killed",
+        kill_at,
     )
     assert killed.returncode == -9
     assert finished_result(tmp_path / "killed") is None

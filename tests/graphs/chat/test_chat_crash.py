@@ -7,9 +7,6 @@ Cost and provenance included: the replies come from the cache with what they cos
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,8 @@ from typing import Any
 import pytest
 
 from graphs.curate.plan import CRASH_POINTS
+from tests.warm import run_warm
 
-ROOT = Path(__file__).parents[3]
 ENDS = tuple(point for point in CRASH_POINTS if point.endswith(".end"))
 POINTS = (*ENDS, "curate.write.start", "curate.write.end:2", "curate.solve.start:3", "keep")
 pytestmark = pytest.mark.slow
@@ -28,15 +25,7 @@ pytestmark = pytest.mark.slow
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Any]]:
     folder = tmp_path_factory.mktemp("chat-rounds")
     script = Path(__file__).with_name("crash_chat_rounds.py")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "LANGGRAPH_STRICT_MSGPACK": "true"}
-    done = subprocess.run(
-        [sys.executable, script, folder],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
+    done = run_warm(script, folder)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
     return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}

@@ -17,7 +17,7 @@ SKILLS = ("addition", "greatest common divisor", "maximum")
 QUESTIONS = [f"What is {at} + 7?" for at in range(6)]
 ITEM = PoolItem(item_id="p", question=QUESTIONS[0], solution="7", answer="7", skills=("addition",))
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture

@@ -4,9 +4,6 @@ the teacher again."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ from typing import Any
 import pytest
 
 from graphs.curate.plan import CRASH_POINTS
+from tests.warm import run_warm
 
-ROOT = Path(__file__).parents[3]
 MID_FAN_OUT = ("curate.write.start:3", "curate.solve.end:6")
 
 
@@ -23,15 +20,7 @@ MID_FAN_OUT = ("curate.write.start:3", "curate.solve.end:6")
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Any]]:
     folder = tmp_path_factory.mktemp("rounds")
     script = Path(__file__).with_name("crash_rounds.py")
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "LANGGRAPH_STRICT_MSGPACK": "true"}
-    done = subprocess.run(
-        [sys.executable, script, folder],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_warm(script, folder)
     assert done.returncode == 0, done.stderr
     assert not done.stderr, done.stderr
     return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}

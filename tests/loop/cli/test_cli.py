@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import run_warm
+
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
 LIMIT_S = 0.7
 
@@ -51,11 +53,6 @@ def test_every_command_has_help(command: str) -> None:
 
 
 def test_an_error_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [SKILLLOOP, "status", "--config", tmp_path / "none.toml", "--dir", tmp_path],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_warm(SKILLLOOP, "status", "--config", tmp_path / "none.toml", "--dir", tmp_path)
     assert done.returncode == 1
     assert "no configuration file" in done.stderr and "Traceback" not in done.stderr

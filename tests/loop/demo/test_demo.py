@@ -76,12 +76,15 @@ def test_every_question_counts_once(reference: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_run_starts_again_and_says_the_same(reference: Any) -> None:
-    before = reference.figures()
-    assert reference.run().returncode == 0
-    after = reference.figures()
+def test_a_finished_run_starts_again_and_says_the_same(
+    reference: Any, small_demo: Any, tmp_path: Path
+) -> None:
+    demo = small_demo(tmp_path / "run")
+    shutil.copytree(reference.root, demo.root)
+    assert demo.run().returncode == 0
+    before, after = reference.figures(), demo.figures()
     assert {key: value for key, value in after.items() if key != "seconds"} == {
-        k: v for k, v in before.items() if k != "seconds"
+        key: value for key, value in before.items() if key != "seconds"
     }
 
 

@@ -11,14 +11,14 @@ from rich.console import Console
 from agent.decision import Decision
 from loop.demo.display import Display
 from loop.workers.messages import Advanced, Evaluating, Postponed, Training
-from loop.workers.record import Ended, LoopRound, Opened, Record, Trained
+from loop.workers.record import Ended, LoopRound, Opened, RoundParts, Trained
 from streams.state.rounds import Round
 
 OPENED = Opened(champion=1, at=datetime(2026, 1, 1, tzinfo=UTC), answers=0)
-RECORD = Record(decision=Decision(kind="select", steps=10, reasons=("test",)), opened=OPENED)
+RECORD = RoundParts(decision=Decision(kind="select", steps=10, reasons=("test",)), opened=OPENED)
 
 
-def round_in(state: str, record: Record = RECORD) -> LoopRound:
+def round_in(state: str, record: RoundParts = RECORD) -> LoopRound:
     return Round("demo-r001", "demo", 1, state, None, record)
 
 

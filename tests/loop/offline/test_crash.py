@@ -4,9 +4,6 @@ nothing asked twice."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +11,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.warm import run_warm
+
 BETWEEN = (
     "stat.labels.begin",
     "stat.answers.made",
@@ -31,11 +29,7 @@ CONCURRENCY = 8
 def runs(make_files: Callable[..., Path]) -> Mapping[str, Mapping[str, Any]]:
     config = make_files(train=40, validation=8)
     script = Path(__file__).with_name("crash_stat.py")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, script, config.parent, *BETWEEN, *INSIDE]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
+    done = run_warm(script, config.parent, *BETWEEN, *INSIDE)
     assert done.returncode == 0, done.stderr
     return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}
 

@@ -16,7 +16,7 @@ from streams.files import read_objects
 from streams.state.ledger import paid
 from streams.state.store import StateStore
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
 
 
 def test_noise_validates_or_is_abstained_from(make_files: Callable[..., Path], vllm_url: str) -> None:

@@ -139,7 +139,8 @@ def test_a_teacher_behind_http_finds_and_teaches_what_the_same_teacher_in_proces
 ) -> None:
     """Up to the round's decision; what comes after depends on the gate's items, which are grouped
     otherwise."""
-    overrides = {"demo": {"questions": 200}, "policy": {"min_pool": 20}}
+    short = {"examples_per_skill": 40, "steps_per_skill": 4, "min_steps": 4}
+    overrides = {"demo": {"questions": 200}, "policy": {"min_pool": 20, **short}}
     config = load(config_file, overrides=overrides)
     ran = run_stream(config, tmp_path / "run")
     direct = run_stream(load(HERE / "small.toml", overrides=overrides), tmp_path / "direct")

@@ -11,7 +11,7 @@ import pytest
 from agent.decision import Decision, SkillTarget
 from agent.posterior import SkillEstimate
 from agent.profile import Counts
-from loop.workers.record import Curated, Ended, Judged, Opened, Record, Trained, announced, parse_record
+from loop.workers.record import Curated, Ended, Judged, Opened, RoundParts, Trained, announced, parse_record
 
 DECISION: dict[str, Any] = {
     "kind": "select", "skills": [{"skill": "add", "weight": 1.0, "examples": 2, "strategy": "select"}],
@@ -78,7 +78,7 @@ def test_a_part_that_a_state_promises_is_missed() -> None:
 
 def test_each_part_fills_its_own_field_and_events_carry_no_long_lists() -> None:
     whole = parse_record(json.dumps(FLAT))
-    record = Record(decision=whole.decision, opened=whole.opened)
+    record = RoundParts(decision=whole.decision, opened=whole.opened)
     for part in (whole.need_curated(), whole.need_trained(), whole.need_judged(), Ended(answers=900)):
         record = record.plus(part)
     assert record == whole

@@ -22,7 +22,7 @@ from loop.tasks.task import Task
 from loop.workers.decide import changed, round_record
 from loop.workers.lease import Lease
 from loop.workers.messages import Advanced, Message, Postponed
-from loop.workers.record import LoopRound, Opened, Record, Trained, parse_record
+from loop.workers.record import LoopRound, Opened, RoundParts, Trained, parse_record
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services
 from serving.scripted_engine import ScriptedEngine
@@ -71,7 +71,7 @@ class Room:
         self.rounds = RoundStore(self.store, parse_record, self.clock)
         target = SkillTarget(skill="add", weight=1.0, examples=2, strategy="select")
         decision = Decision(kind="select", skills=(target,), examples=2, steps=1, reasons=("test",))
-        record = Record(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
+        record = RoundParts(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
         round_ = Round("demo-r001", "demo", 1, "planned", None, record)
         assert self.rounds.open(round_, changed(round_, "planned", {}))
 

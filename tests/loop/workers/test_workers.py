@@ -23,7 +23,7 @@ from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
 from loop.workers.lease import LEASE_S
 from loop.workers.monitor import MonitorWorker
-from loop.workers.record import LoopRound, Opened, Record, parse_record
+from loop.workers.record import LoopRound, Opened, RoundParts, parse_record
 from loop.workers.services import Services
 from loop.workers.train import TrainWorker
 from serving.scripted_engine import ScriptedEngine
@@ -110,7 +110,7 @@ def output(number: int, **changes: Any) -> StudentOutput:
 def planned(services: Services, skill: str = "add", strategy: Any = "select") -> LoopRound:
     target = SkillTarget(skill=skill, weight=1.0, examples=2, strategy=strategy)
     decision = Decision(kind=strategy, skills=(target,), examples=2, steps=1, reasons=("test",))
-    record = Record(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
+    record = RoundParts(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
     round_ = Round("demo-r001", "demo", 1, "planned", None, record)
     assert services.rounds.open(round_, changed(round_, "planned", {}))
     return round_

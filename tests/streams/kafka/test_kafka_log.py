@@ -31,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 OpenKafka = Callable[..., Any]
 USER = {"security_protocol": "SASL_PLAINTEXT", "sasl_username": "loop", "start_timeout_s": 8}
+REFUSED_S = 3  # the client tries again until its time is up, then says why it was refused
 
 
 @pytest.mark.kafka
@@ -66,7 +67,7 @@ def test_a_wrong_password_is_told_and_not_shown(
             bootstrap_servers=kafka_server.sasl_bootstrap,
             sasl_mechanism=mechanism,
             sasl_password=SecretStr("wr0ng"),
-            **USER,
+            **USER | {"start_timeout_s": REFUSED_S},
         )
     assert "wr0ng" not in str(caught.value)
 
@@ -85,7 +86,7 @@ def test_an_encrypted_login_needs_a_certificate_that_is_trusted(
     with pytest.raises(TopicMissing):
         log.end_offsets("nowhere")
     with pytest.raises(LogError, match=r"certificate verify failed.*log\.kafka\.ssl_cafile"):
-        open_kafka(**known, sasl_mechanism="SCRAM-SHA-512")
+        open_kafka(**known | {"start_timeout_s": REFUSED_S}, sasl_mechanism="SCRAM-SHA-512")
 
 
 @pytest.mark.kafka

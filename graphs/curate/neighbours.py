@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.chance import rank
+from agent.items import Frozen
 from streams.files import DataError
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -73,6 +74,19 @@ def sentence_transformer(model: str) -> Embed:
         return np.asarray(encoder.encode(list(texts), show_progress_bar=False), dtype=np.float32)
 
     return embed
+
+
+class EmbedSettings(Frozen):
+    """`tfidf` needs nothing; `sentence-transformers` needs that package and a `model` folder or name."""
+
+    kind: Literal["tfidf", "sentence-transformers"] = "tfidf"
+    model: str = ""
+
+    def open(self) -> Embed:
+        """The embedding; a model is loaded when it is first asked."""
+        if self.kind == "tfidf":
+            return tfidf
+        return lambda texts: sentence_transformer(self.model)(texts)
 
 
 def nearest(

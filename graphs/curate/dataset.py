@@ -16,7 +16,7 @@ from agent.chance import rank
 from agent.items import Example, PoolItem, Provenance
 from agent.plan import Draw, choose_pairs
 from agent.replay import plan_replay
-from graphs.curate.duplicates import QuestionIndex
+from graphs.curate.duplicates import QuestionIndex, repeats, untouchable
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, CurationReport
 from graphs.curate.steps import Ask, Reply
 from streams.events import derived_id
@@ -67,7 +67,7 @@ def sift(
 ) -> tuple[list[str], list[Question]]:
     """The drawn items and the new questions that may be taught. Drawn ones are compared with each other, new
     ones also with the pool and with all that was written before."""
-    sieve = Sieve(plan.duplicates.untouchable(context.held_out), plan.duplicates.repeats(), dropped)
+    sieve = Sieve(untouchable(plan.duplicates, context.held_out), repeats(plan.duplicates), dropped)
     drawn = sorted({draw.item_id for draw in plan.data.draws})
     known = [item_id for item_id in drawn if item_id in context.items]
     dropped["without solution"] += len(drawn) - len(known)
@@ -79,7 +79,7 @@ def sift(
         for text in reply["texts"]
     ]
     before = [*(item.question for item in context.pool), *context.used_questions] if texts else []
-    fresh = replace(sieve, seen=plan.duplicates.repeats(before))
+    fresh = replace(sieve, seen=repeats(plan.duplicates, before))
     return items, [question for question in texts if fresh.passes(question["text"])]
 
 
@@ -253,7 +253,7 @@ def _clean(
     examples: Sequence[Example], plan: CurationPlan, context: CurateContext, dropped: Counter[str]
 ) -> list[Example]:
     """Replay was clean when it was made, but held-out questions may have been added since."""
-    held_out = plan.duplicates.untouchable(context.held_out)
+    held_out = untouchable(plan.duplicates, context.held_out)
     clean = [one for one in examples if held_out.find(one.prompt) is None]
     dropped["contaminated-replay"] += len(examples) - len(clean)
     return clean

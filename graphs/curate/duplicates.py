@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from datasketch import MinHash, MinHashLSH
-from pydantic import Field
 
-from agent.items import Frozen
+from graphs.curate.settings import DuplicateSettings
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -152,18 +151,11 @@ class QuestionIndex:
         return tuple(sorted(word for word in words if word[0].isdigit())) if self._rule.numbers_matter else ()
 
 
-class DuplicateSettings(Frozen):
-    """Jaccard thresholds of `SameQuestion`: for repeats within a data set, and, stricter, for questions that
-    must not be trained on."""
+def repeats(settings: DuplicateSettings, questions: Iterable[str] = ()) -> QuestionIndex:
+    """An index in which a question is found when it repeats one of `questions`."""
+    return QuestionIndex(SameQuestion(settings.duplicate, numbers_matter=settings.numbers_matter), questions)
 
-    duplicate: float = Field(default=0.7, gt=0, le=1)
-    contamination: float = Field(default=0.6, gt=0, le=1)
-    numbers_matter: bool = True
 
-    def repeats(self, questions: Iterable[str] = ()) -> QuestionIndex:
-        """An index in which a question is a repeat of one of `questions`."""
-        return QuestionIndex(SameQuestion(self.duplicate, numbers_matter=self.numbers_matter), questions)
-
-    def untouchable(self, questions: Iterable[str]) -> QuestionIndex:
-        """An index in which a question is contaminated by one of `questions`."""
-        return QuestionIndex(SameQuestion(self.contamination, numbers_matter=self.numbers_matter), questions)
+def untouchable(settings: DuplicateSettings, questions: Iterable[str]) -> QuestionIndex:
+    """An index in which a question is found when it is contaminated by one of `questions`."""
+    return QuestionIndex(SameQuestion(settings.contamination, numbers_matter=settings.numbers_matter), questions)

@@ -23,10 +23,10 @@ import logging
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
@@ -44,7 +44,8 @@ from graphs.durable import DEFAULT_RETRY
 from graphs.durable import is_unavailable as is_unavailable
 
 log = logging.getLogger(__name__)
-KINDS: tuple[Kind, ...] = get_args(Kind)
+REPLIES: Mapping[Kind, str] = {"write": "written", "rewrite": "rewritten", "solve": "solved"}
+"""Where the state keeps the replies to each kind of call."""
 
 
 def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
@@ -55,16 +56,15 @@ Replies = Annotated[list[Reply], operator.add]
 
 
 class CurateState(TypedDict, total=False):
-    """What is checkpointed: plain dictionaries, lists, strings and numbers (strict msgpack). The replies to
-    each kind of call are kept under its name."""
+    """What is checkpointed: plain dictionaries, lists, strings and numbers (strict msgpack)."""
 
     round_id: str
     plan: dict[str, Any]
-    write: Replies
+    written: Replies
     items: list[str]
     questions: list[Question]
-    rewrite: Replies
-    solve: Replies
+    rewritten: Replies
+    solved: Replies
     kept_rewrites: list[Reply]
     kept_solutions: list[Reply]
     dropped: Annotated[dict[str, int], _add_counts]
@@ -87,12 +87,12 @@ def _teach(kind: Kind, task: Task, context: CurateContext) -> dict[str, list[Rep
     for call in task["calls"]:
         replies.append(ask(kind, context.teacher, context.items, call))
         context.tally.add(kind, task["total"])
-    return {kind: replies}
+    return {REPLIES[kind]: replies}
 
 
 def _sieve(state: CurateState, context: CurateContext) -> CurateState:
     dropped: Counter[str] = Counter()
-    items, questions = dataset.sift(_plan_of(state), state.get("write", []), context, dropped)
+    items, questions = dataset.sift(_plan_of(state), state.get("written", []), context, dropped)
     return {"items": items, "questions": questions, "dropped": dict(dropped)}
 
 
@@ -101,10 +101,10 @@ def _filter(state: CurateState, context: CurateContext) -> CurateState:
     at_least = _plan_of(state).strategy.min_agreement
     dropped: Counter[str] = Counter()
     rewrites, solved = [], []
-    for reply in sorted(state.get("rewrite", []), key=lambda reply: reply["at"]):
+    for reply in sorted(state.get("rewritten", []), key=lambda reply: reply["at"]):
         texts = rewritten(context.items[reply["text"]], reply, context.grade, dropped)
         rewrites.append(Reply(**(reply | {"texts": texts, "answers": []})))
-    for reply in sorted(state.get("solve", []), key=lambda reply: reply["at"]):
+    for reply in sorted(state.get("solved", []), key=lambda reply: reply["at"]):
         texts = agreeing(solutions(reply), at_least, context.grade)
         dropped["inconsistent" if reply["texts"] else "unsolved"] += not texts
         solved.append(Reply(**(reply | {"texts": texts, "answers": []})))
@@ -112,7 +112,8 @@ def _filter(state: CurateState, context: CurateContext) -> CurateState:
 
 
 def _assemble(state: CurateState, context: CurateContext) -> CurateState:
-    usages = [reply["usage"] for kind in KINDS for reply in cast(dict[str, list[Reply]], state).get(kind, [])]
+    replies = cast(Mapping[str, list[Reply]], state)
+    usages = [reply["usage"] for kept in REPLIES.values() for reply in replies.get(kept, [])]
     gathered = dataset.Gathered(
         items=state["items"],
         rewritten={reply["text"]: reply for reply in state["kept_rewrites"]},
@@ -161,7 +162,7 @@ def build_curate(
     graph = StateGraph[CurateState, CurateContext, CurateState, CurateState](CurateState)
     for name, step in {"sieve": _sieve, "filter": _filter, "assemble": _assemble}.items():
         graph.add_node(name, durable.node("curate", name, step), input_schema=CurateState)
-    for kind in KINDS:
+    for kind in REPLIES:
         work = durable.node("curate", kind, partial(_teach, kind))
         graph.add_node(kind, work, input_schema=Task, retry_policy=retry)
     graph.add_conditional_edges(START, _start, ["write", "sieve"])
@@ -192,11 +193,11 @@ def replies_kept(checkpointer: BaseCheckpointSaver[Any], round_id: str) -> Count
     if saved is None:
         return Counter()
     values = saved.checkpoint["channel_values"]
-    done = Counter({kind: len(values.get(kind, [])) for kind in KINDS})
+    done = Counter({channel: len(values.get(channel, [])) for channel in REPLIES.values()})
     for _, channel, value in saved.pending_writes or ():
-        if channel in KINDS:
+        if channel in done:
             done[channel] += len(value)
-    return done
+    return Counter({kind: done[channel] for kind, channel in REPLIES.items()})
 
 
 def run_curation(

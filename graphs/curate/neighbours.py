@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from agent.chance import rank
-from agent.items import Frozen
+from graphs.curate.settings import EmbedSettings
 from streams.files import DataError
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -76,17 +76,11 @@ def sentence_transformer(model: str) -> Embed:
     return embed
 
 
-class EmbedSettings(Frozen):
-    """`tfidf` needs nothing; `sentence-transformers` needs that package and a `model` folder or name."""
-
-    kind: Literal["tfidf", "sentence-transformers"] = "tfidf"
-    model: str = ""
-
-    def open(self) -> Embed:
-        """The embedding; a model is loaded when it is first asked."""
-        if self.kind == "tfidf":
-            return tfidf
-        return lambda texts: sentence_transformer(self.model)(texts)
+def embedding(settings: EmbedSettings) -> Embed:
+    """The configured embedding; a model is loaded when it is first asked."""
+    if settings.kind == "tfidf":
+        return tfidf
+    return lambda texts: sentence_transformer(settings.model)(texts)
 
 
 def nearest(

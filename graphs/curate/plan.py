@@ -14,7 +14,7 @@ from agent.budget import Usage
 from agent.items import Example, Frozen, PoolItem
 from agent.plan import DataPlan, StrategySettings
 from agent.replay import DEFAULT_REPLAY, ReplaySettings, Reservoir
-from graphs.curate.duplicates import DuplicateSettings
+from graphs.curate.settings import DuplicateSettings
 from graphs.durable import Tally
 from graphs.teacher import Teacher
 from streams.crash import CrashPoint, no_crash

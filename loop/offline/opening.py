@@ -14,7 +14,7 @@ from graphs.chat.cache import SqliteReplies
 from graphs.chat.meter import Meter
 from graphs.chat.settings import ChatSettings, callers
 from graphs.chat.teacher import ChatTeacher
-from graphs.curate.neighbours import Embed, sentence_transformer, tfidf
+from graphs.curate.neighbours import embedding
 from graphs.filters.grading import MathGrader
 from graphs.teacher import CatalogTeacher
 from loop.backends import prepare
@@ -70,7 +70,7 @@ def open_bench(
             runner=Runner(folder.work, callers(config.teacher.chat), progress, crash),
             open_student=_opener(config),
             student_id=model_id(config.student.base, "student.base"),
-            embed=_embed(config),
+            embed=embedding(config.embed),
             step_rewards=step_rewards,
             rewards_id=rewards_id,
             crash=crash,
@@ -100,12 +100,6 @@ def chat_teacher(
         settings.model, settings.price, Caps(usd_per_round=cap_usd), ledger, read_ledger(ledger.path)
     )
     return ChatTeacher.connect(settings, replies, meter, student="offline").for_round(ROUND)
-
-
-def _embed(config: StatConfig) -> Embed:
-    if config.embed.kind == "tfidf":
-        return tfidf
-    return lambda texts: sentence_transformer(config.embed.model)(texts)
 
 
 def _opener(config: StatConfig) -> Callable[[], Student]:

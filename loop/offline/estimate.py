@@ -8,16 +8,18 @@ the guarantee.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.budget import Price, UnpricedModel, Usage
 from agent.plan import StrategyError
+from graphs.curate.plan import CurationPlan
 from loop.offline.bench import Bench
 from loop.offline.config import StatConfig
 from loop.offline.journal import count_kept
 from loop.offline.records import AssessedRow
-from loop.offline.stages.dataset import make_plan
+from loop.offline.stages.dataset import curation_plan, is_curated, replies_so_far
 
 PAPER_SKILLS = 20
 SKILL_CHARS = 25
@@ -76,10 +78,8 @@ def total(lines: Sequence[Line], price: Price) -> Usage:
 
 
 def _line(bench: Bench, kind: str, calls: int, shown: float, said: int, assumed: bool) -> Line:
-    """`shown` characters beside the instructions and `said` tokens in each call; calls whose reply is kept
-    cost nothing."""
-    section = bench.config.budget
-    left = max(0, calls - count_kept(bench.folder.work / f"{kind}.jsonl"))
+    """`shown` characters beside the instructions and `said` tokens in each call."""
+    section, left = bench.config.budget, max(0, calls)
     return Line(
         kind,
         left,
@@ -87,6 +87,11 @@ def _line(bench: Bench, kind: str, calls: int, shown: float, said: int, assumed:
         left * said,
         assumed,
     )
+
+
+def _not_kept(bench: Bench, kind: str, calls: int) -> int:
+    """Calls whose reply is not in the journal of the run."""
+    return calls - count_kept(bench.folder.work / f"{kind}.jsonl")
 
 
 def _question_chars(bench: Bench) -> float:
@@ -106,7 +111,8 @@ def _labelling(bench: Bench, standing: frozenset[str]) -> list[Line]:
         lines.append(_line(bench, "name_skill", len(bench.data.pool), chars, said, False))
     if "labels" not in standing and bench.config.catalog.labels != "given":
         asked = [one for one in questions if bench.config.catalog.labels == "teacher" or not one.skills]
-        lines.append(_line(bench, "labels", len(asked), chars + PAPER_SKILLS * SKILL_CHARS, said, False))
+        left = _not_kept(bench, "labels", len(asked))
+        lines.append(_line(bench, "labels", left, chars + PAPER_SKILLS * SKILL_CHARS, said, False))
     return lines
 
 
@@ -125,46 +131,46 @@ def _diagnosing(bench: Bench, standing: frozenset[str]) -> Line:
     elif assumed and bench.config.filters.order[0] == "teacher":
         difficult, assumed = len(bench.data.validation) * bench.config.filters.diagnosed_samples, False
     shown = _question_chars(bench) + _solution_chars(bench) + PAPER_SKILLS * SKILL_CHARS
-    return _line(bench, "diagnoses", difficult, shown, bench.config.budget.diagnose_tokens, assumed)
+    left = _not_kept(bench, "diagnoses", difficult)
+    return _line(bench, "diagnoses", left, shown, bench.config.budget.diagnose_tokens, assumed)
 
 
 def _dataset(bench: Bench, standing: frozenset[str]) -> list[Line]:
-    """A rewritten solution is one call, and so is each of the solutions of a new question."""
-    draws, requests, assumed = _planned(bench, standing)
-    section, strategy = bench.config.budget, bench.config.strategy
+    """A rewritten solution is one call, and so is each of the solutions of a new question. What an interrupted
+    curation has behind it is left out."""
+    known = _plan(bench) if "diagnoses" in standing else None
+    draws, requests = (known.data.unique_items, len(known.data.requests)) if known else _assumed(bench, standing)
+    done = replies_so_far(bench, known) if known else Counter[str]()
+    if "diagnoses" in standing and (known is None or is_curated(bench, known)):
+        return []
+    section, strategy, assumed = bench.config.budget, bench.config.strategy, known is None
     question, solution = _question_chars(bench), _solution_chars(bench)
     lines: list[Line] = []
     if strategy.rewrite and strategy.name != "original":
         pairs = min(strategy.pairs, draws * strategy.answers)
-        lines.append(_line(bench, "rewrite", pairs, question + solution, section.solution_tokens, assumed))
-    new = requests * strategy.questions
-    lines.append(
-        _line(
-            bench,
-            "write",
-            requests,
-            question * strategy.references,
-            section.question_tokens * strategy.questions,
-            assumed,
-        )
-    )
-    lines.append(_line(bench, "solve", new * strategy.solutions, question, section.solution_tokens, assumed))
+        left = pairs - done["rewrite"] * strategy.answers
+        lines.append(_line(bench, "rewrite", left, question + solution, section.solution_tokens, assumed))
+    shown, said = question * strategy.references, section.question_tokens * strategy.questions
+    lines.append(_line(bench, "write", requests - done["write"], shown, said, assumed))
+    new = (requests * strategy.questions - done["solve"]) * strategy.solutions
+    lines.append(_line(bench, "solve", new, question, section.solution_tokens, assumed))
     return lines
 
 
-def _planned(bench: Bench, standing: frozenset[str]) -> tuple[int, int, bool]:
-    """Draws and requests: of the plan when the diagnoses are there, else of assumed failures."""
-    if "diagnoses" in standing:
-        try:
-            plan = make_plan(bench)
-        except StrategyError:
-            return 0, 0, False
-        return plan.unique_items, len(plan.requests), False
+def _plan(bench: Bench) -> CurationPlan | None:
+    try:
+        return curation_plan(bench)
+    except StrategyError:
+        return None  # the stage will say so
+
+
+def _assumed(bench: Bench, standing: frozenset[str]) -> tuple[int, int]:
+    """Draws and requests of assumed failures."""
     difficult, _ = _difficult(bench, standing)
     strategy = bench.config.strategy
     failures = round(difficult * bench.config.budget.missing_per_answer)
     if strategy.name in SYNTHETIC:
-        return 0, (failures if strategy.name == "stat-syn" else difficult) * strategy.prompts, True
+        return 0, (failures if strategy.name == "stat-syn" else difficult) * strategy.prompts
     if strategy.name in POOL_WIDE:
-        return len(bench.data.pool), 0, False
-    return min(failures * strategy.k_sel, len(bench.data.pool)), 0, True
+        return len(bench.data.pool), 0
+    return min(failures * strategy.k_sel, len(bench.data.pool)), 0

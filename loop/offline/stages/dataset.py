@@ -12,7 +12,7 @@ from agent.chance import rank
 from agent.items import Example
 from agent.plan import DataPlan
 from graphs.checkpoints import sqlite_checkpoints
-from graphs.curate.graph import build_curate, run_curation
+from graphs.curate.graph import build_curate, replies_kept, run_curation
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, CurationReport, NothingCurated
 from graphs.curate.planning import Evidence, plan_data
 from loop.offline.bench import Bench
@@ -57,21 +57,35 @@ def curation_plan(bench: Bench) -> CurationPlan:
     )
 
 
-def checkpoints_path(bench: Bench) -> Path:
-    """Where an interrupted curation keeps its place."""
+def is_curated(bench: Bench, plan: CurationPlan) -> bool:
+    """Whether the plan's data set was made, so that making it again asks nothing."""
+    return _kept(bench, plan).is_file()
+
+
+def replies_so_far(bench: Bench, plan: CurationPlan) -> Counter[str]:
+    """How many calls of each kind an interrupted curation of the plan has behind it."""
+    if not _checkpoints(bench).is_file():
+        return Counter()
+    with sqlite_checkpoints(_checkpoints(bench)) as saver:
+        return replies_kept(saver, _run_id(bench, plan))
+
+
+def _checkpoints(bench: Bench) -> Path:
     return bench.folder.work / "curation.sqlite"
 
 
-def run_id(bench: Bench, plan: CurationPlan) -> str:
-    """The id of a curation: one for equal inputs and plan."""
+def _run_id(bench: Bench, plan: CurationPlan) -> str:
     return text_sha256(json.dumps(_inputs(bench), sort_keys=True), plan.model_dump_json())[:16]
+
+
+def _kept(bench: Bench, plan: CurationPlan) -> Path:
+    return bench.folder.work / f"curation-{_run_id(bench, plan)}.json"
 
 
 def curated(bench: Bench, plan: CurationPlan) -> Curation:
     """The curate graph's result, made once for equal inputs and plan. Raises
     `graphs.curate.plan.NothingCurated` and what the teacher raises."""
-    known = run_id(bench, plan)
-    kept = bench.folder.work / f"curation-{known}.json"
+    kept = _kept(bench, plan)
     if kept.is_file():
         return Curation.model_validate_json(kept.read_bytes())
     context = CurateContext(
@@ -82,10 +96,10 @@ def curated(bench: Bench, plan: CurationPlan) -> Curation:
         progress=bench.runner.progress,
         crash=bench.crash,
     )
-    with sqlite_checkpoints(checkpoints_path(bench)) as saver:
+    with sqlite_checkpoints(_checkpoints(bench)) as saver:
         return run_curation(
             build_curate(saver),
-            known,
+            _run_id(bench, plan),
             plan,
             context,
             lambda made: write_text(kept, made.model_dump_json()),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from agent.budget import Price, UnpricedModel, Usage
 from agent.plan import StrategyError
-from graphs.curate.plan import CurationPlan
+from graphs.curate.dataset import rewrite_calls
 from loop.offline.bench import Bench
 from loop.offline.config import StatConfig
 from loop.offline.journal import count_kept
@@ -138,39 +138,44 @@ def _diagnosing(bench: Bench, standing: frozenset[str]) -> Line:
 def _dataset(bench: Bench, standing: frozenset[str]) -> list[Line]:
     """A rewritten solution is one call, and so is each of the solutions of a new question. What an interrupted
     curation has behind it is left out."""
-    known = _plan(bench) if "diagnoses" in standing else None
-    draws, requests = (known.data.unique_items, len(known.data.requests)) if known else _assumed(bench, standing)
-    done = replies_so_far(bench, known) if known else Counter[str]()
-    if "diagnoses" in standing and (known is None or is_curated(bench, known)):
-        return []
-    section, strategy, assumed = bench.config.budget, bench.config.strategy, known is None
+    section, strategy, assumed = bench.config.budget, bench.config.strategy, "diagnoses" not in standing
+    calls = _assumed(bench, standing) if assumed else _planned(bench)
     question, solution = _question_chars(bench), _solution_chars(bench)
-    lines: list[Line] = []
-    if strategy.rewrite and strategy.name != "original":
-        pairs = min(strategy.pairs, draws * strategy.answers)
-        left = pairs - done["rewrite"] * strategy.answers
-        lines.append(_line(bench, "rewrite", left, question + solution, section.solution_tokens, assumed))
     shown, said = question * strategy.references, section.question_tokens * strategy.questions
-    lines.append(_line(bench, "write", requests - done["write"], shown, said, assumed))
-    new = (requests * strategy.questions - done["solve"]) * strategy.solutions
-    lines.append(_line(bench, "solve", new, question, section.solution_tokens, assumed))
-    return lines
+    return [
+        _line(bench, "rewrite", calls["rewrite"], question + solution, section.solution_tokens, assumed),
+        _line(bench, "write", calls["write"], shown, said, assumed),
+        _line(bench, "solve", calls["solve"], question, section.solution_tokens, assumed),
+    ]
 
 
-def _plan(bench: Bench) -> CurationPlan | None:
+def _planned(bench: Bench) -> Counter[str]:
+    """The plan's calls that are not behind it."""
     try:
-        return curation_plan(bench)
+        plan = curation_plan(bench)
     except StrategyError:
-        return None  # the stage will say so
+        return Counter()  # the stage will say so
+    if is_curated(bench, plan):
+        return Counter()
+    done, settings = replies_so_far(bench, plan), bench.config.strategy
+    rewrites = rewrite_calls(plan, [draw.item_id for draw in plan.data.draws])
+    left = 1 - done["rewrite"] / max(1, len(rewrites))
+    requests = len(plan.data.requests)
+    return Counter(
+        rewrite=round(left * sum(call["count"] for call in rewrites)),
+        write=requests - done["write"],
+        solve=(requests * settings.questions - done["solve"]) * settings.solutions,
+    )
 
 
-def _assumed(bench: Bench, standing: frozenset[str]) -> tuple[int, int]:
-    """Draws and requests of assumed failures."""
+def _assumed(bench: Bench, standing: frozenset[str]) -> Counter[str]:
+    """The calls for assumed failures."""
     difficult, _ = _difficult(bench, standing)
-    strategy = bench.config.strategy
+    strategy, pool = bench.config.strategy, len(bench.data.pool)
     failures = round(difficult * bench.config.budget.missing_per_answer)
     if strategy.name in SYNTHETIC:
-        return 0, (failures if strategy.name == "stat-syn" else difficult) * strategy.prompts
-    if strategy.name in POOL_WIDE:
-        return len(bench.data.pool), 0
-    return min(failures * strategy.k_sel, len(bench.data.pool)), 0
+        requests = (failures if strategy.name == "stat-syn" else difficult) * strategy.prompts
+        return Counter(write=requests, solve=requests * strategy.questions * strategy.solutions)
+    draws = pool if strategy.name in POOL_WIDE else min(failures * strategy.k_sel, pool)
+    rewritten = strategy.rewrite and strategy.name != "original"
+    return Counter(rewrite=min(strategy.pairs, draws * strategy.answers) if rewritten else 0)

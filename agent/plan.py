@@ -68,7 +68,9 @@ class StrategySettings(Frozen):
     @model_validator(mode="after")
     def _solutions_suffice(self) -> Self:
         if max(self.min_agreement, self.pairs_per_question) > self.solutions:
-            raise ValueError(f"min_agreement and pairs_per_question must be at most solutions ({self.solutions})")
+            raise ValueError(
+                f"min_agreement and pairs_per_question must be at most solutions ({self.solutions})"
+            )
         return self
 
     @property

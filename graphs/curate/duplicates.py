@@ -158,4 +158,6 @@ def repeats(settings: DuplicateSettings, questions: Iterable[str] = ()) -> Quest
 
 def untouchable(settings: DuplicateSettings, questions: Iterable[str]) -> QuestionIndex:
     """An index in which a question is found when it is contaminated by one of `questions`."""
-    return QuestionIndex(SameQuestion(settings.contamination, numbers_matter=settings.numbers_matter), questions)
+    return QuestionIndex(
+        SameQuestion(settings.contamination, numbers_matter=settings.numbers_matter), questions
+    )

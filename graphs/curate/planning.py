@@ -33,7 +33,8 @@ def plan_data(
     settings: StrategySettings,
     embed: Embed,
 ) -> DataPlan:
-    """The plan of the strategy `name`. Raises `agent.plan.StrategyError` for evidence that does not suffice."""
+    """The plan of the strategy `name`. Raises `agent.plan.StrategyError` for evidence that does not
+    suffice."""
     near: Mapping[str, Sequence[str]] = {}
     if needs_neighbours(name):
         texts = {item_id: item.question for item_id, item in pool.items()}

@@ -82,7 +82,8 @@ def solutions(reply: Reply) -> list[Solution]:
 
 
 def ends_in(expected: str, solution: Solution, grade: Grade) -> bool:
-    """Whether a solution ends in the expected answer: in the same form, or equal by the task's own grading."""
+    """Whether a solution ends in the expected answer: in the same form, or equal by the task's own
+    grading."""
     if canonical(expected) == canonical(solution.answer):
         return True
     return bool(grade(expected, solution.text))

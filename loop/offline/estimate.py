@@ -136,8 +136,8 @@ def _diagnosing(bench: Bench, standing: frozenset[str]) -> Line:
 
 
 def _dataset(bench: Bench, standing: frozenset[str]) -> list[Line]:
-    """A rewritten solution is one call, and so is each of the solutions of a new question. What an interrupted
-    curation has behind it is left out."""
+    """A rewritten solution is one call, and so is each of the solutions of a new question. What an
+    interrupted curation has behind it is left out."""
     section, strategy, assumed = bench.config.budget, bench.config.strategy, "diagnoses" not in standing
     calls = _assumed(bench, standing) if assumed else _planned(bench)
     question, solution = _question_chars(bench), _solution_chars(bench)

@@ -32,7 +32,8 @@ class Task:
 
     `prompt` is the form in which the student is asked. `books_itself`: the teacher enters its calls in the
     ledger (`graphs.chat.meter`), so the workers must not; `teacher_of` is the teacher whose calls are booked
-    on a round. `levels` are the difficulties of pool items, where known. `close` ends what the task holds open.
+    on a round. `levels` are the difficulties of pool items, where known. `close` ends what the task holds
+    open.
 
     Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
     """

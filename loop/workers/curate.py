@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from agent.catalog import SkillMap
 from agent.chance import ordered
@@ -27,7 +29,10 @@ from streams.state.ledger import entry_row
 from streams.state.rounds import Round
 from training.mix import assert_disjoint, read_dataset, write_dataset
 
+logger = logging.getLogger(__name__)
 DATASET = "dataset.jsonl"
+LOGGED = 100
+"""Of the teacher's calls for a round, every so many are logged."""
 
 
 class CurateWorker(RoundWorker):
@@ -76,7 +81,9 @@ class CurateWorker(RoundWorker):
             pairs = min(settings.pairs, decision.examples)
             settings = settings.model_copy(update={"pairs": pairs})
             items = {item.item_id: item for item in task.pool}
-            data = plan_data(name, items, self._evidence(round_, decision), seed, settings, embedding(config.embed))
+            data = plan_data(
+                name, items, self._evidence(round_, decision), seed, settings, embedding(config.embed)
+            )
         return CurationPlan(
             seed=seed,
             data=data,
@@ -113,11 +120,14 @@ class CurateWorker(RoundWorker):
                 original=self._known([item for item in task.pool if not targets & set(item.skills)], round_),
             ),
             grade=task.grade,
-            progress=lambda kind, done, total: services.listen(
-                "curating", {"round_id": round_.round_id, "kind": kind, "done": done, "total": total}
-            ),
+            progress=partial(self._told, round_.round_id),
             crash=services.crash,
         )
+
+    def _told(self, round_id: str, kind: str, done: int, total: int) -> None:
+        self.services.listen("curating", {"round_id": round_id, "kind": kind, "done": done, "total": total})
+        if done == total or done % LOGGED == 0:
+            logger.info("round %s: %s, %d of %d calls", round_id, kind, done, total)
 
     def _taught_before(self, round_: Round) -> list[Example]:
         """Target examples of the promoted rounds before this one, oldest first."""

@@ -23,9 +23,7 @@ MAP = SkillMap([*((f"g{i}", ("gcd",)) for i in range(10)), ("only", ("left",))])
 def test_the_plan_should_yield_what_is_wanted(
     wanted: int, per_prompt: int, acceptance: float, pairs: float, seed: int
 ) -> None:
-    settings = StrategySettings(
-        questions=per_prompt, acceptance=acceptance, pairs_per_question=pairs
-    )
+    settings = StrategySettings(questions=per_prompt, acceptance=acceptance, pairs_per_question=pairs)
     plan = plan_synthesis({"gcd": wanted}, MAP, seed, settings)
     assert wanted - 1e-6 <= plan.expected_examples < wanted + pairs
     assert plan.calls == len(plan.requests) + plan.questions

@@ -136,7 +136,10 @@ def _row(bench: Bench, example: Example) -> DatasetRow:
         prompt_version=where.prompt_version,
         usage=where.usage,
     )
-    turns = (Message(role="user", content=example.prompt), Message(role="assistant", content=example.completion))
+    turns = (
+        Message(role="user", content=example.prompt),
+        Message(role="assistant", content=example.completion),
+    )
     return DatasetRow(id=example.example_id, messages=turns, skills=example.skills, origin=origin)
 
 

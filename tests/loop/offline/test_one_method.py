@@ -52,7 +52,12 @@ def as_log(bench: Bench) -> MemoryLog:
         )
         known = {"verdict": row.verdict, "needed": row.needed, "missing": row.missing, "bucket": 0}
         diagnosed = Diagnosed(
-            event_id=f"d{number}", causation_id=f"e{number}", decided_by="teacher", teacher="t", **known, **common
+            event_id=f"d{number}",
+            causation_id=f"e{number}",
+            decided_by="teacher",
+            teacher="t",
+            **known,
+            **common,
         )
         log.append([encode(output), encode(diagnosed)])
     return log
@@ -61,7 +66,11 @@ def as_log(bench: Bench) -> MemoryLog:
 def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
     """The data set of the curate worker for the run's pool, teacher and strategy, by example."""
     root.mkdir()
-    store, items, strategy = StateStore(f"sqlite:///{root / 'state.db'}"), bench.items(), bench.config.strategy
+    store, items, strategy = (
+        StateStore(f"sqlite:///{root / 'state.db'}"),
+        bench.items(),
+        bench.config.strategy,
+    )
     untouchable = [
         HeldOutItem(item_id=f"h{at}", question=text, answer="1", skills=("sum",), stratum="s")
         for at, text in enumerate(bench.data.untouchable)

@@ -17,7 +17,7 @@ class Embedded:
         self.services = services
         self.log = log
         self.monitor = MonitorWorker(services, log)
-        self.rounds = round_workers(services, log)
+        self.rounds = round_workers(services)
 
     def step(self) -> bool:
         """One turn for every worker; False when all of them were idle."""

@@ -59,9 +59,8 @@ def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
         if kind == "monitor":
             _run_monitor(services, once)
             return
-        with open_log(config, root, None) as log:
-            workers = [worker for worker in round_workers(services, log) if worker.STATE in WORKERS[kind]]
-            _run(lambda: _turn(workers), once)
+        workers = [worker for worker in round_workers(services) if worker.STATE in WORKERS[kind]]
+        _run(lambda: _turn(workers), once)
 
 
 def _run_monitor(services: Services, once: bool) -> None:

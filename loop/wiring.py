@@ -24,7 +24,6 @@ from loop.workers.train import TrainWorker
 from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.clock import SystemClock
 from streams.crash import ENVIRONMENT, crash_point
-from streams.log import EventLog
 from streams.state.rounds import RoundStore
 from streams.state.store import StateStore
 from training.registry import Registry
@@ -98,6 +97,6 @@ def set_up_student(services: Services) -> None:
         set_route(services, base.version, None, "promote", services.clock.now())
 
 
-def round_workers(services: Services, log: EventLog) -> tuple[RoundWorker, ...]:
+def round_workers(services: Services) -> tuple[RoundWorker, ...]:
     """The workers that carry a round from its plan to its end."""
-    return CurateWorker(services, log), TrainWorker(services), JudgeWorker(services), DeployWorker(services)
+    return CurateWorker(services), TrainWorker(services), JudgeWorker(services), DeployWorker(services)

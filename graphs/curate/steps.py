@@ -95,9 +95,9 @@ def agreeing(candidates: Sequence[Solution], at_least: int, grade: Grade) -> lis
 
     A solution without an answer or without text agrees with nobody.
 
-    >>> answers = ["\\frac{1}{2}", "5", "$\\dfrac12$"]
+    >>> answers = ["\\frac{1}{2}", "5", "$\\dfrac{1}{2}$"]
     >>> agreeing([Solution(text=f"way {answer}", answer=answer) for answer in answers], 2, lambda *_: None)
-    ['way \\frac{1}{2}', 'way $\\dfrac12$']
+    ['way \\frac{1}{2}', 'way $\\dfrac{1}{2}$']
     """
     groups: list[list[Solution]] = []
     for one in candidates:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 
@@ -20,6 +21,7 @@ from graphs.curate.graph import begun_plan, build_curate, run_curation
 from graphs.curate.neighbours import embedding
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, ReplaySource
 from graphs.curate.planning import Evidence, plan_data
+from loop.backends import open_log
 from loop.workers.failures import recent_failures
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services
@@ -38,14 +40,17 @@ LOGGED = 100
 class CurateWorker(RoundWorker):
     """Plans what to draw and to ask for, has it curated with replay, and writes `rounds/<id>/dataset.jsonl`.
 
-    `log` is read for strategies that plan from recent failures.
+    Strategies that plan from recent failures read the event log: the configured one, or what `read_log`
+    opens.
     """
 
     STATE = "planned"
 
-    def __init__(self, services: Services, log: EventLog) -> None:
+    def __init__(
+        self, services: Services, read_log: Callable[[], AbstractContextManager[EventLog]] | None = None
+    ) -> None:
         super().__init__(services)
-        self._log = log
+        self._read_log = read_log or partial(open_log, services.config, services.root, None)
 
     def work(self, round_: Round) -> None:
         services, taught = self.services, self._taught_before(round_)
@@ -95,14 +100,15 @@ class CurateWorker(RoundWorker):
 
     def _evidence(self, round_: Round, decision: Decision) -> Evidence:
         section = self.services.config.curate
-        found = recent_failures(
-            self._log,
-            round_.student,
-            int(round_.record["champion"]),
-            {target.skill for target in decision.skills},
-            section.failures,
-            section.recent_records,
-        )
+        with self._read_log() as log:
+            found = recent_failures(
+                log,
+                round_.student,
+                int(round_.record["champion"]),
+                {target.skill for target in decision.skills},
+                section.failures,
+                section.recent_records,
+            )
         return replace(found, levels=self.services.task.levels)
 
     def _context(self, round_: Round, taught: list[Example]) -> CurateContext:

@@ -4,6 +4,7 @@ student's failures."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from agent.decision import Decision, SkillTarget
 from agent.items import Example, HeldOutItem, PoolItem
 from agent.strategies import STRATEGIES
 from graphs.testing.scripted import ScriptedTeacher
+from loop.backends import open_log
 from loop.config import load
 from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
@@ -104,9 +106,10 @@ def session(tmp_path: Path) -> Session:
     return open_session
 
 
-def curate(services: Services, log: MemoryLog) -> list[Example]:
-    """Let the worker curate the round; its target examples."""
-    assert CurateWorker(services, log).step()
+def curate(services: Services, log: MemoryLog | None = None) -> list[Example]:
+    """Let the worker curate the round; its target examples. Without a log it reads the configured one."""
+    read_log = None if log is None else lambda: nullcontext(log)
+    assert CurateWorker(services, read_log).step()
     ended = services.rounds.get("demo-r001")
     assert ended is not None and ended.state == "curated", ended
     examples = read_dataset(services.round_dir("demo-r001") / "dataset.jsonl")
@@ -125,7 +128,10 @@ def test_every_strategy_makes_as_many_examples_as_the_policy_decided(session: Se
 
 
 def test_embed_sel_takes_the_pool_questions_most_like_those_that_failed(session: Session) -> None:
-    made = curate(session("embed-sel"), log_of(failed(0), failed(1)))
+    services = session("embed-sel")
+    with open_log(services.config, services.root) as log:
+        log.append([encode(event) for number in (0, 1) for event in failed(number)])
+    made = curate(services)
     assert {word for example in made for word in TOYS if word in example.prompt} == {"kites", "lamps"}
 
 
@@ -137,7 +143,7 @@ def test_rewritten_solutions_come_from_the_teacher(session: Session) -> None:
 
 def test_without_failures_a_strategy_says_what_it_lacks(session: Session) -> None:
     services = session("stat-sel")
-    assert CurateWorker(services, log_of(failed(0, student_version=2))).step()
+    assert CurateWorker(services, lambda: nullcontext(log_of(failed(0, student_version=2)))).step()
     ended = services.rounds.get("demo-r001")
     assert ended is not None and ended.state == "failed" and "no difficult questions" in ended.record["error"]
 
@@ -146,7 +152,7 @@ def test_a_resumed_round_plans_from_what_it_saw_when_it_began(session: Session) 
     whole = curate(session("stat-sel", folder="whole"), log_of(failed(0)))
     log = log_of(failed(0))
     with pytest.raises(Crashed):
-        CurateWorker(session("stat-sel", Raise("curate.rewrite.start")), log).step()
+        CurateWorker(session("stat-sel", Raise("curate.rewrite.start")), lambda: nullcontext(log)).step()
     log.append([encode(event) for event in failed(1)])
     assert curate(session("stat-sel"), log) == whole
 

@@ -165,7 +165,7 @@ def test_diagnoses_of_a_teacher_outside_are_folded_and_watched(tmp_path: Path) -
 def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_path: Path) -> None:
     services = make_services(tmp_path, teacher(), [pool_item(1)])
     planned(services, skill="sub")
-    assert CurateWorker(services, MemoryLog()).step()
+    assert CurateWorker(services).step()
     ended = services.rounds.get("demo-r001")
     assert ended is not None and ended.state == "failed" and "'sub'" in ended.record["error"]
 
@@ -173,7 +173,7 @@ def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_pat
 def test_an_absent_registry_leaves_the_round_where_it_is(tmp_path: Path) -> None:
     services = make_services(tmp_path, teacher(), [pool_item(number) for number in range(4)])
     planned(services)
-    assert CurateWorker(services, MemoryLog()).step()
+    assert CurateWorker(services).step()
     trainer = TrainWorker(services)
     assert not trainer.step() and trainer.failures == 1
     kept = services.rounds.get("demo-r001")

@@ -35,6 +35,7 @@ class Display:
         )
         self._bars = Progress(*columns, TimeRemainingColumn(), console=console)
         self._stream_bar = self._bars.add_task("questions answered", total=questions)
+        self._curate_bar = self._bars.add_task("curating", total=1, visible=False)
         self._train_bar = self._bars.add_task("training", total=1, visible=False)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
@@ -84,6 +85,11 @@ class Display:
             self._say(f"question {self._answered}: the policy opens a round: {decision.reasons[0]}", "cyan")
             for reason in decision.reasons[1 : len(decision.skills) + 2]:
                 self._say(f"  {reason}", "cyan")
+
+    def _on_curating(self, detail: dict[str, Any]) -> None:
+        done, total = detail["done"], detail["total"]
+        self._bars.update(self._curate_bar, total=total, completed=done, visible=done < total)
+        self._bars.update(self._curate_bar, description=f"curating, {detail['kind']}")
 
     def _on_curated(self, detail: dict[str, Any]) -> None:
         manifest = detail["manifest"]

@@ -60,7 +60,8 @@ class RoundRecord(Frozen):
 
     `decided_at_answers` is the student's total of watched answers (all versions) when the round ended, or
     when it was decided while it is active. `gains` is the change of held-out accuracy per skill (0.05: five
-    points), where it was measured. `strategies` is needed for a mixed round only.
+    points), where it was measured. `strategies` is needed for a mixed round only. `error` is a failed one's
+    reason.
     """
 
     round_id: str
@@ -71,6 +72,7 @@ class RoundRecord(Frozen):
     gains: Mapping[str, float] = Field(default_factory=dict)
     steps: int = Field(default=0, ge=0)
     strategies: Mapping[str, Teaching] = Field(default_factory=dict)
+    error: str = ""
 
     @model_validator(mode="after")
     def _mix_says_which(self) -> RoundRecord:
@@ -106,6 +108,7 @@ class PolicySettings(Frozen):
     replay_share: float = Field(default=0.5, ge=0, lt=1)
     min_gain: float = Field(default=0.03, ge=0)
     ceiling_expires_answers: int = Field(default=5_000, ge=1)
+    max_failures: int = Field(default=3, ge=1)
     allow_mix: bool = False
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ reasons.
 Rules, in order:
 
 1. one round at a time; nothing while the day's budget is spent; a pause after each round, longer after
-   rejected ones;
+   rejected and failed ones;
 2. enough answers of this version, and for each skill enough answers that needed it; a skill that has half of
    them and looks missing is waited for, so that skills which went missing together are taught together;
 3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs
@@ -15,7 +15,9 @@ Rules, in order:
 6. select while the pool has enough distinct items or the round would not pass them too often, else
    synthesize; also synthesize when a selection round has left the skill missing;
 7. a rejected round is never repeated as it was: fewer skills, then synthesis instead of selection, then fewer
-   steps, and at the end the skill is put aside. Rejections count until a promotion, or until they are old.
+   steps, and at the end the skill is put aside. Rejections count until a promotion, or until they are old;
+8. a failed round says nothing of its skills, so it may be repeated; a skill whose rounds have failed
+   `max_failures` times in a row is put aside, with the last error: a person must mend the cause.
 """
 
 from __future__ import annotations
@@ -138,7 +140,7 @@ def _blocks(given: PolicyInput, settings: PolicySettings) -> list[str]:
 def _cooldown(ended: Sequence[RoundRecord], settings: PolicySettings) -> int:
     in_a_row = 0
     for record in reversed(ended):
-        if record.outcome != "rejected":
+        if record.outcome == "promoted":
             break
         in_a_row += 1
     factor = min(settings.rejected_cooldown_factor**in_a_row, _MAX_COOLDOWN_FACTOR)
@@ -154,6 +156,16 @@ def _rejections(given: PolicyInput, settings: PolicySettings) -> list[RoundRecor
         elif record.outcome == "rejected" and _age(record, given) < settings.ceiling_expires_answers:
             recent.append(record)
     return recent
+
+
+def _failures(skill: str, given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
+    """The latest rounds on a skill, as far as they failed in a row; none when the last of them is old."""
+    in_a_row: list[RoundRecord] = []
+    for record in given.history:
+        if skill in record.skills and record.outcome != "active":
+            in_a_row = [*in_a_row, record] if record.outcome == "failed" else []
+    old = not in_a_row or _age(in_a_row[-1], given) >= settings.ceiling_expires_answers
+    return [] if old else in_a_row
 
 
 def _age(record: RoundRecord, given: PolicyInput) -> int:
@@ -183,8 +195,15 @@ def _candidate(
 
 
 def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:
-    """The ceiling rule, and rejections that leave nothing to change."""
+    """Failures that a person must mend, the ceiling rule, and rejections that leave nothing to change."""
     reasons = []
+    failed = _failures(skill, given, settings)
+    if len(failed) >= settings.max_failures:
+        last, expires = failed[-1], settings.ceiling_expires_answers - _age(failed[-1], given)
+        reasons.append(
+            f"{len(failed)} rounds on it failed, the last is {last.round_id} ({last.error or 'unknown'})"
+            f"; a person must mend the cause; tried again in {expires} answers"
+        )
     synthesized = [
         r for r in _taught(skill, given) if r.strategy_of(skill) == "synthesize" and skill in r.gains
     ]

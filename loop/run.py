@@ -15,7 +15,7 @@ from rich.console import Console
 from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
-from loop.wiring import open_services, round_workers, set_up_student, worker_name
+from loop.wiring import open_services, round_workers, set_up_student
 from loop.workers.deploy import set_route
 from loop.workers.monitor import MonitorWorker
 from loop.workers.round import RoundWorker
@@ -50,8 +50,7 @@ def run_up(config: Config, root: Path, once: bool, console: Console) -> None:
 def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
     """One worker of this kind, until interrupted (or idle, with `once`)."""
     root = prepare(root)
-    name = worker_name()
-    with open_services(config, root, {"owner": name}) as services:
+    with open_services(config, root) as services:
         if kind == "deploy":
             set_up_student(services)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from agent.posterior import Profile
+from training.gate import GateVerdict
 
 
 def accuracy_line(profile: Profile) -> str:
@@ -29,4 +30,27 @@ def profile_table(profile: Profile, alarms: set[str]) -> Table:
             f"{row.priority:.3f}",
         )
         table.add_row(*cells, "alarm" if row.skill in alarms else "")
+    return table
+
+
+def verdict_table(verdict: GateVerdict) -> Table:
+    """The gate's comparisons, row by row."""
+    told = f"gate: {'open' if verdict.promote else 'closed'}: {'; '.join(verdict.reasons)}"
+    table = Table(title=told, title_justify="left")
+    names = ("what", "kind", "items", "champion", "challenger", "gained", "lost", "p", "bound", "passed")
+    for name in names:
+        table.add_column(name)
+    for row in verdict.table:
+        table.add_row(
+            row.name,
+            row.kind,
+            str(row.items),
+            f"{row.champion:.1%}",
+            f"{row.challenger:.1%}",
+            str(row.gained),
+            str(row.lost),
+            f"{row.p_value:.2g}",
+            f"{row.lower_bound:+.1%}",
+            {True: "yes", False: "NO", None: "not tested"}[row.passed],
+        )
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,14 @@ from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.deploy import DeployWorker, set_route
 from loop.workers.judge import JudgeWorker
+from loop.workers.messages import nobody
+from loop.workers.record import open_rounds
 from loop.workers.round import RoundWorker
-from loop.workers.services import Services, nobody
+from loop.workers.services import Services
 from loop.workers.train import TrainWorker
 from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.clock import SystemClock
 from streams.crash import ENVIRONMENT, crash_point
-from streams.state.rounds import RoundStore
 from streams.state.store import StateStore
 from training.registry import Registry
 
@@ -69,22 +71,22 @@ def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = 
         config=config,
         root=root,
         store=store,
-        rounds=RoundStore(store),
+        rounds=open_rounds(store),
         task=task,
         engine=given.get("engine")
         or TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size)),
         registry=given.get("registry") or open_registry(config, root),
         clock=given.get("clock") or SystemClock(),
         crash=given.get("crash") or crash_point(os.environ.get(ENVIRONMENT)),
-        owner=given.get("owner") or "embedded",
+        owner=given.get("owner") or worker_name(),
         listen=given.get("listen") or nobody,
     )
     return services
 
 
 def worker_name() -> str:
-    """A lease owner's name for a worker process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """A lease owner's name: one process's alone, since containers share host names and process ids recur."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def set_up_student(services: Services) -> None:

@@ -110,7 +110,8 @@ class Diagnosed(Event):
 
 
 class RoundChanged(Event):
-    """A round reached a new state; `detail` is the state's record as the store keeps it."""
+    """A round reached a new state; `detail` is the part that the state adds to the round's record
+    (`loop.workers.record`)."""
 
     TYPE: ClassVar[str] = "skillloop.round-changed"
     TOPIC: ClassVar[str] = "rounds"

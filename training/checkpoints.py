@@ -7,6 +7,7 @@ file is written last; a checkpoint without a marker, or with other bytes, is del
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from training.errors import TrainingError
 
 MARKER = "complete.json"
 PREFIX = "checkpoint-"
+INPUTS = "inputs.json"
+RESULT = "result.json"
 
 
 def claim(out_dir: Path, fingerprint: str) -> None:
@@ -23,7 +26,7 @@ def claim(out_dir: Path, fingerprint: str) -> None:
     Raises `TrainingError` when it belongs to other inputs: its checkpoints would continue the wrong run.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "inputs.json"
+    path = out_dir / INPUTS
     known = read_json(path)
     if known is None:
         write_json(path, {"fingerprint": fingerprint})
@@ -57,15 +60,36 @@ def read_marker(checkpoint: Path | None) -> Marker | None:
 
 def last_complete(directory: Path) -> Path | None:
     """The newest whole checkpoint, or None. Newer ones that are not whole are deleted."""
-    found = sorted(
-        directory.glob(PREFIX + "*"), key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True
-    )
-    for checkpoint in found:
-        marker = read_marker(checkpoint)
-        if marker is not None and marker.sha256 == files_sha256(checkpoint, _files(checkpoint)):
+    for checkpoint in _newest_first(directory):
+        if is_whole(checkpoint):
             return checkpoint
         shutil.rmtree(checkpoint)
     return None
+
+
+def whole_checkpoints(directory: Path) -> Iterator[Path]:
+    """The whole checkpoints, newest first. Nothing is deleted: the directory may be in use."""
+    return (checkpoint for checkpoint in _newest_first(directory) if is_whole(checkpoint))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has its marker and the files that the marker describes."""
+    marker = read_marker(checkpoint)
+    try:
+        return marker is not None and marker.sha256 == files_sha256(checkpoint, _files(checkpoint))
+    except OSError:
+        return False
+
+
+def copy_checkpoint(checkpoint: Path, target: Path) -> None:
+    """Copy a checkpoint, its marker last. Raises `OSError` when it is deleted meanwhile."""
+    shutil.copytree(checkpoint, target, ignore=shutil.ignore_patterns(MARKER))
+    shutil.copyfile(checkpoint / MARKER, target / MARKER)
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    paths = directory.glob(PREFIX + "*")
+    return sorted(paths, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
 
 
 def _files(checkpoint: Path) -> list[str]:

@@ -7,6 +7,7 @@ prompt's tokens are then those the served student sees, whatever tokens would me
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 from agent.items import Example
 from training.errors import DatasetError, ExampleTooLong
+
+logger = logging.getLogger(__name__)
 
 IGNORED = -100
 MEGABATCH = 8
@@ -30,8 +33,9 @@ class Encoded:
 def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
     """Tokenise prompt + completion + end of sequence; the loss counts the completion and its end only.
 
-    Raises `ExampleTooLong` naming the longest example that exceeds `max_length` tokens, and `DatasetError`
-    for an empty set or an empty completion.
+    Examples of more than `max_length` tokens are left out, since truncation would teach unfinished answers:
+    there are as many rows fewer. Raises `ExampleTooLong` when that leaves nothing, or replay only, and
+    `DatasetError` for an empty set or an empty completion.
     """
     if not examples:
         raise DatasetError("there are no examples to train on; a round without data must not be trained")
@@ -50,8 +54,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
         _row(prompt, completion, tokenizer.eos_token_id)
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
-    _check_lengths(examples, rows, max_length)
-    return rows
+    return _fitting(examples, rows, max_length)
 
 
 def batch_plan(lengths: Sequence[int], steps: int, batch_size: int, seed: int) -> list[int]:
@@ -88,13 +91,19 @@ def _row(prompt: list[int], completion: list[int], eos: int) -> Encoded:
     return Encoded(input_ids=[*prompt, *answer], labels=[IGNORED] * len(prompt) + answer)
 
 
-def _check_lengths(examples: Sequence[Example], rows: Sequence[Encoded], max_length: int) -> None:
-    lengths = [(len(row.input_ids), example.example_id) for example, row in zip(examples, rows, strict=True)]
-    too_long = [entry for entry in lengths if entry[0] > max_length]
-    if too_long:
-        length, example_id = max(too_long)
-        raise ExampleTooLong(
-            f"{len(too_long)} examples exceed max_length {max_length}, "
-            f"the longest is {example_id!r} with {length} tokens; "
-            "raise max_length or drop them when curating: nothing is truncated"
-        )
+def _fitting(examples: Sequence[Example], rows: Sequence[Encoded], max_length: int) -> list[Encoded]:
+    fits = [len(row.input_ids) <= max_length for row in rows]
+    if all(fits):
+        return list(rows)
+    longest, example_id = max(
+        (len(row.input_ids), example.example_id) for example, row in zip(examples, rows, strict=True)
+    )
+    told = (
+        f"{fits.count(False)} of {len(fits)} examples exceed max_length {max_length}, the longest is"
+        f" {example_id!r} with {longest} tokens"
+    )
+    kept = {example.provenance.strategy for example, fit in zip(examples, fits, strict=True) if fit}
+    if not kept - {"replay"}:
+        raise ExampleTooLong(f"{told}; without them there is nothing new to learn: raise max_length")
+    logger.warning("%s; they are left out", told)
+    return [row for row, fit in zip(rows, fits, strict=True) if fit]

@@ -20,8 +20,7 @@ class HeldOutOverlap(DatasetError):
 
 
 class ExampleTooLong(DatasetError):
-    """An example does not fit the length limit; it is refused, since truncation would teach unfinished
-    answers."""
+    """No example that teaches something new fits the length limit."""
 
 
 class AdapterError(TrainingError):

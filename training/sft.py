@@ -20,7 +20,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from agent.items import Example
 from serving.adapter_files import adapter_sha256
 from streams.files import read_json, write_json
 from training.adapters import base_sha256, canonicalise, load_check
-from training.checkpoints import Marker, claim, last_complete, mark_complete, read_marker
+from training.checkpoints import RESULT, Marker, claim, last_complete, mark_complete, read_marker
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
@@ -48,7 +48,7 @@ Progress = Callable[[int, int, float], None]
 @dataclass(frozen=True)
 class SftResult:
     """A finished round. `tokens` counts every trained row with its prompt, `seconds` all attempts up to their
-    last checkpoint."""
+    last checkpoint, `too_long` examples that exceeded `max_length` and were left out."""
 
     adapter_dir: Path
     sha256: str
@@ -56,6 +56,7 @@ class SftResult:
     seconds: float
     tokens: int
     final_loss: float
+    too_long: int = 0
 
 
 def train_round(
@@ -98,22 +99,30 @@ def train_round(
     _run(trainer, checkpoint)
     _check_moved(before, _trainable(model))
     _save_adapter(model, out_dir, base_dir.name)
-    tokens = sum(len(rows[i].input_ids) for i in plan)
-    return _finish(out_dir, settings.steps, watch.seconds(), tokens, watch.loss)
+    result = SftResult(
+        out_dir / "adapter",
+        adapter_sha256(out_dir / "adapter"),
+        settings.steps,
+        watch.seconds(),
+        sum(len(rows[i].input_ids) for i in plan),
+        watch.loss,
+        too_long=len(examples) - len(rows),
+    )
+    return _finish(out_dir, result)
 
 
 def finished_result(out_dir: Path) -> SftResult | None:
     """The result of a finished round, or None. Raises `CorruptAdapter` when the adapter is no longer the one
     it wrote."""
-    found = read_json(out_dir / "result.json")
+    found = read_json(out_dir / RESULT)
     if found is None:
         return None
     adapter_dir = out_dir / "adapter"
     load_check(adapter_dir)
     if adapter_sha256(adapter_dir) != found["sha256"]:
         raise AdapterError(
-            f"{adapter_dir} is not the adapter that {out_dir / 'result.json'} describes; "
-            "train the round in a new directory"
+            f"{adapter_dir} is not the adapter that {out_dir / RESULT} describes; train the round in a"
+            " new directory"
         )
     return SftResult(adapter_dir=adapter_dir, **found)
 
@@ -278,19 +287,15 @@ def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
     temporary.rename(final)
 
 
-def _finish(out_dir: Path, steps: int, seconds: float, tokens: int, loss: float) -> SftResult:
-    adapter_dir = out_dir / "adapter"
-    result = SftResult(adapter_dir, adapter_sha256(adapter_dir), steps, seconds, tokens, loss)
-    values = {
-        "sha256": result.sha256,
-        "steps": steps,
-        "seconds": seconds,
-        "tokens": tokens,
-        "final_loss": loss,
-    }
-    write_json(out_dir / "result.json", values)
+def _finish(out_dir: Path, result: SftResult) -> SftResult:
+    values = {key: value for key, value in asdict(result).items() if key != "adapter_dir"}
+    write_json(out_dir / RESULT, values)
     shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
     logger.info(
-        "round trained: %d steps, loss %.4f, %.1f s, adapter %s", steps, loss, seconds, result.sha256[:12]
+        "round trained: %d steps, loss %.4f, %.1f s, adapter %s",
+        result.steps,
+        result.final_loss,
+        result.seconds,
+        result.sha256[:12],
     )
     return result

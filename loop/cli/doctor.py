@@ -12,9 +12,9 @@ from loop.backends import open_log, open_store, prepare
 from loop.config import Config
 from loop.errors import LoopError
 from loop.wiring import open_registry, open_task
+from loop.workers.record import open_rounds
 from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.kafka.codecs import missing_codecs
-from streams.state.rounds import RoundStore
 from streams.topics import TOPICS
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "langgraph", "mlflow", "sqlalchemy")
@@ -101,7 +101,7 @@ def _student(config: Config, root: Path) -> str:
 
 
 def _champion(config: Config, root: Path) -> str:
-    route = RoundStore(open_store(config, root)).route(config.student.name)
+    route = open_rounds(open_store(config, root)).route(config.student.name)
     if route is None:
         return "none yet: `skillloop up` or `skillloop demo` sets the student up"
     champion = open_registry(config, root).champion()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -11,15 +10,15 @@ from rich.table import Table
 from agent.profile import canonical_bytes
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config, ConfigError
-from loop.tables import profile_table
+from loop.tables import profile_table, verdict_table
 from loop.wiring import open_task
 from loop.workers.decide import Decider, Standing
 from loop.workers.monitor import GROUP
+from loop.workers.record import LoopRound, open_rounds
 from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed
 from streams.folding import fold_diagnoses
 from streams.log import EventLog
-from streams.state.rounds import Round, RoundStore
 from streams.state.store import StateStore
 from streams.topics import TOPICS, dead_letter_topic
 
@@ -27,7 +26,7 @@ from streams.topics import TOPICS, dead_letter_topic
 def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
     task = open_task(config, root, store)
     try:
-        return Decider(config, store, RoundStore(store), task).standing()
+        return Decider(config, store, open_rounds(store), task).standing()
     finally:
         task.close()
 
@@ -36,7 +35,7 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     """What is served, consumed and decided."""
     root = prepare(root)
     store = open_store(config, root)
-    route = RoundStore(store).route(config.student.name)
+    route = open_rounds(store).route(config.student.name)
     served = f"version {route[0]} (before it: {route[1] or 'none'})" if route else "nothing yet"
     console.print(f"student {config.student.name!r} in {root}: serving {served}", highlight=False)
     with open_log(config, root, None) as log:
@@ -120,33 +119,35 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
     table = Table()
     for name in ("round", "kind", "skills", "state", "trained on", "became", "gate"):
         table.add_column(name)
-    for round_ in RoundStore(open_store(config, prepare(root))).list(config.student.name):
-        decision, verdict = round_.record["decision"], round_.record.get("verdict")
-        skills = ", ".join(target["skill"] for target in decision["skills"])
-        gate = (
-            ""
-            if not verdict
-            else "open"
-            if verdict["promote"]
-            else f"closed, {len(verdict['reasons'])} reasons"
-        )
-        version = str(round_.record.get("version", ""))
-        row = (
+    for round_ in open_rounds(open_store(config, prepare(root))).list(config.student.name):
+        record = round_.record
+        table.add_row(
             round_.round_id,
-            decision["kind"],
-            skills,
+            record.decision.kind,
+            ", ".join(record.skills),
             round_.state,
-            str(round_.record["champion"]),
-            version,
+            str(record.opened.champion),
+            str(record.judged.version) if record.judged else "",
+            _outcome(round_),
         )
-        table.add_row(*row, round_.record.get("error") or gate)
     console.print(table)
     console.print("`skillloop rounds show ROUND` gives the reasons", style="dim")
 
 
+def _outcome(round_: LoopRound) -> str:
+    """The error, else what the gate said, else how the present step fares."""
+    ended, judged = round_.record.ended, round_.record.judged
+    if ended and ended.error:
+        return ended.error
+    if judged:
+        verdict = judged.verdict
+        return "open" if verdict.promote else f"closed, {len(verdict.reasons)} reasons"
+    return f"failed {round_.failures} times: {round_.error}" if round_.failures else ""
+
+
 def show_round(config: Config, root: Path, round_id: str, console: Console) -> None:
     """Everything the store knows of one round. Raises `ConfigError` for an unknown one."""
-    rounds = RoundStore(open_store(config, prepare(root)))
+    rounds = open_rounds(open_store(config, prepare(root)))
     round_ = rounds.get(round_id)
     if round_ is None:
         known = ", ".join(other.round_id for other in rounds.list(config.student.name)) or "none"
@@ -154,45 +155,17 @@ def show_round(config: Config, root: Path, round_id: str, console: Console) -> N
     _print_round(round_, console)
 
 
-def _print_round(round_: Round, console: Console) -> None:
+def _print_round(round_: LoopRound, console: Console) -> None:
+    record = round_.record
     console.print(f"{round_.round_id}: {round_.state}, MLflow run {round_.run_id or 'none'}", highlight=False)
-    for reason in round_.record["decision"]["reasons"]:
+    for reason in record.decision.reasons:
         console.print(f"  {reason}", highlight=False)
-    verdict = round_.record.get("verdict")
-    if verdict:
-        table = Table(
-            title=f"gate: {'open' if verdict['promote'] else 'closed'}: {'; '.join(verdict['reasons'])}",
-            title_justify="left",
-        )
-        for name in (
-            "what",
-            "kind",
-            "items",
-            "champion",
-            "challenger",
-            "gained",
-            "lost",
-            "p",
-            "bound",
-            "passed",
-        ):
-            table.add_column(name)
-        for row in verdict["table"]:
-            numbers = (
-                f"{row['champion']:.1%}",
-                f"{row['challenger']:.1%}",
-                str(row["gained"]),
-                str(row["lost"]),
-            )
-            passed = {True: "yes", False: "NO", None: "not tested"}[row["passed"]]
-            bound = f"{row['lower_bound']:+.1%}"
-            table.add_row(
-                row["name"], row["kind"], str(row["items"]), *numbers, f"{row['p_value']:.2g}", bound, passed
-            )
-        console.print(table)
-    rest = {
-        key: value
-        for key, value in round_.record.items()
-        if key not in {"decision", "verdict", "profile", "used"}
-    }
-    console.print_json(json.dumps(rest))
+    if round_.failures:
+        console.print(f"failed {round_.failures} times, the last: {round_.error}", highlight=False)
+    if record.judged:
+        console.print(verdict_table(record.judged.verdict))
+    shown = record.model_dump_json(
+        exclude={"decision": True, "opened": {"profile"}, "curated": {"used"}, "judged": {"verdict"}},
+        exclude_none=True,
+    )
+    console.print_json(shown)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from loop.demo.lines import round_line
 from loop.tables import accuracy_line, profile_table
 from loop.workers.decide import Standing
+from loop.workers.messages import Advanced, Curating, Evaluating, Message, Postponed, Training, Watched
 
 LINES = 14
 
@@ -62,14 +62,26 @@ class Display:
                 highlight=False,
             )
 
-    def __call__(self, event: str, detail: dict[str, Any]) -> None:
+    def __call__(self, message: Message) -> None:
         """The loop's listener."""
-        show = getattr(self, f"_on_{event}", None)
-        if show is not None:
-            show(detail)
+        match message:
+            case Watched(standing):
+                self._watched(standing)
+            case Curating(_, kind, done, total):
+                self._bars.update(self._curate_bar, total=total, completed=done, visible=done < total)
+                self._bars.update(self._curate_bar, description=f"curating, {kind}")
+            case Training(_, step, steps, loss):
+                self._bars.update(self._train_bar, visible=True, total=steps, completed=step)
+                self._bars.update(self._train_bar, description=f"training, loss {loss:.3f}")
+            case Evaluating(who, items):
+                self._say(f"evaluating {who} on {items} held-out items", "dim")
+            case Advanced(round_):
+                self._bars.update(self._train_bar, visible=False)
+                self._say(*round_line(round_))
+            case Postponed(round_id, failures, error, wait_s):
+                self._say(f"{round_id}: failure {failures}, tried again in {wait_s:g} s: {error}", "red")
 
-    def _on_standing(self, detail: dict[str, Any]) -> None:
-        standing: Standing = detail["standing"]
+    def _watched(self, standing: Standing) -> None:
         self._standing = standing
         for skill, state in standing.alarms.items():
             key = f"{standing.version}/{skill}/{state.alarm_bucket}"
@@ -80,61 +92,11 @@ class Display:
                     f"version {standing.version} misses {skill!r} more often than a mastered skill",
                     "yellow",
                 )
-        if standing.decision.kind != "wait":
-            decision = standing.decision
+        decision = standing.decision
+        if decision.kind != "wait":
             self._say(f"question {self._answered}: the policy opens a round: {decision.reasons[0]}", "cyan")
             for reason in decision.reasons[1 : len(decision.skills) + 2]:
                 self._say(f"  {reason}", "cyan")
-
-    def _on_curating(self, detail: dict[str, Any]) -> None:
-        done, total = detail["done"], detail["total"]
-        self._bars.update(self._curate_bar, total=total, completed=done, visible=done < total)
-        self._bars.update(self._curate_bar, description=f"curating, {detail['kind']}")
-
-    def _on_curated(self, detail: dict[str, Any]) -> None:
-        manifest = detail["manifest"]
-        self._say(
-            f"{detail['round_id']}: {manifest['examples']} examples {manifest['per_strategy']}, "
-            f"dropped {detail['curation']['dropped']}"
-        )
-
-    def _on_training(self, detail: dict[str, Any]) -> None:
-        self._bars.update(self._train_bar, visible=True, total=detail["steps"], completed=detail["step"])
-        self._bars.update(self._train_bar, description=f"training, loss {detail['loss']:.3f}")
-
-    def _on_trained(self, detail: dict[str, Any]) -> None:
-        self._bars.update(self._train_bar, visible=False)
-        self._say(
-            f"{detail['round_id']}: trained {detail['decision']['steps']} steps, "
-            f"{detail['tokens']} tokens, loss {detail['loss']:.3f}"
-        )
-
-    def _on_evaluating(self, detail: dict[str, Any]) -> None:
-        who = (
-            f"version {detail['version']}"
-            if "version" in detail
-            else f"the challenger of {detail['round_id']}"
-        )
-        self._say(f"evaluating {who} on {detail['items']} held-out items", "dim")
-
-    def _on_judged(self, detail: dict[str, Any]) -> None:
-        verdict = detail["verdict"]
-        style = "green" if verdict["promote"] else "red"
-        shown, more = verdict["reasons"][:2], len(verdict["reasons"]) - 2
-        told = "; ".join(shown) + (f"; and {more} more reasons" if more > 0 else "")
-        self._say(f"{detail['round_id']}: gate {'open' if verdict['promote'] else 'closed'}: {told}", style)
-
-    def _on_promoted(self, detail: dict[str, Any]) -> None:
-        self._say(
-            f"{detail['round_id']}: version {detail['version']} is champion and serves from now on",
-            "bold green",
-        )
-
-    def _on_rejected(self, detail: dict[str, Any]) -> None:
-        self._say(f"{detail['round_id']}: rejected, the champion stays", "bold red")
-
-    def _on_failed(self, detail: dict[str, Any]) -> None:
-        self._say(f"{detail['round_id']}: failed: {detail['error']}", "bold red")
 
     def _say(self, line: str, style: str = "") -> None:
         if self._console.is_terminal:
@@ -143,7 +105,7 @@ class Display:
             self._console.print(Text(line, style=style), soft_wrap=True)
 
     def _render(self) -> Group:
-        parts: list[Any] = [self._bars]
+        parts: list[RenderableType] = [self._bars]
         if self._standing is not None:
             parts.append(profile_table(self._standing.profile, set(self._standing.alarms)))
             parts.append(Panel(Text(self._standing.decision.reasons[0]), title="policy"))

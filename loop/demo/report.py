@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.budget import Usage
-from agent.decision import Decision
 from agent.items import HeldOutItem
 from loop.config import Config
 from loop.demo.stream import schedule, served
 from loop.tasks.world.task import items_of
 from loop.tasks.world.world import mixture_items
+from loop.workers.record import LoopRound
 from loop.workers.services import Services
 from serving.engine import Sampling
 from streams.log import EventLog
@@ -113,13 +113,13 @@ def truly_missing(config: Config, accuracy: dict[str, float]) -> list[str]:
     return sorted(skill for skill in asked if 1 - accuracy[skill] > config.policy.miss_threshold)
 
 
-def _round_row(round_: Any) -> dict[str, Any]:
-    decision = Decision.model_validate(round_.record["decision"])
+def _round_row(round_: LoopRound) -> dict[str, Any]:
+    decision, curated = round_.record.decision, round_.record.curated
     return {
         "id": round_.round_id,
         "kind": decision.kind,
-        "skills": [target.skill for target in decision.skills],
-        "examples": round_.record.get("manifest", {}).get("examples", 0),
+        "skills": list(round_.record.skills),
+        "examples": curated.manifest.examples if curated else 0,
         "reasons": list(decision.reasons),
         "promoted": round_.state == "promoted",
     }
@@ -141,7 +141,8 @@ def _served_figures(services: Services, log: EventLog) -> dict[str, float]:
 def _costs(services: Services) -> dict[str, float]:
     """What the run cost, from the ledger and the rounds' records."""
     usage = sum((entry.usage for entry in entries(services.store, services.student)), Usage())
-    trained = sum(int(round_.record.get("tokens", 0)) for round_ in services.rounds.list(services.student))
+    rounds = services.rounds.list(services.student)
+    trained = sum(made.tokens for round_ in rounds if (made := round_.record.trained))
     tokens = usage.prompt_tokens + usage.completion_tokens
     return {
         "teacher_calls": usage.calls,

@@ -91,8 +91,7 @@ def _alarms(services: Services, log: EventLog) -> list[tuple[float, str]]:
 def _rounds(services: Services) -> list[tuple[float, str, bool]]:
     rows = []
     for round_ in services.rounds.list(services.student):
-        decision = round_.record["decision"]
-        names = "+".join(target["skill"] for target in decision["skills"])
-        at = _index(datetime.fromisoformat(round_.record["decided_at"]), services)
-        rows.append((at, f"{decision['kind']} {names}: {round_.state}", round_.state == "promoted"))
+        record = round_.record
+        label = f"{record.decision.kind} {'+'.join(record.skills)}: {round_.state}"
+        rows.append((_index(record.opened.at, services), label, round_.state == "promoted"))
     return rows

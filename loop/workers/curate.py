@@ -23,12 +23,14 @@ from graphs.curate.plan import CurateContext, Curation, CurationPlan, ReplaySour
 from graphs.curate.planning import Evidence, plan_data
 from loop.backends import open_log
 from loop.workers.failures import recent_failures
+from loop.workers.lease import Lease
+from loop.workers.messages import Curating
+from loop.workers.record import Curated, LoopRound
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services
 from serving.engine import Sampling
 from streams.log import EventLog
 from streams.state.ledger import entry_row
-from streams.state.rounds import Round
 from training.mix import assert_disjoint, read_dataset, write_dataset
 
 logger = logging.getLogger(__name__)
@@ -52,7 +54,7 @@ class CurateWorker(RoundWorker):
         super().__init__(services)
         self._read_log = read_log or partial(open_log, services.config, services.root, None)
 
-    def work(self, round_: Round) -> None:
+    def work(self, round_: LoopRound, lease: Lease) -> None:
         services, taught = self.services, self._taught_before(round_)
         with sqlite_checkpoints(services.root / "curation.db") as checkpointer:
             graph = build_curate(checkpointer)
@@ -61,16 +63,16 @@ class CurateWorker(RoundWorker):
                 graph,
                 round_.round_id,
                 plan,
-                self._context(round_, taught),
-                keep=lambda curation: self._finish(round_, curation),
+                self._context(round_, taught, lease),
+                keep=lambda curation: self._finish(round_, curation, lease),
                 max_concurrency=callers(services.config.teacher.chat),
             )
 
-    def _plan(self, round_: Round, taught: list[Example]) -> CurationPlan:
+    def _plan(self, round_: LoopRound, taught: list[Example]) -> CurationPlan:
         """The policy decides when, which skills and how many examples; the strategy, what they are made
         of."""
         config, task = self.services.config, self.services.task
-        decision = Decision.model_validate(round_.record["decision"])
+        decision = round_.record.decision
         seed, settings, name = round_seed(config.seed, round_), config.strategy, config.curate.strategy
         pairs: int | None = None
         if name == "policy":
@@ -98,23 +100,25 @@ class CurateWorker(RoundWorker):
             replay=config.curate.replay,
         )
 
-    def _evidence(self, round_: Round, decision: Decision) -> Evidence:
+    def _evidence(self, round_: LoopRound, decision: Decision) -> Evidence:
         section = self.services.config.curate
         with self._read_log() as log:
             found = recent_failures(
                 log,
                 round_.student,
-                int(round_.record["champion"]),
+                round_.record.opened.champion,
                 {target.skill for target in decision.skills},
                 section.failures,
                 section.recent_records,
             )
         return replace(found, levels=self.services.task.levels)
 
-    def _context(self, round_: Round, taught: list[Example]) -> CurateContext:
-        services, task = self.services, self.services.task
-        decision = Decision.model_validate(round_.record["decision"])
-        targets = {target.skill for target in decision.skills}
+    def _context(self, round_: LoopRound, taught: list[Example], lease: Lease) -> CurateContext:
+        def checkpoint(name: str) -> None:
+            lease.check()
+            self.services.crash(name)
+
+        task, targets = self.services.task, {target.skill for target in round_.record.decision.skills}
         return CurateContext(
             teacher=task.teacher_of(round_.round_id),
             pool=task.pool,
@@ -127,15 +131,15 @@ class CurateWorker(RoundWorker):
             ),
             grade=task.grade,
             progress=partial(self._told, round_.round_id),
-            crash=services.crash,
+            crash=checkpoint,
         )
 
     def _told(self, round_id: str, kind: str, done: int, total: int) -> None:
-        self.services.listen("curating", {"round_id": round_id, "kind": kind, "done": done, "total": total})
+        self.services.listen(Curating(round_id, kind, done, total))
         if done == total or done % LOGGED == 0:
             logger.info("round %s: %s, %d of %d calls", round_id, kind, done, total)
 
-    def _taught_before(self, round_: Round) -> list[Example]:
+    def _taught_before(self, round_: LoopRound) -> list[Example]:
         """Target examples of the promoted rounds before this one, oldest first."""
         before = [
             other for other in self.services.rounds.list(round_.student) if other.number < round_.number
@@ -146,13 +150,13 @@ class CurateWorker(RoundWorker):
         ]
         return [example for example in examples if example.provenance.strategy != "replay"]
 
-    def _known(self, items: Sequence[PoolItem], round_: Round) -> list[PoolItem]:
+    def _known(self, items: Sequence[PoolItem], round_: LoopRound) -> list[PoolItem]:
         """Those of some pool items that the champion answers right.
 
         They keep what it has. Items it answers wrong would teach skills that no round has asked for
         (docs/student.md).
         """
-        services, champion = self.services, int(round_.record["champion"])
+        services, champion = self.services, round_.record.opened.champion
         services.load(champion)
         sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
         ids = ordered([item.item_id for item in items], round_seed(services.config.seed, round_), "known")
@@ -182,7 +186,8 @@ class CurateWorker(RoundWorker):
             self.services.config.curate.replay,
         )
 
-    def _finish(self, round_: Round, curation: Curation) -> None:
+    def _finish(self, round_: LoopRound, curation: Curation, lease: Lease) -> None:
+        lease.renew()
         assert_disjoint(curation.examples, self.services.task.held_out)
         manifest = write_dataset(self.services.round_dir(round_.round_id) / DATASET, curation.examples)
         used = sorted(
@@ -193,23 +198,18 @@ class CurateWorker(RoundWorker):
                 for s in e.provenance.source_ids
             }
         )
-        patch = {
-            "manifest": manifest.model_dump(mode="json"),
-            "curation": curation.report.model_dump(mode="json"),
-            "used": used,
-        }
-        day = round_.record["decided_at"][:10]
+        part = Curated(manifest=manifest, report=curation.report, used=tuple(used))
         cost = entry_row(
             f"{round_.round_id}/curate",
             round_.student,
             round_.round_id,
-            day,
+            round_.record.day,
             "synthesize",
             curation.report.usage,
         )
-        self.advance(round_, "curated", patch, [] if self.services.task.books_itself else [cost])
+        self.advance(round_, "curated", part, [] if self.services.task.books_itself else [cost])
 
 
-def round_seed(seed: int, round_: Round) -> int:
+def round_seed(seed: int, round_: LoopRound) -> int:
     """The seed of everything random in one round."""
     return seed * 10_000 + round_.number

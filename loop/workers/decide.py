@@ -3,7 +3,6 @@ policy, opens rounds."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,11 +18,12 @@ from agent.posterior import Profile, ProfileView
 from agent.profile import ALL, Counts, bucket_of
 from loop.config import Config
 from loop.tasks.task import Task
+from loop.workers.record import LoopRound, LoopRounds, Opened, Record, State, announced
 from streams.codec import encode
 from streams.events import Alert, Event, RoundChanged, derived_id
 from streams.state import tables
 from streams.state.ledger import entries
-from streams.state.rounds import ACTIVE, Round, RoundStore
+from streams.state.rounds import ACTIVE, Round
 from streams.state.store import StateStore
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Decider:
     """Looks at one student and opens a round when the policy says so. Looking twice at the same evidence does
     nothing new."""
 
-    def __init__(self, config: Config, store: StateStore, rounds: RoundStore, task: Task) -> None:
+    def __init__(self, config: Config, store: StateStore, rounds: LoopRounds, task: Task) -> None:
         self._config = config
         self._store = store
         self._rounds = rounds
@@ -83,10 +83,9 @@ class Decider:
         return standing
 
     def _policy_input(self, profile: Profile, total: int, as_of: datetime) -> PolicyInput:
-        history = [round_record(round_) for round_ in self._rounds.list(profile.student)]
-        used = {
-            item for round_ in self._rounds.list(profile.student) for item in round_.record.get("used", [])
-        }
+        rounds = self._rounds.list(profile.student)
+        history = [round_record(round_) for round_ in rounds]
+        used = {item for round_ in rounds if (made := round_.record.curated) for item in made.used}
         ledger = entries(self._store, profile.student)
         return PolicyInput(
             profile=profile,
@@ -124,15 +123,15 @@ class Decider:
         student = standing.profile.student
         number = len(self._rounds.list(student)) + 1
         round_id = f"{student}-r{number:03d}"
-        record: dict[str, Any] = {
-            "decision": standing.decision.model_dump(mode="json"),
-            "champion": standing.version,
-            "decided_at": standing.as_of.isoformat(),
-            "decided_at_answers": self._answers_total(student),
-            "profile": [dataclasses.asdict(estimate) for estimate in standing.profile.skills],
-        }
+        opened = Opened(
+            champion=standing.version,
+            at=standing.as_of,
+            answers=self._answers_total(student),
+            profile=standing.profile.skills,
+        )
+        record = Record(decision=standing.decision, opened=opened)
         round_ = Round(round_id, student, number, "planned", None, record)
-        if self._rounds.open(round_, changed(round_, "planned", {"decision": record["decision"]})):
+        if self._rounds.open(round_, changed(round_, "planned", announced(record.decision))):
             logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
 
     def _answers_total(self, student: str) -> int:
@@ -151,12 +150,12 @@ def publish_once(store: StateStore, event: Event) -> None:
         logger.debug("%s was published by another worker", event.event_id)
 
 
-def changed(round_: Round, state: Any, detail: dict[str, Any]) -> RoundChanged:
+def changed(round_: LoopRound, state: State, detail: dict[str, Any]) -> RoundChanged:
     """The event that a round reached `state`. Its time is the decision's, so that a repetition writes the
     same event."""
     return RoundChanged(
         event_id=derived_id(round_.round_id, state),
-        occurred_at=datetime.fromisoformat(round_.record["decided_at"]),
+        occurred_at=round_.record.opened.at,
         student=round_.student,
         round_id=round_.round_id,
         state=state,
@@ -164,17 +163,18 @@ def changed(round_: Round, state: Any, detail: dict[str, Any]) -> RoundChanged:
     )
 
 
-def round_record(round_: Round) -> RoundRecord:
+def round_record(round_: LoopRound) -> RoundRecord:
     """A round as the policy sees it."""
-    decision = Decision.model_validate(round_.record["decision"])
+    record, ended = round_.record, round_.record.ended
     outcome: Outcome = "active" if round_.state in ACTIVE else round_.state  # type: ignore[assignment]
     return RoundRecord(
         round_id=round_.round_id,
-        kind=decision.kind,
-        skills=tuple(target.skill for target in decision.skills),
+        kind=record.decision.kind,
+        skills=record.skills,
         outcome=outcome,
-        decided_at_answers=round_.record.get("ended_at_answers", round_.record["decided_at_answers"]),
-        gains=round_.record.get("gains", {}),
-        steps=decision.steps,
-        strategies={target.skill: target.strategy for target in decision.skills},
+        decided_at_answers=ended.answers if ended else record.opened.answers,
+        gains=record.judged.gains if record.judged else {},
+        steps=record.decision.steps,
+        strategies={target.skill: target.strategy for target in record.decision.skills},
+        error=ended.error if ended else "",
     )

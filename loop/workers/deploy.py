@@ -7,11 +7,11 @@ from datetime import datetime
 
 from loop.errors import LoopError
 from loop.workers.judge import probe_digest
+from loop.workers.lease import Lease
+from loop.workers.record import Ended, LoopRound
 from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
 from streams.events import Deployed, derived_id
-from streams.state.rounds import Round
-from training.gate import GateVerdict
 
 
 class ProofFailed(LoopError):
@@ -26,38 +26,33 @@ class DeployWorker(RoundWorker):
 
     STATE = "judged"
 
-    def work(self, round_: Round) -> None:
+    def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services
-        verdict = GateVerdict.model_validate(round_.record["verdict"])
-        if not verdict.promote:
-            self.advance(round_, "rejected", {"ended_at_answers": answers_total(services)})
+        judged, parent = round_.record.need_judged(), round_.record.need_trained().parent
+        if not judged.verdict.promote:
+            self.advance(round_, "rejected", Ended(answers=answers_total(services)))
             return
-        version = int(round_.record["version"])
-        champion = services.registry.champion().version
-        if champion not in (version, round_.record["trained_from"]):
-            reason = (
-                f"version {champion} became champion while this round "
-                f"was trained on version {round_.record['trained_from']}"
-            )
-            self.advance(round_, "rejected", {"ended_at_answers": answers_total(services), "error": reason})
+        version, champion = judged.version, services.registry.champion().version
+        if champion not in (version, parent):
+            reason = f"version {champion} became champion while this round was trained on version {parent}"
+            self.advance(round_, "rejected", Ended(answers=answers_total(services), error=reason))
             return
         services.load(version)
-        if probe_digest(services, version) != round_.record["probe"]:
+        if probe_digest(services, version) != judged.probe:
             raise ProofFailed(
                 f"version {version} answers the probe questions unlike the challenger that was judged; "
                 "it is not promoted"
             )
         self._keep_evaluation(round_, version)
         services.crash("deploy.before-alias")
+        lease.renew()  # the registry knows no fence: hold the round before its alias moves
         services.registry.promote(version)
         services.crash("deploy.after-alias")
-        set_route(
-            services, version, round_.round_id, "promote", datetime.fromisoformat(round_.record["decided_at"])
-        )
+        set_route(services, version, round_, "promote", round_.record.opened.at)
         services.crash("deploy.after-route")
-        self.advance(round_, "promoted", {"ended_at_answers": answers_total(services)})
+        self.advance(round_, "promoted", Ended(answers=answers_total(services)))
 
-    def _keep_evaluation(self, round_: Round, version: int) -> None:
+    def _keep_evaluation(self, round_: LoopRound, version: int) -> None:
         """The challenger's evaluation is the next champion's."""
         services = self.services
         target = services.evaluation_file(version)
@@ -66,9 +61,13 @@ class DeployWorker(RoundWorker):
 
 
 def set_route(
-    services: Services, version: int, round_id: str | None, action: str, occurred_at: datetime
+    services: Services, version: int, round_: LoopRound | None, action: str, occurred_at: datetime
 ) -> None:
-    """Serve `version` from now on, and announce it."""
+    """Serve `version` from now on, and announce it: brought by a round that is held, or by a person.
+
+    Raises `RoundConflict` when the round is no longer held.
+    """
+    round_id = round_.round_id if round_ else None
     route = services.rounds.route(services.student)
     event = Deployed(
         event_id=derived_id(f"{services.student}/{version}/{round_id or occurred_at.isoformat()}", "deploy"),
@@ -79,4 +78,4 @@ def set_route(
         round_id=round_id,
         action="rollback" if action == "rollback" else "promote",
     )
-    services.rounds.set_route(services.student, version, round_id, event)
+    services.rounds.set_route(services.student, version, round_, event)

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.decision import Decision
 from agent.items import HeldOutItem
+from loop.workers.lease import Lease
+from loop.workers.messages import Evaluating
+from loop.workers.record import Judged, LoopRound
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services
 from serving.engine import Sampling
 from streams.files import write_text
-from streams.state.rounds import Round
 from training.evaluate import Evaluation, evaluate, item_set_sha256
 from training.gate import GateVerdict, judge
-from training.mix import DatasetManifest
 from training.registry import Lineage
 
 CANDIDATE = 0
@@ -31,48 +31,45 @@ class JudgeWorker(RoundWorker):
 
     STATE = "trained"
 
-    def work(self, round_: Round) -> None:
+    def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services
-        decision = Decision.model_validate(round_.record["decision"])
-        adapter = services.round_dir(round_.round_id) / "sft" / "adapter"
-        champion = champion_evaluation(services, int(round_.record["trained_from"]))
+        trained = round_.record.need_trained()
+        adapter = services.round_dir(round_.round_id) / trained.directory / "adapter"
+        champion = champion_evaluation(services, trained.parent)
+        lease.check()
         challenger, probe = self._challenger(round_, adapter)
-        targets = [target.skill for target in decision.skills]
-        verdict = judge(champion, challenger, targets, services.config.gate)
+        lease.renew()
+        verdict = judge(champion, challenger, round_.record.skills, services.config.gate)
         before, after = champion.accuracy_by_skill(), challenger.accuracy_by_skill()
         services.crash("judge.before-run")
-        run_id = services.rounds.bind_run(
-            round_.round_id, services.registry.start_run(round_.round_id, round_.run_id)
-        )
+        started = services.registry.start_run(round_.round_id, round_.run_id)
+        run_id = services.rounds.bind_run(round_, started)
         version = self._record(run_id, round_, adapter, (champion, challenger, verdict))
         services.crash("judge.after-run")
         gains = {skill: after[skill] - before[skill] for skill in after if skill in before}
-        patch = {
-            "version": version,
-            "verdict": verdict.model_dump(mode="json"),
-            "gains": gains,
-            "probe": probe,
-            "run_id": run_id,
-        }
-        self.advance(round_, "judged", patch)
+        part = Judged(version=version, verdict=verdict, gains=gains, probe=probe, run_id=run_id)
+        self.advance(round_, "judged", part)
 
     def _record(
-        self, run_id: str, round_: Round, adapter: Path, judged: tuple[Evaluation, Evaluation, GateVerdict]
+        self,
+        run_id: str,
+        round_: LoopRound,
+        adapter: Path,
+        judged: tuple[Evaluation, Evaluation, GateVerdict],
     ) -> int:
         """Everything about the round into its MLflow run, then its version; each call can be repeated."""
         registry, (champion, challenger, verdict) = self.services.registry, judged
-        manifest = DatasetManifest.model_validate(round_.record["manifest"])
+        manifest, trained = round_.record.need_curated().manifest, round_.record.need_trained()
         registry.log_params(run_id, _params(round_, self.services.config.train.model_dump()))
         registry.log_evaluation(run_id, "before", champion)
         registry.log_evaluation(run_id, "after", challenger)
-        registry.log_metrics(
-            run_id, {"train/loss": round_.record["loss"], "train/tokens": round_.record["tokens"]}
-        )
+        figures = {"loss": trained.loss, "tokens": trained.tokens, "too_long": trained.too_long}
+        registry.log_metrics(run_id, {f"train/{name}": float(value) for name, value in figures.items()})
         registry.log_manifest(run_id, manifest)
         registry.log_verdict(run_id, verdict)
         sha256 = registry.log_adapter(run_id, adapter)
         lineage = Lineage(
-            parent=int(round_.record["trained_from"]),
+            parent=trained.parent,
             base_sha256=registry.champion().base_sha256,
             adapter_sha256=sha256,
             data_sha256=manifest.sha256,
@@ -82,7 +79,7 @@ class JudgeWorker(RoundWorker):
         registry.finish_run(run_id)
         return version
 
-    def _challenger(self, round_: Round, adapter: Path) -> tuple[Evaluation, str]:
+    def _challenger(self, round_: LoopRound, adapter: Path) -> tuple[Evaluation, str]:
         """The challenger's evaluation and the digest of its probe answers; kept in the round's directory."""
         services = self.services
         kept = services.round_dir(round_.round_id) / "evaluation.json"
@@ -91,9 +88,8 @@ class JudgeWorker(RoundWorker):
         try:
             found = kept_evaluation(kept, services.task.held_out)
             if found is None:
-                services.listen(
-                    "evaluating", {"round_id": round_.round_id, "items": len(services.task.held_out)}
-                )
+                who = f"the challenger of {round_.round_id}"
+                services.listen(Evaluating(who, len(services.task.held_out)))
                 found = _evaluate(services, CANDIDATE, kept)
             return found, probe_digest(services, CANDIDATE)
         finally:
@@ -106,7 +102,7 @@ def champion_evaluation(services: Services, version: int) -> Evaluation:
     found = kept_evaluation(kept, services.task.held_out)
     if found is None:
         services.load(version)
-        services.listen("evaluating", {"version": version, "items": len(services.task.held_out)})
+        services.listen(Evaluating(f"version {version}", len(services.task.held_out)))
         found = _evaluate(services, version, kept)
     return found
 
@@ -148,14 +144,14 @@ def kept_evaluation(path: Path, items: Sequence[HeldOutItem]) -> Evaluation | No
     return found if found.items_sha256 == item_set_sha256(items) else None
 
 
-def _params(round_: Round, settings: dict[str, Any]) -> dict[str, Any]:
-    decision, manifest = Decision.model_validate(round_.record["decision"]), round_.record["manifest"]
+def _params(round_: LoopRound, settings: dict[str, Any]) -> dict[str, Any]:
+    decision, manifest = round_.record.decision, round_.record.need_curated().manifest
     return {
         **{f"sft/{name}": value for name, value in settings.items() if name not in {"steps", "seed"}},
         "kind": decision.kind,
-        "skills": ",".join(target.skill for target in decision.skills),
+        "skills": ",".join(round_.record.skills),
         "steps": decision.steps,
-        "examples": manifest["examples"],
-        "champion": round_.record["champion"],
-        "dataset_sha256": manifest["sha256"],
+        "examples": manifest.examples,
+        "champion": round_.record.opened.champion,
+        "dataset_sha256": manifest.sha256,
     }

@@ -15,6 +15,7 @@ from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
 from loop.config import ConfigError
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
+from loop.workers.messages import Watched
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.engine import EngineError, Sampling
@@ -77,7 +78,7 @@ class MonitorWorker:
         self.send()
         standing = self.decider.step()
         if standing is not None:
-            self._listen("standing", {"standing": standing})
+            self._listen(Watched(standing))
         return done > 0
 
     def send(self) -> None:

@@ -1,90 +1,132 @@
-"""What curate, train and deploy workers have in common: claim a round in one state, do a step that may be
-repeated, move it on."""
+"""What curate, train, judge and deploy workers have in common: claim a round in one state, do a step that may
+be repeated, move it on."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
-from graphs.teacher import TeacherUnavailable
+from agent.budget import BudgetExceeded, UnpricedModel
+from agent.plan import StrategyError
+from graphs.curate.plan import CurationError
+from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
 from loop.workers.decide import changed
+from loop.workers.lease import LEASE_S, Lease
+from loop.workers.messages import Advanced, Postponed
+from loop.workers.record import Ended, LoopRound, Part, State, announced
 from loop.workers.services import Services
 from streams.log import LogUnavailable
-from streams.state.rounds import Round, RoundConflict
-from streams.state.store import StoreUnavailable
-from training.errors import RegistryUnavailable
+from streams.state.rounds import RoundConflict
+from streams.state.store import StoreError, StoreUnavailable
+from training.errors import DatasetError, RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 
-LEASE_S = 120.0
 TRANSIENT = (TeacherUnavailable, StoreUnavailable, LogUnavailable, RegistryUnavailable)
+"""A dependency is away: it comes back by itself."""
+NOT_THE_ROUND = (*TRANSIENT, TeacherMisconfigured, UnpricedModel)
+"""Nothing is wrong with the round, which waits until the dependency is back or the setting is mended."""
+HOPELESS = (CurationError, StrategyError, DatasetError, BudgetExceeded)
+"""The round's data cannot be used, or its own cap is reached: the next attempt would find the same."""
+ATTEMPTS = 3
+FIRST_WAIT_S, WAIT_FACTOR = 5.0, 6.0
+LONGEST_OUTAGE_WAIT_S = 60.0
 
 
 class RoundWorker(ABC):
     """Works on rounds in `STATE`. A crash leaves the round in its state; the next worker does the step again,
     with no second effect.
 
-    Transient failures leave the round too, and count in `failures` so that the caller can back off. Any other
-    failure ends the round as `failed` with its reason: the champion stays, and the policy decides what comes
-    next.
+    So does a failure: the round keeps what was paid for and waits, longer each time. What is not the round's
+    fault counts only here, in `failures`, so that the caller can pause; anything else counts in the round,
+    and after `ATTEMPTS` failures of one step the round ends as `failed` with what a person must know: the
+    champion stays, and the policy decides what comes next. While the step works, the lease is
+    renewed; a step whose lease was lost stops at its next checkpoint.
     """
 
-    STATE: ClassVar[str]
+    STATE: ClassVar[State]
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, lease_s: float = LEASE_S) -> None:
         self.services = services
         self.failures = 0
+        self._lease_s = lease_s
 
     @abstractmethod
-    def work(self, round_: Round) -> None:
-        """Do the step and advance the round."""
+    def work(self, round_: LoopRound, lease: Lease) -> None:
+        """Do the step and advance the round; call `lease.check` between parts of long work."""
 
     def step(self) -> bool:
-        """Work on one round; False when there was none, or its dependencies are away."""
-        now = self.services.clock.now().timestamp()
-        round_ = self.services.rounds.claim(self.STATE, self.services.owner, now, LEASE_S)
+        """Work on one round; False when there was none, or it has to wait."""
+        round_ = self.services.rounds.claim(self.STATE, self.services.owner, self._lease_s)
         if round_ is None:
             return False
         try:
-            self.work(round_)
-        except TRANSIENT as exc:
-            self.failures += 1
-            logger.warning("round %s stays %s, will be tried again: %s", round_.round_id, self.STATE, exc)
-            return False
+            with Lease(self.services.rounds, round_, self._lease_s) as lease:
+                self.work(round_, lease)
         except RoundConflict as exc:
-            logger.warning("round %s: %s", round_.round_id, exc)
+            logger.warning("%s", exc)
         except Exception as exc:
+            if _blameless(exc):
+                self._wait(round_, exc)
+                return False
             logger.exception("round %s failed in state %s", round_.round_id, self.STATE)
-            self._fail(round_, exc)
+            return self._count(round_, exc)
+        except BaseException:  # interrupted: the next process need not wait for the lease
+            with suppress(RoundConflict, StoreError):
+                self.services.rounds.postpone(round_, 0.0)
+            raise
         self.failures = 0
         return True
 
     def advance(
-        self, round_: Round, state: str, patch: dict[str, Any], ledger: list[dict[str, Any]] | None = None
-    ) -> Round:
-        """Move the round on, announce it, and tell the listener."""
-        moved = self.services.rounds.advance(
-            round_, state, patch, [changed(round_, state, _small(patch))], ledger or []
-        )
-        self.services.listen(state, {"round_id": round_.round_id, **moved.record})
+        self, round_: LoopRound, state: State, part: Part, ledger: Sequence[dict[str, Any]] = ()
+    ) -> LoopRound:
+        """Move the round on with the part that this step fills, announce it, and tell the listener."""
+        event = changed(round_, state, announced(part))
+        moved = self.services.rounds.advance(round_, state, round_.record.plus(part), [event], ledger)
+        self.services.listen(Advanced(moved))
         return moved
 
-    def renew(self, round_: Round) -> None:
-        """Keep the round during long work. Raises `RoundConflict` when it was lost."""
-        until = self.services.clock.now().timestamp() + LEASE_S
-        self.services.rounds.renew(round_.round_id, self.services.owner, until)
+    def _wait(self, round_: LoopRound, exc: Exception) -> None:
+        """Leave the round as it is, for a while."""
+        wait_s = min(LONGEST_OUTAGE_WAIT_S, 0.5 * 2.0 ** min(self.failures, 10))
+        self.failures += 1
+        logger.warning("round %s stays %s, tried again in %g s: %s", round_.round_id, self.STATE, wait_s, exc)
+        with suppress(RoundConflict, StoreError):
+            self.services.rounds.postpone(round_, wait_s)
 
-    def _fail(self, round_: Round, exc: Exception) -> None:
-        error = f"{type(exc).__name__}: {exc}"
-        self.advance(round_, "failed", {"error": error, "ended_at_answers": answers_total(self.services)})
+    def _count(self, round_: LoopRound, exc: Exception) -> bool:
+        """A failure of the round's own: try again later, or end it. True when it ended."""
+        error, failures = f"{type(exc).__name__}: {exc}", round_.failures + 1
+        with suppress(RoundConflict, StoreError):
+            if isinstance(exc, HOPELESS) or failures >= ATTEMPTS:
+                told = error if isinstance(exc, HOPELESS) else self._given_up(round_, error, failures)
+                self.advance(round_, "failed", Ended(answers=answers_total(self.services), error=told))
+                return True
+            wait_s = FIRST_WAIT_S * WAIT_FACTOR ** (failures - 1)
+            self.services.rounds.postpone(round_, wait_s, error)
+            self.services.listen(Postponed(round_.round_id, failures, error, wait_s))
+        return False
+
+    def _given_up(self, round_: LoopRound, error: str, failures: int) -> str:
+        kept = self.services.round_dir(round_.round_id)
+        return (
+            f"gave up in state {self.STATE!r} after {failures} failures, the last: {error}. A person must"
+            f" find the cause (the worker's log has the traceback; what was made is kept in {kept}) and mend"
+            " it: the policy opens a round for these skills again after a pause, none after three that failed"
+        )
+
+
+def _blameless(exc: Exception) -> bool:
+    """Whether an error says nothing of the round; a day's cap is lifted by the next day."""
+    return isinstance(exc, NOT_THE_ROUND) or (
+        isinstance(exc, BudgetExceeded) and exc.cap.endswith("_per_day")
+    )
 
 
 def answers_total(services: Services) -> int:
     """Diagnosed answers of the student, all versions: the policy's clock."""
     return sum(counts[0] for key, counts in services.store.buckets(services.student).items() if key[2] == "*")
-
-
-def _small(patch: dict[str, Any]) -> dict[str, Any]:
-    """What of a patch goes into the event: everything but the long lists."""
-    return {key: value for key, value in patch.items() if not isinstance(value, list)}

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from loop.config import Config
 from loop.tasks.task import Task
+from loop.workers.messages import Listener, nobody
+from loop.workers.record import LoopRounds
 from serving.engine import Engine
 from streams.clock import Clock
 from streams.crash import CrashPoint
-from streams.state.rounds import RoundStore
 from streams.state.store import StateStore
 from training.registry import Registry
-
-Listener = Callable[[str, dict[str, Any]], None]
-
-
-def nobody(event: str, detail: dict[str, Any]) -> None:
-    """The default listener: progress is shown to nobody."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +25,7 @@ class Services:
     config: Config
     root: Path
     store: StateStore
-    rounds: RoundStore
+    rounds: LoopRounds
     task: Task
     engine: Engine
     registry: Registry

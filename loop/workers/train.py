@@ -2,50 +2,63 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from loop.workers.curate import DATASET, round_seed
+from loop.workers.lease import Lease
+from loop.workers.messages import Training
+from loop.workers.record import LoopRound, Trained
 from loop.workers.round import RoundWorker
 from streams.state.ledger import entry_row
-from streams.state.rounds import Round
+from training.attempts import begin_attempt, sweep_attempts
 from training.mix import assert_disjoint, read_dataset
-from training.sft import train_round
+from training.sft import SftResult, train_round
+
+ADAPTERS = "sft"
 
 
 class TrainWorker(RoundWorker):
-    """Trains the round's adapter on top of the champion's."""
+    """Trains the round's adapter on top of the champion's, each attempt in a directory of its own."""
 
     STATE = "curated"
 
-    def work(self, round_: Round) -> None:
+    def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services
-        curated = read_dataset(services.round_dir(round_.round_id) / DATASET)
-        assert_disjoint(curated, services.task.held_out)
-        examples = [
-            example.model_copy(update={"prompt": services.task.prompt(example.prompt)}) for example in curated
-        ]
         champion = services.registry.champion()
-        steps = int(round_.record["decision"]["steps"])
-        settings = services.config.train.model_copy(
-            update={"steps": steps, "seed": round_seed(services.config.seed, round_)}
+        adapter = services.adapter_of(champion.version)
+        root = services.round_dir(round_.round_id)
+        attempt = begin_attempt(root / ADAPTERS, round_.fence)
+        result = self._train(round_, adapter, attempt, lease)
+        part = Trained(
+            adapter_sha256=result.sha256,
+            tokens=result.tokens,
+            loss=result.final_loss,
+            parent=champion.version,
+            directory=str(attempt.relative_to(root)),
+            too_long=result.too_long,
         )
+        cost = entry_row(
+            f"{round_.round_id}/train",
+            round_.student,
+            round_.round_id,
+            round_.record.day,
+            "train",
+            seconds=result.seconds,
+        )
+        self.advance(round_, "trained", part, [cost])
+        sweep_attempts(root / ADAPTERS, attempt)
+
+    def _train(self, round_: LoopRound, adapter: Path | None, attempt: Path, lease: Lease) -> SftResult:
+        services, task = self.services, self.services.task
+        curated = read_dataset(services.round_dir(round_.round_id) / DATASET)
+        assert_disjoint(curated, task.held_out)
+        examples = [example.model_copy(update={"prompt": task.prompt(example.prompt)}) for example in curated]
+        steps, seed = round_.record.decision.steps, round_seed(services.config.seed, round_)
+        settings = services.config.train.model_copy(update={"steps": steps, "seed": seed})
 
         def progress(step: int, total: int, loss: float) -> None:
             services.crash("train.step")
-            self.renew(round_)
-            services.listen(
-                "training", {"round_id": round_.round_id, "step": step, "steps": total, "loss": loss}
-            )
+            lease.check()
+            services.listen(Training(round_.round_id, step, total, loss))
 
-        adapter = services.adapter_of(champion.version)
-        out_dir = services.round_dir(round_.round_id) / "sft"
-        result = train_round(settings, services.task.base_dir, adapter, examples, out_dir, progress)
-        patch = {
-            "adapter_sha256": result.sha256,
-            "tokens": result.tokens,
-            "loss": result.final_loss,
-            "trained_from": champion.version,
-        }
-        day = round_.record["decided_at"][:10]
-        cost = entry_row(
-            f"{round_.round_id}/train", round_.student, round_.round_id, day, "train", seconds=result.seconds
-        )
-        self.advance(round_, "trained", patch, [cost])
+        return train_round(settings, task.base_dir, adapter, examples, attempt, progress)

@@ -2,19 +2,22 @@
 served.
 
 A round is claimed from the store by state and lease (not from the topic), so a worker that dies leaves it to
-the next one; `rounds` and `deployments` only announce what happened (docs/decisions/0002).
+the next one; `rounds` and `deployments` only announce what happened (docs/decisions/0002). Each claim raises
+the round's fence, and every change compares owner and fence: a worker that was frozen past its lease cannot
+touch what its successor holds (docs/decisions/0029).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
+from pydantic import BaseModel
 from sqlalchemy.exc import IntegrityError
 
+from streams.clock import Clock
 from streams.codec import encode
 from streams.errors import StreamsError
 from streams.events import Event
@@ -22,7 +25,11 @@ from streams.state import tables
 from streams.state.store import StateStore
 
 ACTIVE = tables.ACTIVE
-Record = Mapping[str, Any]
+LONGEST_WAIT_S = 3600.0
+"""A lease or a pause that ends later than this from now was written before the clock was set back: it is
+over."""
+Row = Mapping[str, Any]
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 class RoundConflict(StreamsError):
@@ -30,24 +37,39 @@ class RoundConflict(StreamsError):
 
 
 @dataclass(frozen=True)
-class Round:
-    """One round. `record` holds the decision and what every finished step left (JSON)."""
+class Round(Generic[RecordT]):
+    """One round. `record` holds the decision and what every finished step left.
+
+    `owner` and `fence` are the claim that this value was read under: a change is written only while they are
+    the store's. `failures` counts attempts at the present state that failed, `error` is the last one's.
+    """
 
     round_id: str
     student: str
     number: int
     state: str
     run_id: str | None
-    record: dict[str, Any]
+    record: RecordT
+    owner: str | None = None
+    fence: int = 0
+    failures: int = 0
+    error: str | None = None
 
 
-class RoundStore:
-    """Rounds of all students. Every change is one transaction with the events that announce it."""
+class RoundStore(Generic[RecordT]):
+    """Rounds of all students. Every change is one transaction with the events that announce it.
 
-    def __init__(self, store: StateStore) -> None:
+    `parse` reads a stored record. `clock` replaces the database's time for leases and pauses, in tests.
+    """
+
+    def __init__(
+        self, store: StateStore, parse: Callable[[str], RecordT], clock: Clock | None = None
+    ) -> None:
         self._store = store
+        self._parse = parse
+        self._clock = clock
 
-    def open(self, round_: Round, event: Event) -> bool:
+    def open(self, round_: Round[RecordT], event: Event) -> bool:
         """Insert a new round; False when its number is taken or another round of the student is active
         (somebody was first)."""
         table = tables.rounds
@@ -57,7 +79,7 @@ class RoundStore:
             "student": round_.student,
             "number": round_.number,
             "state": round_.state,
-            "record": _dump(round_.record),
+            "record": round_.record.model_dump_json(),
         }
         try:
             with self._store.transaction() as connection:
@@ -69,7 +91,7 @@ class RoundStore:
             return False
         return True
 
-    def list(self, student: str) -> list[Round]:
+    def list(self, student: str) -> list[Round[RecordT]]:
         """All rounds of a student, oldest first."""
         query = (
             sa.select(tables.rounds)
@@ -77,81 +99,106 @@ class RoundStore:
             .order_by(tables.rounds.c.number)
         )
         with self._store.transaction(read_only=True) as connection:
-            return [_round(row) for row in connection.execute(query)]
+            return [self._round(row) for row in connection.execute(query)]
 
-    def get(self, round_id: str) -> Round | None:
+    def get(self, round_id: str) -> Round[RecordT] | None:
         """One round, or None."""
         with self._store.transaction(read_only=True) as connection:
             row = connection.execute(
                 sa.select(tables.rounds).where(tables.rounds.c.round_id == round_id)
             ).one_or_none()
-        return None if row is None else _round(row)
+        return None if row is None else self._round(row)
 
-    def claim(self, state: str, owner: str, now: float, lease_s: float) -> Round | None:
-        """Take the oldest round in `state` that nobody works on, for `lease_s` seconds from `now` (epoch
-        seconds)."""
-        table = tables.rounds
-        free = sa.or_(table.c.lease_until.is_(None), table.c.lease_until < now, table.c.lease_owner == owner)
-        query = sa.select(table).where(table.c.state == state, free).order_by(table.c.round_id).limit(1)
+    def claim(self, state: str, owner: str, lease_s: float) -> Round[RecordT] | None:
+        """Take the oldest round in `state` that is free and need not wait, for `lease_s` seconds.
+
+        An owner's own claim can be repeated: the fence of the latest is the one that counts.
+        """
+        table = tables.rounds.c
         with self._store.transaction() as connection:
-            row = connection.execute(query).one_or_none()
+            now = self._now(connection)
+            free = sa.or_(_over(table.lease_until, now), table.lease_owner == owner)
+            due = sa.and_(table.state == state, free, _over(table.not_before, now))
+            row = connection.execute(
+                sa.select(tables.rounds).where(due).order_by(table.round_id).limit(1)
+            ).one_or_none()
             if row is None:
                 return None
-            held = table.update().where(table.c.round_id == row.round_id, table.c.state == state, free)
-            taken = connection.execute(held.values(lease_owner=owner, lease_until=now + lease_s))
-        return _round(row) if taken.rowcount == 1 else None
-
-    def renew(self, round_id: str, owner: str, until: float) -> None:
-        """Keep a claimed round. Raises `RoundConflict` when the lease went to somebody else: stop working on
-        it."""
-        table = tables.rounds
-        with self._store.transaction() as connection:
-            kept = connection.execute(
-                table.update()
-                .where(table.c.round_id == round_id, table.c.lease_owner == owner)
-                .values(lease_until=until)
+            held = tables.rounds.update().where(table.round_id == row.round_id, due)
+            taken = connection.execute(
+                held.values(lease_owner=owner, lease_until=now + lease_s, fence=table.fence + 1)
             )
-        if kept.rowcount != 1:
-            raise RoundConflict(f"round {round_id} is no longer held by {owner}; another worker has it")
+            if taken.rowcount != 1:
+                return None
+            row = connection.execute(sa.select(tables.rounds).where(table.round_id == row.round_id)).one()
+        return self._round(row)
 
-    def bind_run(self, round_id: str, run_id: str) -> str:
-        """Tie the round to its one MLflow run; returns the run it is tied to (the first that was given)."""
-        table = tables.rounds
+    def renew(self, round_: Round[RecordT], lease_s: float) -> None:
+        """Keep a claimed round for `lease_s` seconds from now. Raises `RoundConflict` when the claim is no
+        longer valid: stop working on it."""
+        with self._store.transaction() as connection:
+            until = self._now(connection) + lease_s
+            kept = connection.execute(tables.rounds.update().where(_held(round_)).values(lease_until=until))
+        if kept.rowcount != 1:
+            raise _lost(round_)
+
+    def postpone(self, round_: Round[RecordT], wait_s: float, error: str | None = None) -> None:
+        """Give a claimed round back in its state, not to be taken for `wait_s` seconds.
+
+        With `error` it counts as a failure of the round. Raises `RoundConflict` when the claim is no longer
+        valid.
+        """
+        table = tables.rounds.c
+        failure = {} if error is None else {"failures": table.failures + 1, "error": error}
+        with self._store.transaction() as connection:
+            values = {"lease_owner": None, "lease_until": None, "not_before": self._now(connection) + wait_s}
+            given_back = connection.execute(
+                tables.rounds.update().where(_held(round_)).values(**values, **failure)
+            )
+        if given_back.rowcount != 1:
+            raise _lost(round_)
+
+    def bind_run(self, round_: Round[RecordT], run_id: str) -> str:
+        """Tie the round to its one MLflow run; returns the run it is tied to (the first that was given).
+
+        Raises `RoundConflict` when the claim is no longer valid.
+        """
+        table = tables.rounds.c
         with self._store.transaction() as connection:
             connection.execute(
-                table.update()
-                .where(table.c.round_id == round_id, table.c.run_id.is_(None))
-                .values(run_id=run_id)
+                tables.rounds.update().where(_held(round_), table.run_id.is_(None)).values(run_id=run_id)
             )
-            return str(
-                connection.execute(sa.select(table.c.run_id).where(table.c.round_id == round_id)).scalar_one()
-            )
+            bound = connection.execute(sa.select(table.run_id).where(_held(round_))).scalar_one_or_none()
+        if bound is None:
+            raise _lost(round_)
+        return str(bound)
 
     def advance(
-        self, round_: Round, state: str, patch: Record, events: Sequence[Event], ledger: Sequence[Record] = ()
-    ) -> Round:
-        """Move a round from its state to `state`, merging `patch` into its record and publishing `events`.
+        self,
+        round_: Round[RecordT],
+        state: str,
+        record: RecordT,
+        events: Sequence[Event],
+        ledger: Sequence[Row] = (),
+    ) -> Round[RecordT]:
+        """Move a round from its state to `state` with its new record, publish `events`, and give it back.
 
-        Doing it twice has no second effect. Raises `RoundConflict` when the round is in some other state by
-        now.
+        Doing it twice has no second effect. Raises `RoundConflict` when the claim is no longer valid, or the
+        round is in some other state by now.
         """
-        table = tables.rounds
-        record = {**round_.record, **patch}
+        free = {"lease_owner": None, "lease_until": None, "not_before": None}
         with self._store.transaction() as connection:
             moved = connection.execute(
-                table.update()
-                .where(table.c.round_id == round_.round_id, table.c.state == round_.state)
-                .values(state=state, record=_dump(record), lease_owner=None, lease_until=None)
+                tables.rounds.update()
+                .where(_held(round_))
+                .values(state=state, record=record.model_dump_json(), failures=0, error=None, **free)
             )
             if moved.rowcount == 1:
                 self._store.insert_new(tables.ledger, ledger, connection)
                 self._store.publish([encode(event) for event in events], connection)
         current = self.get(round_.round_id)
-        if current is None or current.state != state:
-            raise RoundConflict(
-                f"round {round_.round_id} is {current.state if current else 'gone'}, "
-                f"expected {round_.state} or {state}"
-            )
+        if current is None or (current.state, current.fence) != (state, round_.fence):
+            raise _lost(round_)
         return current
 
     def route(self, student: str) -> tuple[int, int | None] | None:
@@ -163,27 +210,70 @@ class RoundStore:
             ).one_or_none()
         return None if row is None else (row[0], row[1])
 
-    def set_route(self, student: str, version: int, round_id: str | None, event: Event) -> None:
+    def set_route(self, student: str, version: int, holder: Round[RecordT] | None, event: Event) -> None:
         """Serve `version` from now on; the version served until now becomes `previous`. A repetition changes
-        nothing."""
+        nothing.
+
+        `holder` is the claimed round that brings the version, None when a person switches. Raises
+        `RoundConflict` when its claim is no longer valid.
+        """
         table = tables.routes
         with self._store.transaction() as connection:
+            if holder is not None:
+                held = sa.select(tables.rounds.c.round_id).where(_held(holder)).with_for_update()
+                if connection.execute(held).one_or_none() is None:
+                    raise _lost(holder)
             row = connection.execute(
                 sa.select(table.c.version).where(table.c.student == student)
             ).one_or_none()
             if row is not None and row[0] == version:
                 return
-            values = {"version": version, "previous": None if row is None else row[0], "round_id": round_id}
+            values = {
+                "version": version,
+                "previous": None if row is None else row[0],
+                "round_id": None if holder is None else holder.round_id,
+            }
             if row is None:
                 connection.execute(table.insert().values(student=student, **values))
             else:
                 connection.execute(table.update().where(table.c.student == student).values(**values))
             self._store.publish([encode(event)], connection)
 
+    def _now(self, connection: sa.Connection) -> float:
+        return self._store.time(connection) if self._clock is None else self._clock.now().timestamp()
 
-def _dump(record: Record) -> str:
-    return json.dumps(record, sort_keys=True)
+    def _round(self, row: Any) -> Round[RecordT]:
+        return Round(
+            row.round_id,
+            row.student,
+            row.number,
+            row.state,
+            row.run_id,
+            self._parse(row.record),
+            row.lease_owner,
+            row.fence,
+            row.failures,
+            row.error,
+        )
 
 
-def _round(row: Any) -> Round:
-    return Round(row.round_id, row.student, row.number, row.state, row.run_id, json.loads(row.record))
+def _over(moment: Any, now: float) -> sa.ColumnElement[bool]:
+    return sa.or_(moment.is_(None), moment < now, moment > now + LONGEST_WAIT_S)
+
+
+def _held(round_: Round[Any]) -> sa.ColumnElement[bool]:
+    """The round is still in the state, and in the hands, in which this value of it was read."""
+    table = tables.rounds.c
+    return sa.and_(
+        table.round_id == round_.round_id,
+        table.state == round_.state,
+        table.lease_owner.is_not_distinct_from(round_.owner),
+        table.fence == round_.fence,
+    )
+
+
+def _lost(round_: Round[Any]) -> RoundConflict:
+    return RoundConflict(
+        f"round {round_.round_id} is no longer {round_.state} and held by {round_.owner} with fence"
+        f" {round_.fence}; another worker has it"
+    )

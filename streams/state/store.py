@@ -4,6 +4,7 @@ PostgreSQL."""
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ class StateStore:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
             tables.metadata.create_all(connection)
+            _add_columns(connection)
 
     @contextmanager
     def transaction(self, read_only: bool = False) -> Iterator[sa.Connection]:
@@ -126,6 +128,13 @@ class StateStore:
 
     def _shown(self) -> str:
         return self.url.render_as_string(hide_password=True)
+
+    def time(self, connection: sa.Connection) -> float:
+        """The database's time in epoch seconds: one clock for all processes that share it. A SQLite file's is
+        its host's."""
+        if self.engine.dialect.name == "sqlite":
+            return time.time()
+        return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
     def insert_new(
         self, table: sa.Table, rows: Sequence[Mapping[str, object]], connection: sa.Connection
@@ -351,6 +360,17 @@ def _make_folder(path: Path) -> None:
         raise StoreUnavailable(
             f"cannot create the folder of the state store {path}: {exc}; choose a writable one"
         ) from exc
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    """Give the tables of an older database the columns that were added since."""
+    stored = sa.inspect(connection).get_multi_columns()
+    for table in tables.metadata.sorted_tables:
+        known = {column["name"] for column in stored[None, table.name]}
+        for column in table.columns:
+            if column.name not in known:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
 
 
 def outgoing(row: Any) -> Outgoing:

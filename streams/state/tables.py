@@ -96,7 +96,11 @@ rounds = Table(
     Column("run_id", String(64), unique=True),
     Column("record", Text, nullable=False),
     Column("lease_owner", String(200)),
-    Column("lease_until", Float),
+    Column("lease_until", Float),  # epoch seconds, by the database's clock
+    Column("fence", BigInteger, nullable=False, server_default="0"),  # how often the round was claimed
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("error", Text),  # of the last failure
+    Column("not_before", Float),  # epoch seconds: the next attempt
     Index("one_number_per_student", "student", "number", unique=True),
 )
 _active = rounds.c.state.in_(ACTIVE)

@@ -89,7 +89,7 @@ def test_an_active_round_blocks() -> None:
     assert any(reason.startswith("gcd:") for reason in decision.reasons)
 
 
-@pytest.mark.parametrize(("outcome", "pause"), [("promoted", 400), ("failed", 400), ("rejected", 800)])
+@pytest.mark.parametrize(("outcome", "pause"), [("promoted", 400), ("failed", 800), ("rejected", 800)])
 def test_cooldown_runs_in_answers_and_is_longer_after_a_rejection(outcome: Outcome, pause: int) -> None:
     history = (round_of("select", "other", outcome=outcome),)
     assert decide(given_input(history=history, total=9_000 + pause - 1)).kind == "wait"
@@ -218,6 +218,33 @@ def test_a_later_gain_lifts_the_ceiling() -> None:
         round_of("synthesize", "gcd", gain=0.3, at=9_000),
     )
     assert "gcd" in names(decide(given_input(history=history)))
+
+
+def test_rounds_that_fail_are_tried_again_later_and_later_and_three_times_at_most() -> None:
+    history: tuple[RoundRecord, ...] = ()
+    opened, total = [], 10_000
+    while len(opened) < 4 and total < 30_000:
+        decision = decide(given_input(history=history, total=total))
+        if decision.kind != "wait":
+            opened.append(total)
+            failed = round_of(decision.kind, *names(decision), outcome="failed", at=total, gain=None)
+            history = (*history, failed.model_copy(update={"error": "OSError: disk full"}))
+        elif len(opened) == 3:
+            last = decision
+        total += 50
+    assert opened == [10_000, 10_800, 12_400, 17_400]  # pauses of 800 and 1,600, then of 5,000
+    assert any(
+        "3 rounds on it failed" in reason and "disk full" in reason and "a person" in reason
+        for reason in last.reasons
+    )
+
+
+def test_a_round_that_came_to_its_end_forgives_failures_on_its_skills_only() -> None:
+    failed = [round_of("select", "gcd", outcome="failed", at=at, gain=None) for at in (8_000, 8_100, 8_200)]
+    ended = {skill: round_of("select", skill, at=8_300) for skill in ("gcd", "left")}
+    kept = decide(given_input(history=(*failed, ended["left"])))
+    forgiven = decide(given_input(history=(*failed, ended["gcd"])))
+    assert "gcd" not in names(kept) and not any("gcd: not yet" in reason for reason in forgiven.reasons)
 
 
 def test_a_rejected_round_is_followed_by_a_different_one_until_nothing_is_left() -> None:

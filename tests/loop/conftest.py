@@ -15,9 +15,9 @@ from agent.profile import canonical_bytes
 from loop.backends import open_log, open_store
 from loop.config import load
 from loop.wiring import open_registry
+from loop.workers.record import open_rounds
 from streams.codec import Codec
 from streams.events import Event
-from streams.state.rounds import RoundStore
 from streams.topics import TOPICS
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
@@ -66,8 +66,8 @@ class Demo:
         """Everything that must not depend on crashes."""
         config = load(self.config)
         store, registry = open_store(config, self.root), open_registry(config, self.root)
-        rounds = RoundStore(store)
-        kept = ("adapter_sha256", "version", "gains", "trained_from", "probe", "ended_at_answers", "used")
+        rounds = open_rounds(store)
+        left_out = {"trained": {"directory"}, "judged": {"run_id"}}
         table = store.buckets()
         with open_log(config, self.root, None) as log:
             events = {
@@ -77,7 +77,7 @@ class Demo:
         runs = client.search_runs([client.get_experiment_by_name("demo").experiment_id])
         return {
             "rounds": [
-                (r.round_id, r.state, r.record["decision"], {key: r.record.get(key) for key in kept})
+                (r.round_id, r.state, r.record.model_dump(mode="json", exclude=left_out))
                 for r in rounds.list("demo")
             ],
             "profile": canonical_bytes(table),

@@ -14,8 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from agent.items import Example
 from serving.adapter_files import CorruptAdapter, adapter_sha256
 from training.adapters import load_check
+from training.attempts import begin_attempt, sweep_attempts
 from training.errors import (
     AdapterError,
     DatasetError,
@@ -108,10 +110,19 @@ def test_a_round_continues_the_champion(
         )
 
 
-@pytest.mark.parametrize(("kill_at", "continues"), [(3, False), (8, True), (12, False)])
+@pytest.mark.parametrize(
+    ("kill_at", "continues", "anew"), [(3, False, True), (8, True, True), (12, False, False)]
+)
 def test_a_killed_round_resumes_to_the_same_bytes(
-    kill_at: int, continues: bool, llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
+    kill_at: int,
+    continues: bool,
+    anew: bool,
+    llama: Path,
+    champion: Path,
+    make_examples: Callable,
+    tmp_path: Path,
 ) -> None:
+    """In the same directory, or in that of another attempt."""
     examples, start = make_examples(60, "mul"), champion if continues else None
     write_dataset(tmp_path / "data.jsonl", examples)
     undisturbed = train_round(SETTINGS, llama, start, examples, tmp_path / "undisturbed")
@@ -136,12 +147,14 @@ def test_a_killed_round_resumes_to_the_same_bytes(
         )
         (tmp_path / "killed/checkpoints/checkpoint-6/optimizer.pt").write_bytes(b"half")
     steps: list[int] = []
+    attempt = begin_attempt(tmp_path / "killed", 2) if anew else tmp_path / "killed"
     resumed = train_round(
-        SETTINGS, llama, start, examples, tmp_path / "killed", lambda step, total, loss: steps.append(step)
+        SETTINGS, llama, start, examples, attempt, lambda step, total, loss: steps.append(step)
     )
     assert steps[0] == {3: 1, 8: 6, 12: 11}[kill_at]
     assert resumed.sha256 == undisturbed.sha256
     assert (resumed.final_loss, resumed.tokens) == (undisturbed.final_loss, undisturbed.tokens)
+    assert not anew or begin_attempt(tmp_path / "killed", 3) == attempt, "it has finished"
 
 
 def test_what_on_progress_raises_stops_the_round(
@@ -154,9 +167,49 @@ def test_what_on_progress_raises_stops_the_round(
         train_round(SETTINGS, llama, None, make_examples(60), tmp_path, stop)
 
 
-def test_nothing_is_truncated(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
-    with pytest.raises(ExampleTooLong, match=r"'select-add-\d+' with 14 tokens"):
-        train_round(SETTINGS.model_copy(update={"max_length": 13}), llama, None, make_examples(60), tmp_path)
+def too_long(example: Example) -> Example:
+    completion = " ".join("123456789")
+    return example.model_copy(
+        update={"example_id": f"long-{example.example_id}", "completion": f"{completion} {completion}"}
+    )
+
+
+def test_a_too_long_example_is_left_out_and_counted(
+    llama: Path, make_examples: Callable, tmp_path: Path
+) -> None:
+    """And nothing is truncated: the adapter is that of a data set without it."""
+    settings, examples = SETTINGS.model_copy(update={"max_length": 14, "steps": 2}), make_examples(20)
+    result = train_round(settings, llama, None, [*examples, too_long(examples[0])], tmp_path / "a")
+    assert result.too_long == 1 and finished_result(tmp_path / "a") == result
+    without = train_round(settings, llama, None, examples, tmp_path / "b")
+    assert without.sha256 == result.sha256 and without.too_long == 0
+
+
+def test_replay_alone_is_not_trained_on(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
+    examples = [*map(too_long, make_examples(4)), *make_examples(8, "sub", "replay")]
+    settings = SETTINGS.model_copy(update={"max_length": 14})
+    with pytest.raises(ExampleTooLong, match=r"4 of 12 examples exceed max_length 14, .* nothing new"):
+        train_round(settings, llama, None, examples, tmp_path)
+
+
+def test_attempts_do_not_disturb_each_other(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
+    """The first worker is frozen in its ninth step; the second one finishes; then the first one does."""
+    examples, second = make_examples(60), []
+
+    def frozen(step: int, total: int, loss: float) -> None:
+        if step == 9:
+            attempt = begin_attempt(tmp_path, 7)
+            seen: list[int] = []
+            second.append(
+                train_round(SETTINGS, llama, None, examples, attempt, lambda done, *_: seen.append(done))
+            )
+            assert seen[0] == 6, "it resumes from the first one's checkpoint"
+
+    first = train_round(SETTINGS, llama, None, examples, begin_attempt(tmp_path, 3), frozen)
+    assert first.adapter_dir != second[0].adapter_dir
+    kept = second[0].adapter_dir.parent
+    sweep_attempts(tmp_path, kept)
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name] and finished_result(kept) == second[0]
 
 
 def test_bad_data_is_refused(llama: Path, make_examples: Callable, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from agent.profile import ALL
 from loop.backends import open_log, open_store
 from loop.config import load
 from loop.wiring import open_registry
-from streams.state.rounds import RoundStore
+from loop.workers.record import open_rounds
 
 FIGURES = {
     "rounds", "skills_truly_missing", "skills_found", "precision", "recall", "worst_skill_loss",
@@ -39,7 +39,7 @@ def test_every_promised_figure_is_written(reference: Any) -> None:
 @pytest.mark.slow
 def test_table_store_and_mlflow_agree(reference: Any) -> None:
     config, figures = load(reference.config), reference.figures()
-    rounds = RoundStore(open_store(config, reference.root))
+    rounds = open_rounds(open_store(config, reference.root))
     registry = open_registry(config, reference.root)
     client = MlflowClient(tracking_uri=f"sqlite:///{reference.root / 'mlflow.db'}")
     stored = {round_.round_id: round_ for round_ in rounds.list("demo")}
@@ -56,7 +56,7 @@ def test_table_store_and_mlflow_agree(reference: Any) -> None:
             run.data.params["skills"].split(",") == row["skills"] and run.data.params["kind"] == row["kind"]
         )
         assert int(run.data.params["examples"]) == row["examples"]
-        for skill, gain in round_.record["gains"].items():
+        for skill, gain in round_.record.need_judged().gains.items():
             assert run.data.metrics[f"after/skill/{skill}"] - run.data.metrics[
                 f"before/skill/{skill}"
             ] == pytest.approx(gain)
@@ -121,7 +121,7 @@ def test_commands_that_look(reference: Any, command: list[str]) -> None:
 def test_rolling_back_and_promoting_again(reference: Any, small_demo: Any, tmp_path: Path) -> None:
     demo = small_demo(tmp_path / "run")
     shutil.copytree(reference.root, demo.root)
-    rounds = RoundStore(open_store(load(demo.config), demo.root))
+    rounds = open_rounds(open_store(load(demo.config), demo.root))
     champion, previous = rounds.route("demo") or (0, 0)
     assert demo.command("rollback").returncode == 0
     assert (

@@ -1,5 +1,5 @@
-"""One method: what `skillloop stat` makes of a file, the curate worker makes of the same answers in the log;
-and what an interrupted curation has paid for is not estimated again."""
+"""One method: what `skillloop stat` makes of a file, the curate worker makes of the same answers in the
+log."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from loop.config import load
 from loop.offline import pipeline
 from loop.offline.bench import Bench
 from loop.offline.config import load_stat
-from loop.offline.estimate import estimate
 from loop.offline.opening import open_bench
 from loop.offline.records import DatasetRow, DiagnosisRow
 from loop.tasks.grading import grade_text
 from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker, round_seed
 from loop.workers.decide import changed
+from loop.workers.record import Opened, Record, open_rounds
 from loop.workers.services import Services
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
 from streams.codec import encode
-from streams.crash import Crashed, Raise, no_crash
+from streams.crash import no_crash
 from streams.events import Diagnosed, StudentOutput
 from streams.memory_log import MemoryLog
-from streams.state.rounds import Round, RoundStore
+from streams.state.rounds import Round
 from streams.state.store import StateStore
 from training.mix import read_dataset
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ROUND = Round("demo-r001", "demo", 1, "planned", None, {"champion": 1, "decided_at": NOW.isoformat()})
+ROUND = Round("demo-r001", "demo", 1, "planned", None, None)
 Files = Callable[..., Path]
 
 
@@ -92,7 +92,7 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         config=load(None, overrides={"curate": settings, "strategy": numbers}),
         root=root,
         store=store,
-        rounds=RoundStore(store),
+        rounds=open_rounds(store),
         task=task,
         engine=engine,
         registry=None,  # type: ignore[arg-type]
@@ -106,8 +106,7 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         for skill in task.catalog.names
     )
     decision = Decision(kind="select", skills=targets, examples=strategy.pairs, steps=1, reasons=("test",))
-    planned = replace(ROUND, record=ROUND.record | {"decision": decision.model_dump(mode="json")})
-    planned.record["decided_at_answers"] = 0
+    planned = replace(ROUND, record=Record(decision=decision, opened=Opened(champion=1, at=NOW, answers=0)))
     services.rounds.open(planned, changed(planned, "planned", {}))
     assert CurateWorker(services, lambda: nullcontext(log)).step()
     made = read_dataset(services.round_dir(ROUND.round_id) / "dataset.jsonl")
@@ -133,30 +132,3 @@ def test_one_plan_gives_one_data_set_online_and_offline(
         assert (row.skills, row.origin.part, row.origin.skill) == (example.skills, where.part, where.skill)
         assert (row.origin.cause, row.origin.source_ids) == (where.cause, where.source_ids)
         assert (row.origin.teacher, row.origin.usage) == (where.teacher, where.usage)
-
-
-def calls(bench: Bench) -> dict[str, int]:
-    return {line.kind: line.calls for line in estimate(bench, "dataset", pipeline.standing(bench))}
-
-
-@pytest.mark.parametrize(
-    ("strategy", "crash", "whole", "left"),
-    [
-        ("stat-sel", Raise("curate.rewrite.start", 6), {"rewrite": 60}, {"rewrite": 2}),
-        ("stat-syn", Raise("curate.solve.start", 9), {"write": 10, "solve": 60}, {"solve": 3}),
-    ],
-)
-def test_what_an_interrupted_curation_has_behind_it_is_not_estimated_again(
-    make_files: Files, tmp_path: Path, strategy: Any, crash: Any, whole: dict[str, int], left: dict[str, int]
-) -> None:
-    """One task dies and the others end: one of 20 questions is left to solve, about one of 34 to rewrite."""
-    with open_bench(load_stat(make_files()), tmp_path / "run", strategy) as bench:
-        pipeline.run_stages(bench, "profile")
-        assert calls(bench) == whole
-        alone = replace(bench, crash=crash, runner=replace(bench.runner, concurrency=1))
-        with pytest.raises(Crashed):
-            pipeline.run_stages(alone, "dataset")
-        assert calls(bench) == left
-        pipeline.run_stages(bench, "dataset")
-        pipeline.forget_from(bench, "dataset")
-        assert calls(bench) == {}

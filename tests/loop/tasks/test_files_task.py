@@ -28,10 +28,10 @@ from loop.tasks.world.task import items_of, pool_sizes
 from loop.tasks.world.teacher import SymbolicTeacher
 from loop.tasks.world.world import DESCRIPTIONS, SKILLS, pool
 from loop.wiring import open_services, open_task, set_up_student
+from loop.workers.record import LoopRound
 from streams.clock import HandClock
 from streams.files import DataError
 from streams.state.ledger import entries
-from streams.state.rounds import Round
 
 HERE = Path(__file__).parents[1]
 SYMBOLIC = SymbolicTeacher()
@@ -109,7 +109,7 @@ def config_file(tmp_path: Path) -> Iterator[Path]:
 class Ran:
     """What a run came to."""
 
-    first: Round
+    first: LoopRound
     answers: int
     ledger: list[LedgerEntry]
 
@@ -144,8 +144,8 @@ def test_a_teacher_behind_http_finds_and_teaches_what_the_same_teacher_in_proces
     ran = run_stream(config, tmp_path / "run")
     direct = run_stream(load(HERE / "small.toml", overrides=overrides), tmp_path / "direct")
     assert (
-        ran.first.record["decision"] == direct.first.record["decision"]
-        and ran.first.record["profile"] == direct.first.record["profile"]
+        ran.first.record.decision == direct.first.record.decision
+        and ran.first.record.opened.profile == direct.first.record.opened.profile
     )
     assert ran.first.state in ("promoted", "rejected") and ran.answers == direct.answers == 200
     assert rebuild_profile(config, tmp_path / "run", Console(quiet=True))

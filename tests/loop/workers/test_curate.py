@@ -23,6 +23,7 @@ from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
 from loop.workers.failures import recent_failures
+from loop.workers.record import Opened, Record, open_rounds
 from loop.workers.services import Services
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
@@ -30,7 +31,7 @@ from streams.codec import encode
 from streams.crash import Crashed, Raise, no_crash
 from streams.events import Diagnosed, StudentOutput
 from streams.memory_log import MemoryLog
-from streams.state.rounds import Round, RoundStore
+from streams.state.rounds import Round
 from streams.state.store import StateStore
 from training.mix import read_dataset
 
@@ -88,7 +89,7 @@ def session(tmp_path: Path) -> Session:
             config=load(None, overrides={"curate": {"strategy": strategy}}),
             root=root,
             store=store,
-            rounds=RoundStore(store),
+            rounds=open_rounds(store),
             task=task,
             engine=engine,
             registry=None,  # type: ignore[arg-type]
@@ -98,8 +99,8 @@ def session(tmp_path: Path) -> Session:
         )
         target = SkillTarget(skill="add", weight=1.0, examples=6, strategy="synthesize")
         decision = Decision(kind="synthesize", skills=(target,), examples=6, steps=1, reasons=("test",))
-        record = {"decision": decision.model_dump(mode="json"), "champion": 1, "decided_at": NOW.isoformat()}
-        round_ = Round("demo-r001", "demo", 1, "planned", None, record | {"decided_at_answers": 0})
+        record = Record(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
+        round_ = Round("demo-r001", "demo", 1, "planned", None, record)
         services.rounds.open(round_, changed(round_, "planned", {}))
         return services
 
@@ -145,7 +146,8 @@ def test_without_failures_a_strategy_says_what_it_lacks(session: Session) -> Non
     services = session("stat-sel")
     assert CurateWorker(services, lambda: nullcontext(log_of(failed(0, student_version=2)))).step()
     ended = services.rounds.get("demo-r001")
-    assert ended is not None and ended.state == "failed" and "no difficult questions" in ended.record["error"]
+    assert ended is not None and ended.state == "failed" and ended.record.ended is not None
+    assert "no difficult questions" in ended.record.ended.error
 
 
 def test_a_resumed_round_plans_from_what_it_saw_when_it_began(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,9 @@ from loop.config import Config, ConfigError, load
 from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
+from loop.workers.lease import LEASE_S
 from loop.workers.monitor import MonitorWorker
+from loop.workers.record import LoopRound, Opened, Record, parse_record
 from loop.workers.services import Services
 from loop.workers.train import TrainWorker
 from serving.scripted_engine import ScriptedEngine
@@ -72,13 +75,13 @@ class AbsentRegistry:
 def make_services(
     tmp_path: Path, teacher: Any, pool: Sequence[PoolItem] = (), config: Config | None = None
 ) -> Services:
-    store = StateStore(f"sqlite:///{tmp_path / 'state.db'}")
+    store, clock = StateStore(f"sqlite:///{tmp_path / 'state.db'}"), HandClock(NOW)
     engine = ScriptedEngine(lambda prompt, version, sample: "answer")
     engine.load(1, None)
     parts: dict[str, Any] = {
         "engine": engine,
         "registry": AbsentRegistry(),
-        "clock": HandClock(NOW),
+        "clock": clock,
         "crash": no_crash,
         "owner": "test",
     }
@@ -86,7 +89,7 @@ def make_services(
         config=config or load(None),
         root=tmp_path,
         store=store,
-        rounds=RoundStore(store),
+        rounds=RoundStore(store, parse_record, clock),
         task=make_task(teacher, pool),
         **parts,
     )
@@ -104,15 +107,10 @@ def output(number: int, **changes: Any) -> StudentOutput:
     return StudentOutput(**{**values, **changes})
 
 
-def planned(services: Services, skill: str = "add", strategy: Any = "select") -> Round:
+def planned(services: Services, skill: str = "add", strategy: Any = "select") -> LoopRound:
     target = SkillTarget(skill=skill, weight=1.0, examples=2, strategy=strategy)
     decision = Decision(kind=strategy, skills=(target,), examples=2, steps=1, reasons=("test",))
-    record = {
-        "decision": decision.model_dump(mode="json"),
-        "champion": 1,
-        "decided_at": NOW.isoformat(),
-        "decided_at_answers": 0,
-    }
+    record = Record(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
     round_ = Round("demo-r001", "demo", 1, "planned", None, record)
     assert services.rounds.open(round_, changed(round_, "planned", {}))
     return round_
@@ -182,11 +180,28 @@ def test_diagnoses_of_a_teacher_outside_are_folded_and_watched(tmp_path: Path) -
 
 
 def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_path: Path) -> None:
+    """No attempt can mend that, so there is one only."""
     services = make_services(tmp_path, teacher(), [pool_item(1)])
     planned(services, skill="sub")
     assert CurateWorker(services).step()
     ended = services.rounds.get("demo-r001")
-    assert ended is not None and ended.state == "failed" and "'sub'" in ended.record["error"]
+    assert ended is not None and ended.state == "failed" and ended.record.ended is not None
+    assert "'sub'" in ended.record.ended.error
+
+
+def test_a_curation_that_was_overtaken_writes_no_data(tmp_path: Path) -> None:
+    services = make_services(tmp_path, teacher(), [pool_item(number) for number in range(4)])
+    planned(services)
+
+    def overtaken(name: str) -> None:
+        if name == "curate.assemble.end":
+            services.clock.sleep(2 * LEASE_S)
+            assert services.rounds.claim("planned", "another", LEASE_S) is not None
+
+    CurateWorker(dataclasses.replace(services, crash=overtaken)).step()
+    held = services.rounds.get("demo-r001")
+    assert held is not None and (held.state, held.owner, held.failures) == ("planned", "another", 0)
+    assert not list(tmp_path.glob("rounds/**/dataset.jsonl"))
 
 
 def test_an_absent_registry_leaves_the_round_where_it_is(tmp_path: Path) -> None:
@@ -194,9 +209,11 @@ def test_an_absent_registry_leaves_the_round_where_it_is(tmp_path: Path) -> None
     planned(services)
     assert CurateWorker(services).step()
     trainer = TrainWorker(services)
-    assert not trainer.step() and trainer.failures == 1
+    for failures in range(1, 6):
+        assert not trainer.step() and trainer.failures == failures
+        services.clock.sleep(60)
     kept = services.rounds.get("demo-r001")
-    assert kept is not None and kept.state == "curated"
+    assert kept is not None and kept.state == "curated" and kept.failures == 0
 
 
 def test_a_pool_that_holds_evaluation_questions_is_refused() -> None:

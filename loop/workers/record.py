@@ -1,0 +1,174 @@
+"""What a round leaves behind: one frozen part for each step, and the reader of records that an earlier
+version wrote.
+
+The state store keeps a record as JSON and knows nothing of its form (`streams.state.rounds`).
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
+
+from agent.decision import Decision
+from agent.items import Frozen
+from agent.posterior import SkillEstimate
+from graphs.curate.plan import CurationReport
+from streams.state.rounds import Round, RoundStore
+from streams.state.store import StateStore
+from training.gate import GateVerdict
+from training.mix import DatasetManifest
+
+State = Literal["planned", "curated", "trained", "judged", "promoted", "rejected", "failed"]
+PartT = TypeVar("PartT", bound=Frozen)
+
+
+class Opened(Frozen):
+    """What the policy saw when it opened the round. `champion` is the served version, `at` event time,
+    `answers` the student's total of diagnosed answers."""
+
+    champion: int
+    at: datetime
+    answers: int
+    profile: tuple[SkillEstimate, ...] = ()
+
+
+class Curated(Frozen):
+    """The data set, how it came about, and the pool items it took."""
+
+    manifest: DatasetManifest
+    report: CurationReport
+    used: tuple[str, ...] = ()
+
+
+class Trained(Frozen):
+    """The adapter. `parent` is the version it was trained on; `directory` holds it, inside the round's own;
+    `too_long` examples exceeded `max_length` and were left out."""
+
+    adapter_sha256: str
+    tokens: int
+    loss: float
+    parent: int
+    directory: str = "sft"
+    too_long: int = 0
+
+
+class Judged(Frozen):
+    """The model version, the gate's verdict, the change of held-out accuracy per skill, and the digest of the
+    challenger's answers to the probe questions."""
+
+    version: int
+    verdict: GateVerdict
+    gains: dict[str, float]
+    probe: str
+    run_id: str
+
+
+class Ended(Frozen):
+    """When it ended, by the student's total of diagnosed answers; `error` says why, unless the gate does."""
+
+    answers: int
+    error: str = ""
+
+
+Part = Curated | Trained | Judged | Ended
+FIELDS: dict[type[Part], str] = {
+    Curated: "curated",
+    Trained: "trained",
+    Judged: "judged",
+    Ended: "ended",
+}
+LEFT_OUT = {"used", "profile", "directory"}
+"""What events do not carry: long lists, and which attempt it was."""
+
+
+class Record(Frozen):
+    """A round's record; each worker fills its own part."""
+
+    schema_version: Literal[2] = 2
+    decision: Decision
+    opened: Opened
+    curated: Curated | None = None
+    trained: Trained | None = None
+    judged: Judged | None = None
+    ended: Ended | None = None
+
+    def plus(self, part: Part) -> Record:
+        """This record with one more part."""
+        return self.model_copy(update={FIELDS[type(part)]: part})
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """The skills that the round teaches."""
+        return tuple(target.skill for target in self.decision.skills)
+
+    @property
+    def day(self) -> str:
+        """The day (UTC, event time) whose budget pays for the round."""
+        return self.opened.at.date().isoformat()
+
+    def need_curated(self) -> Curated:
+        """The part that curation fills. Raises `LookupError` when it is not there."""
+        return _need(self.curated, "curated")
+
+    def need_trained(self) -> Trained:
+        """The part that training fills. Raises `LookupError` when it is not there."""
+        return _need(self.trained, "trained")
+
+    def need_judged(self) -> Judged:
+        """The part that judging fills. Raises `LookupError` when it is not there."""
+        return _need(self.judged, "judged")
+
+
+LoopRound = Round[Record]
+LoopRounds = RoundStore[Record]
+
+
+def announced(part: Part | Decision) -> dict[str, Any]:
+    """A part as the detail of the event that announces it."""
+    detail = part.model_dump(mode="json", exclude=LEFT_OUT)
+    return {"decision": detail} if isinstance(part, Decision) else detail
+
+
+def open_rounds(store: StateStore) -> LoopRounds:
+    """The store's rounds, with their records read by `parse_record`."""
+    return RoundStore(store, parse_record)
+
+
+@lru_cache(maxsize=256)
+def parse_record(text: str) -> Record:
+    """A stored record, of this version or of the one before, which had no parts and no version."""
+    value = json.loads(text)
+    return Record.model_validate(value if "schema_version" in value else _parted(value))
+
+
+def _parted(flat: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a record of schema version 1: one flat object, to which each step added its keys."""
+    parts: dict[str, Any] = {
+        "decision": flat["decision"],
+        "opened": {
+            "champion": flat["champion"],
+            "at": flat["decided_at"],
+            "answers": flat["decided_at_answers"],
+            "profile": flat.get("profile", ()),
+        },
+    }
+    if "manifest" in flat:
+        parts["curated"] = {
+            "manifest": flat["manifest"], "report": flat["curation"], "used": flat["used"],
+        }  # fmt: skip
+    if "adapter_sha256" in flat:
+        parts["trained"] = {key: flat[key] for key in ("adapter_sha256", "tokens", "loss")}
+        parts["trained"]["parent"] = flat["trained_from"]
+    if "verdict" in flat:
+        parts["judged"] = {key: flat[key] for key in ("version", "verdict", "gains", "probe", "run_id")}
+    if "ended_at_answers" in flat:
+        parts["ended"] = {"answers": flat["ended_at_answers"], "error": flat.get("error", "")}
+    return parts
+
+
+def _need(part: PartT | None, name: str) -> PartT:
+    if part is None:
+        raise LookupError(f"the round's record has no part {name!r}, which its state promises")
+    return part

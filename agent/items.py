@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from operator import not_
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent.budget import Usage
 
@@ -44,7 +45,11 @@ class HeldOutItem(Frozen):
 
 
 class Provenance(Frozen):
-    """Where one training example came from."""
+    """Where one training example came from. A selected example with a `teacher` has its solution rewritten.
+
+    `part` of a data plan and `cause`, the difficult question behind it, are left out of JSON where there are
+    none.
+    """
 
     strategy: Strategy
     skill: str | None
@@ -52,6 +57,8 @@ class Provenance(Frozen):
     teacher: str | None = None
     prompt_version: str | None = None
     usage: Usage = Usage()
+    part: str = Field(default="", exclude_if=not_)
+    cause: str | None = Field(default=None, exclude_if=not_)
 
 
 class Example(Frozen):

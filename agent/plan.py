@@ -6,16 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent.catalog import SkillMap
 from agent.chance import rank
 from agent.errors import AgentError
 from agent.items import Frozen
 from agent.selection import K_SEL
-from agent.synthesis import WriteRequest
 
 StrategyName = Literal[
     "stat-sel",
@@ -37,12 +36,19 @@ class StrategyError(AgentError):
 
 
 class StrategySettings(Frozen):
-    """The paper's parameters. `pairs` bounds the data set; `answers` are answers for each drawn question.
+    """The paper's parameters (STAT, arXiv 2510.10023, section 3.3), for the loop and for files alike.
 
-    `k_embed` counts nearest questions for each difficult one; `prompts` are requests for each (difficult
-    question, missing skill): 500 x 2.5 x 2 questions cannot reach the paper's 4k unique ones (method.md, weak
-    spot 8). `share` is the targeted part of `mix`, `hard_levels` what counts as hard. `rewrite` false keeps
-    the pool's own solution as the one answer.
+    `pairs` bounds the data set; `answers` are answers for each drawn question, `rewrite` false keeps the
+    pool's own solution as the one answer. A request shows `references`, asks for `questions`; each of them
+    gets `solutions` and is kept when `min_agreement` of them have the same final answer. `k_embed` counts
+    nearest questions for each difficult one; `prompts` are requests for each (difficult question, missing
+    skill): 500 x 2.5 x 2 questions cannot reach the paper's 4k unique ones. `share` is the targeted part of
+    `mix`, `hard_levels` what counts as hard.
+
+    How much to ask for when a number of examples is wanted (agent/synthesis.py): `acceptance` is the part of
+    written questions that is expected to survive the filters, `pairs_per_question` how many of a question's
+    agreeing solutions are counted on: 1 asks for as many different questions as examples, the paper keeps all
+    that agree, which costs a third.
     """
 
     pairs: int = Field(default=9_500, ge=1)
@@ -57,6 +63,21 @@ class StrategySettings(Frozen):
     share: float = Field(default=0.5, ge=0, le=1)
     hard_levels: tuple[int, ...] = (4, 5)
     rewrite: bool = True
+    acceptance: float = Field(default=0.6, gt=0, le=1)
+    pairs_per_question: float = Field(default=1.0, ge=1)
+
+    @model_validator(mode="after")
+    def _solutions_suffice(self) -> Self:
+        if max(self.min_agreement, self.pairs_per_question) > self.solutions:
+            raise ValueError(
+                f"min_agreement and pairs_per_question must be at most solutions ({self.solutions})"
+            )
+        return self
+
+    @property
+    def examples_per_question(self) -> float:
+        """Examples that a written question is expected to come to."""
+        return self.acceptance * self.pairs_per_question
 
 
 class Failure(Frozen):
@@ -96,11 +117,23 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteRequest:
+    """One call of `Teacher.write`. `request_id` is the same whenever the plan is made again; fewer references
+    mean a small pool."""
+
+    request_id: str
+    skill: str
+    references: tuple[str, ...]
+    count: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One request for new questions, because of the difficult question `cause`."""
 
     write: WriteRequest
-    cause: str
+    cause: str | None
     part: str
 
 
@@ -109,8 +142,9 @@ class DataPlan:
     """What a strategy wants. `quotas` divides the pairs among parts of a mixture; empty: one part gets all.
 
     `answers` is the number of answers for each drawn question; with `rewritten` false it is the pool's own
-    solution, once. `empty_skills` are missing skills for which the pool has no question, with the number of
-    failures behind each.
+    solution, once. `sizes` are the examples that a planner wants of each skill: new questions beyond them are
+    surplus. `empty_skills` are missing skills for which the pool has no question, with the number of failures
+    behind each.
     """
 
     draws: tuple[Draw, ...] = ()
@@ -118,6 +152,7 @@ class DataPlan:
     answers: int = 1
     rewritten: bool = False
     quotas: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     empty_skills: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -135,34 +170,36 @@ class Pair:
 
 
 def choose_pairs(
-    plan: DataPlan, limit: int, seed: int, usable: Callable[[str], bool] = lambda item_id: True
+    plan: DataPlan, limit: int | None, seed: int, usable: Callable[[str], bool] = lambda item_id: True
 ) -> tuple[Pair, ...]:
-    """At most `limit` distinct question-answer pairs, drawn at random over all draws.
+    """At most `limit` distinct question-answer pairs, drawn at random over all draws; None: all, in their
+    order.
 
     An item that was drawn often is more likely to be in, but no pair comes twice. `usable` leaves items out
     (repeats, contamination). A part of a mixture that cannot fill its quota stays short.
     """
-    slots = sorted(
-        (
-            rank(seed, "pair", draw.part, draw.item_id, draw.skill or "", draw.cause or "", str(answer)),
-            draw.item_id,
-            answer,
-            at,
-        )
+    slots = [
+        (draw.item_id, answer, at)
         for at, draw in enumerate(plan.draws)
         if usable(draw.item_id)
         for answer in range(plan.answers)
-    )
+    ]
+    if limit is not None:
+        slots.sort(key=lambda slot: (_chance(plan.draws[slot[2]], slot[1], seed), slot))
     room = Counter(dict(plan.quotas)) if plan.quotas else None
     chosen: dict[tuple[str, int], Pair] = {}
-    for _, item_id, answer, at in slots:
+    for item_id, answer, at in slots:
         draw = plan.draws[at]
-        if len(chosen) >= limit or (item_id, answer) in chosen or (room is not None and room[draw.part] <= 0):
+        if len(chosen) == limit or (item_id, answer) in chosen or (room is not None and room[draw.part] <= 0):
             continue
         chosen[item_id, answer] = Pair(draw, answer)
         if room is not None:
             room[draw.part] -= 1
     return tuple(chosen.values())
+
+
+def _chance(draw: Draw, answer: int, seed: int) -> int:
+    return rank(seed, "pair", draw.part, draw.item_id, draw.skill or "", draw.cause or "", str(answer))
 
 
 def failures_by_skill(failures: Iterable[Failure]) -> dict[str, int]:

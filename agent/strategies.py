@@ -17,7 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from agent.catalog import SkillMap
 from agent.chance import ordered, rank
+from agent.decision import SkillTarget
 from agent.plan import (
     DataPlan,
     Draw,
@@ -27,10 +29,11 @@ from agent.plan import (
     StrategyError,
     StrategyName,
     StrategySettings,
+    WriteRequest,
     failures_by_skill,
 )
-from agent.selection import select_offline
-from agent.synthesis import WriteRequest
+from agent.selection import plan_selection, select_offline
+from agent.synthesis import plan_synthesis
 
 ORIGINAL = "original"
 _ALL = 10**9
@@ -61,6 +64,46 @@ def plan_strategy(
     if not given.item_ids:
         raise StrategyError("the pool is empty; give training questions in [data] train")
     return STRATEGIES[name](given, settings)
+
+
+def plan_targets(
+    targets: Sequence[SkillTarget],
+    skill_map: SkillMap,
+    seed: int,
+    used: Mapping[str, int] | None = None,
+    settings: StrategySettings = StrategySettings(),
+) -> DataPlan:
+    """The policy's own plan: for each skill of its decision so many examples, drawn from the pool or asked
+    for. `used` counts earlier rounds by item.
+
+    Raises
+    ------
+    StrategyError
+        When the pool has no question for a skill that is to be taught from it.
+
+    Examples
+    --------
+    >>> targets = [SkillTarget(skill="add", weight=1.0, examples=3, strategy="select")]
+    >>> plan = plan_targets(targets, SkillMap([(f"q{i}", ("add",)) for i in range(9)]), seed=0)
+    >>> len(plan.draws), len(plan.requests), plan.sizes
+    (3, 0, {'add': 3})
+    """
+    drawn = {target.skill: target.examples for target in targets if target.strategy == "select"}
+    asked = {target.skill: target.examples for target in targets if target.strategy == "synthesize"}
+    for skill in drawn:
+        if not skill_map.items(skill):
+            raise StrategyError(
+                f"the pool has no question that needs {skill!r}: label pool items with it, or leave the skill"
+                " out of the round"
+            )
+    picked = plan_selection(drawn, skill_map, sum(drawn.values()), seed, used)
+    return DataPlan(
+        draws=tuple(Draw(pick.item_id, pick.skill, None, "") for pick in picked.picks),
+        requests=tuple(
+            Request(write, None, "") for write in plan_synthesis(asked, skill_map, seed, settings).requests
+        ),
+        sizes={target.skill: target.examples for target in targets},
+    )
 
 
 def needs_neighbours(name: StrategyName) -> bool:

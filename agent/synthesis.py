@@ -8,62 +8,7 @@ from dataclasses import dataclass
 
 from agent.catalog import SkillMap
 from agent.chance import ordered, rank
-
-
-@dataclass(frozen=True, slots=True)
-class SynthesisSettings:
-    """Sizes of the requests.
-
-    The paper shows 3 references, asks for 2 questions a prompt and 3 solutions of each. `acceptance` is the
-    part of the written questions expected to survive the filters (consistency, duplicates, contamination).
-    `pairs_per_question` is how many of a question's agreeing solutions are counted on as examples: 1 asks for
-    as many different questions as examples, the paper keeps all that agree (up to 3), which costs a third.
-
-    Raises
-    ------
-    ValueError
-        When a size is below 1, `acceptance` outside (0, 1], or `pairs_per_question` outside [1,
-        solutions_per_question].
-    """
-
-    questions_per_prompt: int = 2
-    references_per_prompt: int = 3
-    solutions_per_question: int = 3
-    acceptance: float = 0.6
-    pairs_per_question: float = 1.0
-
-    def __post_init__(self) -> None:
-        if min(self.questions_per_prompt, self.references_per_prompt, self.solutions_per_question) < 1:
-            raise ValueError(
-                "questions_per_prompt, references_per_prompt and solutions_per_question must be at least 1"
-            )
-        if not 0 < self.acceptance <= 1:
-            raise ValueError(f"acceptance must lie in (0, 1], got {self.acceptance}")
-        if not 1 <= self.pairs_per_question <= self.solutions_per_question:
-            raise ValueError(
-                "pairs_per_question must lie in [1, "
-                f"{self.solutions_per_question}], got {self.pairs_per_question}"
-            )
-
-    @property
-    def examples_per_question(self) -> float:
-        """Examples that a written question is expected to come to."""
-        return self.acceptance * self.pairs_per_question
-
-
-DEFAULT_SYNTHESIS = SynthesisSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class WriteRequest:
-    """One call of `Teacher.write`. `request_id` is the same whenever the plan is made again; fewer references
-    mean a small pool."""
-
-    request_id: str
-    skill: str
-    references: tuple[str, ...]
-    count: int
-    seed: int
+from agent.plan import StrategySettings, WriteRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +30,7 @@ class SynthesisPlan:
 
 
 def plan_synthesis(
-    wanted: Mapping[str, int], skill_map: SkillMap, seed: int, settings: SynthesisSettings = DEFAULT_SYNTHESIS
+    wanted: Mapping[str, int], skill_map: SkillMap, seed: int, settings: StrategySettings = StrategySettings()
 ) -> SynthesisPlan:
     """Plan requests that should yield `wanted[skill]` examples for each skill.
 
@@ -118,13 +63,13 @@ def plan_synthesis(
 
 
 def _requests(
-    skill: str, questions: int, skill_map: SkillMap, seed: int, settings: SynthesisSettings
+    skill: str, questions: int, skill_map: SkillMap, seed: int, settings: StrategySettings
 ) -> list[WriteRequest]:
-    prompts = math.ceil(questions / settings.questions_per_prompt)
-    references = _references(skill, prompts, settings.references_per_prompt, skill_map, seed)
+    prompts = math.ceil(questions / settings.questions)
+    references = _references(skill, prompts, settings.references, skill_map, seed)
     requests = []
     for number in range(prompts):
-        count = min(settings.questions_per_prompt, questions - number * settings.questions_per_prompt)
+        count = min(settings.questions, questions - number * settings.questions)
         own_seed = rank(seed, "write", skill, str(number)) % 2**31
         requests.append(WriteRequest(f"{skill}/{seed}/{number}", skill, references[number], count, own_seed))
     return requests

@@ -39,11 +39,12 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.budget import Price, Usage
-from agent.catalog import SkillCatalog
+from agent.catalog import SkillCatalog, SkillMap
 from agent.decision import SkillTarget
 from agent.items import PoolItem
+from agent.plan import StrategySettings
 from agent.replay import ReplaySettings
-from agent.synthesis import DEFAULT_SYNTHESIS, SynthesisSettings
+from agent.strategies import plan_targets
 from graphs.chat.cache import SqliteReplies
 from graphs.chat.meter import MeterReading
 from graphs.chat.prompts import label
@@ -59,7 +60,7 @@ from streams.events import StudentOutput
 
 LATENCY_S, CONCURRENCY, TURNS = 0.05, 4, 3
 PAPER_CALLS_PER_DIAGNOSIS, PAPER_CALLS_PER_PAIR = 1.0, 7 / 6
-ALL_PAIRS = SynthesisSettings(acceptance=0.9, pairs_per_question=2.5)
+ALL_PAIRS = StrategySettings(acceptance=0.9, pairs_per_question=2.5)
 SKILLS = ("addition", "counting", "division", "geometry", "maximum", "ordering", "percentages", "ratios")
 CATALOG = SkillCatalog.of(*((name, "") for name in SKILLS))
 ANSWER = (
@@ -91,7 +92,7 @@ def diagnoses(teacher: ChatTeacher, count: int) -> int:
 
 
 def synthesis(
-    teacher: ChatTeacher, pairs: int, seed: int, settings: SynthesisSettings = DEFAULT_SYNTHESIS
+    teacher: ChatTeacher, pairs: int, seed: int, settings: StrategySettings = StrategySettings()
 ) -> int:
     """Curate a round of synthesized pairs; how many were accepted."""
     pool = [
@@ -105,9 +106,9 @@ def synthesis(
         for at in range(50)
     ]
     target = SkillTarget(skill="addition", weight=1.0, examples=pairs, strategy="synthesize")
-    plan = CurationPlan(
-        seed=seed, targets=(target,), synthesis=settings, replay=ReplaySettings(share=0.0), per_task=1
-    )
+    skill_map = SkillMap((item.item_id, item.skills) for item in pool)
+    data = plan_targets([target], skill_map, seed, settings=settings)
+    plan = CurationPlan(seed=seed, data=data, strategy=settings, replay=ReplaySettings(share=0.0))
     context = CurateContext(teacher.for_round("r"), pool, [])
     made = run_curation(build_curate(), "r", plan, context, max_concurrency=teacher.client.settings.threads)
     return sum(made.report.accepted.values())

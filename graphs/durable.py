@@ -3,6 +3,8 @@ going on where a run died."""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
@@ -35,6 +37,24 @@ class Context(Protocol):
 
     @property
     def gate(self) -> AbstractContextManager[object]: ...
+
+
+class Tally:
+    """Counts finished calls of the teacher by kind and tells a listener: kind, calls done, calls in all. Safe
+    for threads."""
+
+    def __init__(
+        self, listen: Callable[[str, int, int], None], done: Mapping[str, int] | None = None
+    ) -> None:
+        self._listen = listen
+        self._done = Counter(done or {})
+        self._lock = threading.Lock()
+
+    def add(self, kind: str, total: int) -> None:
+        """One more call of `total` is finished."""
+        with self._lock:
+            self._done[kind] += 1
+            self._listen(kind, self._done[kind], total)
 
 
 C = TypeVar("C", bound=Context)

@@ -121,16 +121,15 @@ class Teacher(Protocol):
     def solve(self, question: str, count: int, seed: int) -> Solutions:
         """Solve `question` `count` times independently."""
 
+    def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:
+        """Write the worked solution of `item` anew `count` times, each with the same final answer."""
+
 
 class CatalogTeacher(Teacher, Protocol):
-    """A teacher that can also make a catalog and rewrite worked solutions: what the offline method needs
-    beyond the loop."""
+    """A teacher that can also make a catalog: what the offline method needs beyond the loop."""
 
     def name_skill(self, question: str) -> SkillName:
         """Name the fine skill that `question` exercises (paper section 3.1, after arXiv 2405.12205)."""
 
     def cluster(self, names: Sequence[str], at_most: int) -> Clusters:
         """Group fine skill names into at most `at_most` skills with descriptions."""
-
-    def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:
-        """Write the worked solution of `item` anew `count` times, each with the same final answer."""

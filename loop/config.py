@@ -23,10 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, Valid
 from agent.budget import Caps
 from agent.decision import PolicySettings
 from agent.drift import DriftSettings
+from agent.plan import StrategyName, StrategySettings
 from agent.posterior import ReadSettings
 from agent.replay import ReplaySettings
-from agent.synthesis import SynthesisSettings
 from graphs.chat.settings import ChatSettings
+from graphs.curate.settings import DuplicateSettings, EmbedSettings
 from graphs.filters.chain import FilterSettings
 from loop.errors import LoopError
 from streams.kafka.settings import KafkaSettings
@@ -139,16 +140,19 @@ class MonitorSection(Section, FilterSettings):
 
 
 class CurateSection(Section):
-    """How a round's data is made. A new question is kept when `min_agreement` of its solutions agree (paper
-    section 3.3).
+    """How a round's data is made. `strategy` is `policy`, so many examples of each skill that the policy
+    names, or one of agent/strategies.py, which plans from the champion's newest failures at these skills and
+    makes as many examples in all. Its parameters are in `[strategy]`.
 
-    Old data is replayed where the champion answers it right; `replay_candidates` pool items are tried for
-    that.
+    At most `failures` difficult questions are planned from, sought in the newest `recent_records` of each
+    partition of the log. Old data is replayed where the champion answers it right; `replay_candidates` pool
+    items are tried for that.
     """
 
-    synthesis: SynthesisSettings = SynthesisSettings()
+    strategy: Literal["policy"] | StrategyName = "policy"
+    failures: int = Field(default=500, gt=0)
+    recent_records: int = Field(default=20_000, gt=0)
     replay: ReplaySettings = ReplaySettings()
-    min_agreement: int = Field(default=2, gt=0)
     replay_candidates: int = Field(default=2000, ge=0)
 
 
@@ -190,6 +194,9 @@ class Config(Section):
     policy: PolicySettings = PolicySettings()
     budget: Caps = Caps()
     curate: CurateSection = CurateSection()
+    strategy: StrategySettings = StrategySettings()
+    duplicates: DuplicateSettings = DuplicateSettings()
+    embed: EmbedSettings = EmbedSettings()
     train: SftSettings = SftSettings(steps=240)
     gate: GateSettings = GateSettings()
     demo: DemoSection = DemoSection()

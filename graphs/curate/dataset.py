@@ -1,77 +1,131 @@
-"""The two ends of a curation: what to draw and to ask for, and how what came of it becomes the data set of a
-round."""
+"""The two ends of a curation: which calls a data plan comes to, and how what came of them becomes the data
+set."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from typing_extensions import TypedDict
 
 from agent.budget import Usage
 from agent.catalog import SkillMap
+from agent.chance import rank
 from agent.items import Example, PoolItem, Provenance
+from agent.plan import Draw, choose_pairs
 from agent.replay import plan_replay
-from agent.selection import plan_selection
-from agent.synthesis import plan_synthesis
-from graphs.curate.duplicates import QuestionIndex
-from graphs.curate.plan import CurateContext, Curation, CurationPlan, CurationReport, EmptyPool
-from graphs.curate.steps import Prompt, Solved
+from graphs.curate.duplicates import QuestionIndex, repeats, untouchable
+from graphs.curate.plan import CurateContext, Curation, CurationPlan, CurationReport
+from graphs.curate.steps import Ask, Reply
 from streams.events import derived_id
 
 
-class Pick(TypedDict):
-    """One pool item, and the skill it was drawn for."""
+class Question(TypedDict):
+    """A new question and the place of its request in the plan."""
 
-    item_id: str
-    skill: str
+    text: str
+    request: int
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the steps of a round have left: drawn items, new questions with agreeing solutions, and the
-    counts."""
+class Gathered:
+    """What the steps have left: drawn items, rewritten solutions by item, new questions with the solutions
+    that agree, and the counts."""
 
-    picks: Sequence[Pick]
-    kept: Sequence[Solved]
+    items: Sequence[str]
+    rewritten: Mapping[str, Reply]
+    questions: Sequence[Question]
+    solved: Sequence[Reply]
     dropped: Mapping[str, int]
     usage: Usage
 
 
-def picks(plan: CurationPlan, context: CurateContext) -> list[Pick]:
-    """Draw the items of the skills that are taught by selection. Raises `EmptyPool` for a skill that no item
-    needs."""
-    wanted = plan.wanted("select")
-    for skill in wanted:
-        if not context.skill_map.items(skill):
-            raise EmptyPool(skill)
-    drawn = plan_selection(wanted, context.skill_map, sum(wanted.values()), plan.seed, context.used_items)
-    return [Pick(item_id=one.item_id, skill=one.skill) for one in drawn.picks]
+@dataclass(frozen=True)
+class Sieve:
+    """Keeps untouchable questions and repeats out. A contaminated question uses up no place: its clean
+    neighbour may stay."""
+
+    untouchable: QuestionIndex
+    seen: QuestionIndex
+    dropped: Counter[str]
+
+    def passes(self, question: str) -> bool:
+        """Whether a question is clean and new; it is not new a second time."""
+        contaminated = self.untouchable.find(question)
+        repeat = None if contaminated else self.seen.find(question)
+        if contaminated or repeat:
+            self.dropped[f"contaminated-{contaminated}" if contaminated else f"duplicate-{repeat}"] += 1
+            return False
+        self.seen.add(question)
+        return True
 
 
-def prompts(plan: CurationPlan, context: CurateContext) -> list[Prompt]:
-    """The requests for new questions of the skills that are taught by synthesis."""
-    planned = plan_synthesis(plan.wanted("synthesize"), context.skill_map, plan.seed, plan.synthesis)
+def sift(
+    plan: CurationPlan, written: Sequence[Reply], context: CurateContext, dropped: Counter[str]
+) -> tuple[list[str], list[Question]]:
+    """The drawn items and the new questions that may be taught. Drawn ones are compared with each other, new
+    ones also with the pool and with all that was written before."""
+    sieve = Sieve(untouchable(plan.duplicates, context.held_out), repeats(plan.duplicates), dropped)
+    drawn = sorted({draw.item_id for draw in plan.data.draws})
+    known = [item_id for item_id in drawn if item_id in context.items]
+    dropped["without solution"] += len(drawn) - len(known)
+    items = [item_id for item_id in known if sieve.passes(context.items[item_id].question)]
+    dropped["writing failed"] += sum(not reply["texts"] for reply in written)
+    texts = [
+        Question(text=text, request=reply["at"])
+        for reply in sorted(written, key=lambda reply: reply["at"])
+        for text in reply["texts"]
+    ]
+    before = [*(item.question for item in context.pool), *context.used_questions] if texts else []
+    fresh = replace(sieve, seen=repeats(plan.duplicates, before))
+    return items, [question for question in texts if fresh.passes(question["text"])]
+
+
+def write_calls(plan: CurationPlan) -> list[Ask]:
+    """The calls for new questions, in the order of their requests."""
+    writes = [request.write for request in plan.data.requests]
     return [
-        Prompt(at=at, skill=one.skill, references=list(one.references), count=one.count, seed=one.seed)
-        for at, one in enumerate(planned.requests)
+        Ask(at=at, text=write.skill, references=list(write.references), count=write.count, seed=write.seed)
+        for at, write in enumerate(writes)
     ]
 
 
-def curation(round_id: str, plan: CurationPlan, found: Found, context: CurateContext) -> Curation:
-    """The data set: selected, then synthesized, then replayed examples, each once and in an order fixed by
-    the plan."""
-    dropped = Counter(found.dropped)
-    selected = [_selected(context.items[pick["item_id"]], pick["skill"]) for pick in found.picks]
-    taught = _once([*selected, *_within_request(_synthesized(found.kept, context), plan, dropped)])
-    replayed = _clean(_replayed(taught, plan, context), plan, context, dropped)
+def rewrite_calls(plan: CurationPlan, items: Sequence[str]) -> list[Ask]:
+    """One call for every drawn item whose solution is to be rewritten, for as many solutions as it has
+    places."""
+    places = _draws_by_item(plan, items) if plan.data.rewritten else {}
+    return [
+        _ask(at, item_id, len(places[item_id]), rank(plan.seed, "rewrite", item_id))
+        for at, item_id in enumerate(sorted(places))
+    ]
+
+
+def solve_calls(plan: CurationPlan, questions: Sequence[Question]) -> list[Ask]:
+    """One call for every new question. The seed depends on the text, not on its place."""
+    return [
+        _ask(at, one["text"], plan.strategy.solutions, rank(plan.seed, "solve", one["text"]))
+        for at, one in enumerate(questions)
+    ]
+
+
+def _ask(at: int, text: str, count: int, chance: int) -> Ask:
+    return Ask(at=at, text=text, references=[], count=count, seed=chance % 2**31)
+
+
+def curation(round_id: str, plan: CurationPlan, gathered: Gathered, context: CurateContext) -> Curation:
+    """The data set: drawn, then new, then replayed examples, each once and in an order fixed by the plan."""
+    dropped = Counter(gathered.dropped)
+    drawn = _drawn(plan, gathered, context)
+    taught = _once([*drawn, *_within(plan, len(drawn), _written(plan, gathered, context), dropped)])
+    replayed = _clean(_replayed(taught, plan, context), plan, context, dropped) if taught else []
     report = CurationReport(
-        requested={target.skill: target.examples for target in plan.targets},
-        accepted=dict(Counter(str(one.provenance.skill) for one in taught)),
+        requested=plan.data.sizes,
+        accepted=dict(Counter(one.provenance.skill or one.provenance.part for one in taught)),
         replay=len(replayed),
         dropped={reason: dropped[reason] for reason in sorted(dropped) if dropped[reason]},
-        usage=found.usage,
+        usage=gathered.usage,
     )
     return Curation(round_id=round_id, examples=(*taught, *replayed), report=report)
 
@@ -87,47 +141,83 @@ def example(prompt: str, completion: str, skills: tuple[str, ...], provenance: P
     )
 
 
-def _selected(item: PoolItem, skill: str) -> Example:
-    return example(
-        item.question,
-        item.solution,
-        item.skills,
-        Provenance(strategy="select", skill=skill, source_ids=(item.item_id,)),
+def _draws_by_item(plan: CurationPlan, items: Sequence[str]) -> dict[str, list[Draw]]:
+    """The draws that got a place in the data set."""
+    places: dict[str, list[Draw]] = {}
+    for pair in choose_pairs(plan.data, plan.pairs, plan.seed, set(items).__contains__):
+        places.setdefault(pair.draw.item_id, []).append(pair.draw)
+    return places
+
+
+def _drawn(plan: CurationPlan, gathered: Gathered, context: CurateContext) -> list[Example]:
+    """Drawn items with their solutions. Where fewer were rewritten than an item has places, its own takes one
+    of them."""
+    examples: list[Example] = []
+    for item_id, draws in _draws_by_item(plan, gathered.items).items():
+        item, reply = context.items[item_id], gathered.rewritten.get(item_id)
+        texts = reply["texts"] if reply else []
+        usage = Usage.model_validate(reply["usage"]) if reply else Usage()
+        for draw, text in zip(draws, texts, strict=False):
+            where = _origin("select", draw, (item_id,), context, usage)
+            examples.append(example(item.question, text, item.skills, where))
+            usage = Usage()
+        if len(texts) < len(draws):
+            where = _origin("select", draws[len(texts)], (item_id,))
+            examples.append(example(item.question, item.solution, item.skills, where))
+    return examples
+
+
+def _origin(
+    strategy: Literal["select", "synthesize"],
+    draw: Draw,
+    source_ids: tuple[str, ...],
+    by: CurateContext | None = None,
+    usage: Usage = Usage(),
+) -> Provenance:
+    """Where an example comes from; `by`: its text is the teacher's."""
+    return Provenance(
+        strategy=strategy,
+        skill=draw.skill,
+        source_ids=source_ids,
+        teacher=by.teacher.name if by else None,
+        prompt_version=by.teacher.prompt_version if by else None,
+        usage=usage,
+        part=draw.part,
+        cause=draw.cause,
     )
 
 
-def _synthesized(kept: Sequence[Solved], context: CurateContext) -> list[Example]:
-    """First one solution of every question, then second ones: variety before repetition when a request cuts
-    the list."""
+def _written(plan: CurationPlan, gathered: Gathered, context: CurateContext) -> list[Example]:
+    """First one solution of every question, then second ones: variety before repetition when the list is
+    cut. With a bound on the pairs, chance decides among questions."""
     ranked = sorted(
-        (rank, one["question"]["at"], one) for one in kept for rank in range(len(one["solutions"]))
+        (place, rank(plan.seed, "cut", reply["text"]) if plan.pairs else 0, reply["at"], text, reply)
+        for reply in gathered.solved
+        for place, text in enumerate(reply["texts"])
     )
-    return [_new_example(one, rank, context) for rank, _, one in ranked]
+    examples = []
+    for place, _, at, text, reply in ranked:
+        request = plan.data.requests[gathered.questions[at]["request"]]
+        draw = Draw("", request.write.skill, request.cause, request.part)
+        usage = Usage.model_validate(reply["usage"]) if place == 0 else Usage()
+        where = _origin("synthesize", draw, request.write.references, context, usage)
+        examples.append(example(reply["text"], text, (request.write.skill,), where))
+    return examples
 
 
-def _new_example(solved: Solved, rank: int, context: CurateContext) -> Example:
-    question = solved["question"]
-    provenance = Provenance(
-        strategy="synthesize",
-        skill=question["skill"],
-        source_ids=tuple(question["references"]),
-        teacher=context.teacher.name,
-        prompt_version=context.teacher.prompt_version,
-        usage=Usage.model_validate(solved["usage"]) if rank == 0 else Usage(),
-    )
-    return example(question["text"], solved["solutions"][rank]["text"], (question["skill"],), provenance)
-
-
-def _within_request(examples: Sequence[Example], plan: CurationPlan, dropped: Counter[str]) -> list[Example]:
-    left = Counter(plan.wanted("synthesize"))
+def _within(
+    plan: CurationPlan, drawn: int, written: Sequence[Example], dropped: Counter[str]
+) -> list[Example]:
+    """The new examples within what each skill was asked for, and within the bound on the pairs."""
+    left = Counter(plan.data.sizes)
+    room = len(written) if plan.pairs is None else plan.pairs - drawn
     inside: list[Example] = []
-    for one in examples:
+    for one in written:
         skill = str(one.provenance.skill)
-        if left[skill] > 0:
+        if len(inside) < room and (not plan.data.sizes or left[skill] > 0):
             left[skill] -= 1
             inside.append(one)
-        else:
-            dropped["surplus"] += 1
+    dropped["surplus"] += len(written) - len(inside)
     return inside
 
 
@@ -163,7 +253,7 @@ def _clean(
     examples: Sequence[Example], plan: CurationPlan, context: CurateContext, dropped: Counter[str]
 ) -> list[Example]:
     """Replay was clean when it was made, but held-out questions may have been added since."""
-    held_out = QuestionIndex(plan.same_question(plan.contamination), context.held_out)
+    held_out = untouchable(plan.duplicates, context.held_out)
     clean = [one for one in examples if held_out.find(one.prompt) is None]
     dropped["contaminated-replay"] += len(examples) - len(clean)
     return clean

@@ -22,6 +22,8 @@ from typing import Literal
 
 from datasketch import MinHash, MinHashLSH
 
+from graphs.curate.settings import DuplicateSettings
+
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 Same = Literal["exact", "near"]
@@ -147,3 +149,15 @@ class QuestionIndex:
 
     def _bucket(self, words: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(word for word in words if word[0].isdigit())) if self._rule.numbers_matter else ()
+
+
+def repeats(settings: DuplicateSettings, questions: Iterable[str] = ()) -> QuestionIndex:
+    """An index in which a question is found when it repeats one of `questions`."""
+    return QuestionIndex(SameQuestion(settings.duplicate, numbers_matter=settings.numbers_matter), questions)
+
+
+def untouchable(settings: DuplicateSettings, questions: Iterable[str]) -> QuestionIndex:
+    """An index in which a question is found when it is contaminated by one of `questions`."""
+    return QuestionIndex(
+        SameQuestion(settings.contamination, numbers_matter=settings.numbers_matter), questions
+    )

@@ -1,14 +1,11 @@
-"""The curate graph: from a round's plan to the data set it trains on. A killed round goes on at the node
-where it died.
+"""The curate graph: from a data plan to the data set it comes to, for a round of the loop and for files. A
+killed run resumes at the node where it died.
 
-    START ─► select ─► synthesize ─► write (fan-out) ─► deduplicate ─► decontaminate
-               └─ each branch only when the plan has targets for it ─┘       │
-              ┌──────────────────────────────────────────────────────────────┘
-              ├─► solve (fan-out) ────────┬─► filter ─► plan ─► END
-              └─ without new questions ───┘
+    START ─► write (fan-out) ─► sieve ─► rewrite (fan-out) ─► filter ─► assemble
+      └── without requests ───────┘ └──► solve (fan-out) ───────┘
 
-Repeats and held-out questions are taken out before the costly solving. State is plain data: item ids, the
-teacher's texts and the plan; pool, held-out questions and replay come with the context.
+Repeats and held-out questions are taken out before the costly solving and rewriting. State is plain data:
+item ids, the teacher's texts and the plan; pool, held-out questions and replay come with the context.
 
 1. `durability="sync"`: a node's result is on disk before the next node starts.
 2. The thread is the round id. Giving the same round again resumes it; finished nodes, and finished tasks of a
@@ -22,31 +19,40 @@ it leaves the graph and the round can be resumed later.
 
 from __future__ import annotations
 
+import logging
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, cast
 
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import RetryPolicy, Send
+from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from graphs import durable
 from graphs.curate import dataset
-from graphs.curate import steps as synthesize
-from graphs.curate.duplicates import QuestionIndex
-from graphs.curate.plan import CurateContext, Curation, CurationPlan, EmptyPool, NothingCurated, PlanChanged
-from graphs.curate.steps import Prompt, Question, Solved, Written
+from graphs.curate.dataset import Question
+from graphs.curate.plan import CurateContext, Curation, CurationPlan, NothingCurated, PlanChanged
+from graphs.curate.steps import Ask, Kind, Reply, agreeing, ask, rewritten, solutions, total
 from graphs.durable import DEFAULT_RETRY
 from graphs.durable import is_unavailable as is_unavailable
+
+log = logging.getLogger(__name__)
+REPLIES: Mapping[Kind, str] = {"write": "written", "rewrite": "rewritten", "solve": "solved"}
+"""Where the state keeps the replies to each kind of call."""
 
 
 def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return dict(Counter(one) + Counter(other))
+
+
+Replies = Annotated[list[Reply], operator.add]
 
 
 class CurateState(TypedDict, total=False):
@@ -54,141 +60,94 @@ class CurateState(TypedDict, total=False):
 
     round_id: str
     plan: dict[str, Any]
-    picks: list[dataset.Pick]
-    prompts: list[Prompt]
-    written: Annotated[list[Written], operator.add]
+    written: Replies
+    items: list[str]
     questions: list[Question]
-    solved: Annotated[list[Solved], operator.add]
-    kept: list[Solved]
+    rewritten: Replies
+    solved: Replies
+    kept_rewrites: list[Reply]
+    kept_solutions: list[Reply]
     dropped: Annotated[dict[str, int], _add_counts]
     curation: dict[str, Any]
 
 
-class WriteTask(TypedDict):
-    """Prompts of one fan-out task."""
+class Task(TypedDict):
+    """The calls of one fan-out task, of `total` in all."""
 
-    prompts: list[Prompt]
-
-
-class SolveTask(TypedDict):
-    """Questions of one fan-out task."""
-
-    questions: list[Question]
-    count: int
-    seed: int
+    calls: list[Ask]
+    total: int
 
 
 def _plan_of(state: CurateState) -> CurationPlan:
     return CurationPlan.model_validate(state["plan"])
 
 
-def _select(state: CurateState, context: CurateContext) -> CurateState:
-    return {"picks": dataset.picks(_plan_of(state), context)}
+def _teach(kind: Kind, task: Task, context: CurateContext) -> dict[str, list[Reply]]:
+    replies = []
+    for call in task["calls"]:
+        replies.append(ask(kind, context.teacher, context.items, call))
+        context.tally.add(kind, task["total"])
+    return {REPLIES[kind]: replies}
 
 
-def _synthesize(state: CurateState, context: CurateContext) -> CurateState:
-    return {"prompts": dataset.prompts(_plan_of(state), context)}
-
-
-def _write(task: WriteTask, context: CurateContext) -> CurateState:
-    return {
-        "written": [synthesize.write(context.teacher, context.items, prompt) for prompt in task["prompts"]]
-    }
-
-
-def _deduplicate(state: CurateState, context: CurateContext) -> CurateState:
-    """Selected questions are compared with each other; new ones also with the pool and with all that was used
-    before."""
-    rule = _plan_of(state).same_question(_plan_of(state).duplicate)
+def _sieve(state: CurateState, context: CurateContext) -> CurateState:
     dropped: Counter[str] = Counter()
-    picked = QuestionIndex(rule)
-    picks = [
-        one
-        for one in state.get("picks", [])
-        if _is_new(context.items[one["item_id"]].question, picked, dropped)
-    ]
-    questions = synthesize.numbered(state.get("written", []))
-    known = QuestionIndex(
-        rule, [*(item.question for item in context.pool), *context.used_questions] if questions else []
-    )
-    fresh = [one for one in questions if _is_new(one["text"], known, dropped)]
-    return {"picks": picks, "questions": fresh, "dropped": dict(dropped)}
-
-
-def _is_new(question: str, index: QuestionIndex, dropped: Counter[str]) -> bool:
-    same = index.find(question)
-    if same is not None:
-        dropped[f"duplicate-{same}"] += 1
-        return False
-    index.add(question)
-    return True
-
-
-def _decontaminate(state: CurateState, context: CurateContext) -> CurateState:
-    plan = _plan_of(state)
-    held_out = QuestionIndex(plan.same_question(plan.contamination), context.held_out)
-    dropped: Counter[str] = Counter()
-
-    def clean(question: str) -> bool:
-        same = held_out.find(question)
-        if same is not None:
-            dropped[f"contaminated-{same}"] += 1
-        return same is None
-
-    picks = [one for one in state["picks"] if clean(context.items[one["item_id"]].question)]
-    questions = [one for one in state["questions"] if clean(one["text"])]
-    return {"picks": picks, "questions": questions, "dropped": dict(dropped)}
-
-
-def _solve(task: SolveTask, context: CurateContext) -> CurateState:
-    return {
-        "solved": [
-            synthesize.solve(context.teacher, one, task["count"], task["seed"]) for one in task["questions"]
-        ]
-    }
+    items, questions = dataset.sift(_plan_of(state), state.get("written", []), context, dropped)
+    return {"items": items, "questions": questions, "dropped": dict(dropped)}
 
 
 def _filter(state: CurateState, context: CurateContext) -> CurateState:
-    at_least = _plan_of(state).min_agreement
-    kept: list[Solved] = []
+    """Rewritten solutions that end in the right answer, and new ones that agree on theirs."""
+    at_least = _plan_of(state).strategy.min_agreement
     dropped: Counter[str] = Counter()
-    for one in sorted(state.get("solved", []), key=lambda solved: solved["question"]["at"]):
-        agreed = synthesize.agreeing(one["solutions"], at_least, context.canonical)
-        if agreed:
-            kept.append(Solved(question=one["question"], solutions=agreed, usage=one["usage"]))
-        else:
-            dropped["inconsistent" if one["solutions"] else "unsolved"] += 1
-    return {"kept": kept, "dropped": dict(dropped)}
+    rewrites, solved = [], []
+    for reply in sorted(state.get("rewritten", []), key=lambda reply: reply["at"]):
+        texts = rewritten(context.items[reply["text"]], reply, context.grade, dropped)
+        rewrites.append(Reply(**(reply | {"texts": texts, "answers": []})))
+    for reply in sorted(state.get("solved", []), key=lambda reply: reply["at"]):
+        texts = agreeing(solutions(reply), at_least, context.grade)
+        dropped["inconsistent" if reply["texts"] else "unsolved"] += not texts
+        solved.append(Reply(**(reply | {"texts": texts, "answers": []})))
+    return {"kept_rewrites": rewrites, "kept_solutions": solved, "dropped": dict(dropped)}
 
 
 def _assemble(state: CurateState, context: CurateContext) -> CurateState:
-    usage = synthesize.total([one["usage"] for one in (*state.get("written", []), *state.get("solved", []))])
-    found = dataset.Found(state["picks"], state.get("kept", []), state.get("dropped", {}), usage)
-    return {
-        "curation": (
-            dataset.curation(state["round_id"], _plan_of(state), found, context).model_dump(mode="json")
-        )
-    }
+    replies = cast(Mapping[str, list[Reply]], state)
+    usages = [reply["usage"] for kept in REPLIES.values() for reply in replies.get(kept, [])]
+    gathered = dataset.Gathered(
+        items=state["items"],
+        rewritten={reply["text"]: reply for reply in state["kept_rewrites"]},
+        questions=state["questions"],
+        solved=state["kept_solutions"],
+        dropped=state.get("dropped", {}),
+        usage=total(usages),
+    )
+    made = dataset.curation(state["round_id"], _plan_of(state), gathered, context)
+    return {"curation": made.model_dump(mode="json")}
 
 
-def _start(state: CurateState) -> str:
-    return "select" if _plan_of(state).wanted("select") else "synthesize"
+def _fan_out(plan: CurationPlan, calls: dict[Kind, list[Ask]]) -> list[Send]:
+    """Tasks of `per_task` calls, or more where all kinds together would be too many tasks."""
+    size = max(plan.per_task, -(-sum(map(len, calls.values())) // durable.MAX_TASKS))
+    return [
+        Send(kind, Task(calls=chunk, total=len(asked)))
+        for kind, asked in calls.items()
+        for chunk in durable.chunks(asked, size)
+    ]
 
 
-def _after_select(state: CurateState) -> str:
-    return "synthesize" if _plan_of(state).wanted("synthesize") else "deduplicate"
-
-
-def _fan_out_prompts(state: CurateState) -> list[Send] | str:
-    chunks = durable.chunks(state["prompts"], _plan_of(state).per_task)
-    return [Send("write", WriteTask(prompts=chunk)) for chunk in chunks] or "deduplicate"
-
-
-def _fan_out_questions(state: CurateState) -> list[Send] | str:
+def _start(state: CurateState) -> list[Send] | str:
     plan = _plan_of(state)
-    count, seed = plan.synthesis.solutions_per_question, plan.seed
-    chunks = durable.chunks(state["questions"], plan.per_task)
-    return [Send("solve", SolveTask(questions=chunk, count=count, seed=seed)) for chunk in chunks] or "filter"
+    return _fan_out(plan, {"write": dataset.write_calls(plan)}) or "sieve"
+
+
+def _after_sieve(state: CurateState) -> list[Send] | str:
+    plan = _plan_of(state)
+    calls: dict[Kind, list[Ask]] = {
+        "rewrite": dataset.rewrite_calls(plan, state["items"]),
+        "solve": dataset.solve_calls(plan, state["questions"]),
+    }
+    return _fan_out(plan, calls) or "filter"
 
 
 CurateGraph = CompiledStateGraph[CurateState, CurateContext, CurateState, CurateState]
@@ -201,31 +160,44 @@ def build_curate(
     starts afresh."""
     # No context_schema: JSON cannot describe a teacher, and `langgraph dev` would fail on trying.
     graph = StateGraph[CurateState, CurateContext, CurateState, CurateState](CurateState)
-    for name, step in {
-        "select": _select,
-        "synthesize": _synthesize,
-        "deduplicate": _deduplicate,
-        "decontaminate": _decontaminate,
-    }.items():
+    for name, step in {"sieve": _sieve, "filter": _filter, "assemble": _assemble}.items():
         graph.add_node(name, durable.node("curate", name, step), input_schema=CurateState)
-    graph.add_node(
-        "write", durable.node("curate", "write", _write), input_schema=WriteTask, retry_policy=retry
-    )
-    graph.add_node(
-        "solve", durable.node("curate", "solve", _solve), input_schema=SolveTask, retry_policy=retry
-    )
-    graph.add_node("filter", durable.node("curate", "filter", _filter), input_schema=CurateState)
-    graph.add_node("plan", durable.node("curate", "plan", _assemble), input_schema=CurateState)
-    graph.add_conditional_edges(START, _start, ["select", "synthesize"])
-    graph.add_conditional_edges("select", _after_select, ["synthesize", "deduplicate"])
-    graph.add_conditional_edges("synthesize", _fan_out_prompts, ["write", "deduplicate"])
-    graph.add_edge("write", "deduplicate")
-    graph.add_edge("deduplicate", "decontaminate")
-    graph.add_conditional_edges("decontaminate", _fan_out_questions, ["solve", "filter"])
+    for kind in REPLIES:
+        work = durable.node("curate", kind, partial(_teach, kind))
+        graph.add_node(kind, work, input_schema=Task, retry_policy=retry)
+    graph.add_conditional_edges(START, _start, ["write", "sieve"])
+    graph.add_edge("write", "sieve")
+    graph.add_conditional_edges("sieve", _after_sieve, ["rewrite", "solve", "filter"])
+    graph.add_edge("rewrite", "filter")
     graph.add_edge("solve", "filter")
-    graph.add_edge("filter", "plan")
-    graph.add_edge("plan", END)
+    graph.add_edge("filter", "assemble")
+    graph.add_edge("assemble", END)
     return graph.compile(checkpointer=checkpointer, name="curate")
+
+
+def begun_plan(graph: CurateGraph, round_id: str) -> CurationPlan | None:
+    """The plan that an interrupted round began with. One of another version of this program cannot be read:
+    the round is forgotten and begins again (what the teacher was paid for is in its cache)."""
+    saved = graph.get_state(cast(Any, durable.configuration(round_id))).values.get("plan")
+    try:
+        return None if saved is None else CurationPlan.model_validate(saved)
+    except ValidationError:
+        log.warning("round %s was begun by another version and begins again", round_id)
+        durable.forget(graph, round_id)
+        return None
+
+
+def replies_kept(checkpointer: BaseCheckpointSaver[Any], round_id: str) -> Counter[str]:
+    """How many calls of each kind an interrupted round has behind it."""
+    saved = checkpointer.get_tuple(cast(Any, durable.configuration(round_id)))
+    if saved is None:
+        return Counter()
+    values = saved.checkpoint["channel_values"]
+    done = Counter({channel: len(values.get(channel, [])) for channel in REPLIES.values()})
+    for _, channel, value in saved.pending_writes or ():
+        if channel in done:
+            done[channel] += len(value)
+    return Counter({kind: done[channel] for kind, channel in REPLIES.items()})
 
 
 def run_curation(
@@ -236,24 +208,23 @@ def run_curation(
     keep: Callable[[Curation], None] = lambda curation: None,
     max_concurrency: int = 8,
 ) -> Curation:
-    """Curate a round, or go on with it where it was interrupted; call `keep` with the result, then forget the
+    """Curate a round, or resume it where it was interrupted; call `keep` with the result, then forget the
     thread.
 
     `keep` must store the result durably before it returns, and is called again when the process dies right
-    after it. Raises `EmptyPool` and `NothingCurated` (the thread is forgotten), `PlanChanged`,
-    `TeacherUnavailable` (call again later). At most `max_concurrency` tasks ask the teacher at once.
+    after it. Raises `NothingCurated` (the thread is forgotten), `PlanChanged`, `TeacherUnavailable` (call
+    again later). At most `max_concurrency` tasks ask the teacher at once.
     """
     begin: CurateState = {"round_id": round_id, "plan": plan.model_dump(mode="json")}
     changed = PlanChanged(f"round {round_id} was begun with another plan; use a new round id for a new plan")
-    context = replace(context, gate=threading.BoundedSemaphore(max_concurrency))
-    try:
-        end = durable.finish(graph, begin, context, round_id, "curation", changed)
-        result = Curation.model_validate(end["curation"])
-        if not result.report.accepted:
-            raise NothingCurated(round_id, result.report)
-        keep(result)
-    except (EmptyPool, NothingCurated):
+    saver = durable.saver_of(graph)
+    tally = durable.Tally(context.progress, replies_kept(saver, round_id) if saver else None)
+    context = replace(context, gate=threading.BoundedSemaphore(max_concurrency), tally=tally)
+    end = durable.finish(graph, begin, context, round_id, "curation", changed)
+    result = Curation.model_validate(end["curation"])
+    if not result.report.accepted:
         durable.forget(graph, round_id)
-        raise
+        raise NothingCurated(round_id, result.report)
+    keep(result)
     durable.forget(graph, round_id)
     return result

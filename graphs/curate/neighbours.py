@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.chance import rank
+from graphs.curate.settings import EmbedSettings
 from streams.files import DataError
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -73,6 +74,13 @@ def sentence_transformer(model: str) -> Embed:
         return np.asarray(encoder.encode(list(texts), show_progress_bar=False), dtype=np.float32)
 
     return embed
+
+
+def embedding(settings: EmbedSettings) -> Embed:
+    """The configured embedding; a model is loaded when it is first asked."""
+    if settings.kind == "tfidf":
+        return tfidf
+    return lambda texts: sentence_transformer(settings.model)(texts)
 
 
 def nearest(

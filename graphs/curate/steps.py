@@ -1,117 +1,132 @@
-"""The teacher's part of STAT-Syn: write new questions, solve each several times, keep what agrees (arXiv
-2510.10023, section 3.3).
+"""What the teacher does for a data set: write questions, solve them, rewrite solutions; and which solutions
+count (arXiv 2510.10023, section 3.3).
 
 The steps work on plain dictionaries, the form in which the curate graph checkpoints them.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from typing_extensions import TypedDict
 
 from agent.budget import Usage
-from agent.chance import rank
 from agent.items import PoolItem
-from graphs.teacher import Teacher
+from graphs.filters.final_answers import canonical
+from graphs.teacher import STOPS, Solution, Teacher
+
+log = logging.getLogger(__name__)
+Kind = Literal["write", "rewrite", "solve"]
+Grade = Callable[[str, str], bool | None]
 
 
-class Prompt(TypedDict):
-    """A request for `count` new questions of `skill`, shown the items `references`; `at` is its place in the
-    plan."""
+class Ask(TypedDict):
+    """One call of the teacher; `text` is the skill to write for, the item to rewrite or the question to
+    solve, `at` its place among the calls of its kind."""
 
     at: int
-    skill: str
+    text: str
     references: list[str]
     count: int
     seed: int
 
 
-class Written(TypedDict):
-    """What came back for one prompt."""
-
-    at: int
-    skill: str
-    references: list[str]
-    questions: list[str]
-    usage: dict[str, float]
-
-
-class Question(TypedDict):
-    """One new question on its way; `at` is its place among all of them."""
+class Reply(TypedDict):
+    """What came of a call: questions, or solutions with the final answer of each; nothing, when the teacher
+    abstained or failed at this one."""
 
     at: int
     text: str
-    skill: str
-    references: list[str]
-
-
-class Answer(TypedDict):
-    """One solution of a question."""
-
-    text: str
-    answer: str
-
-
-class Solved(TypedDict):
-    """The solutions of one question."""
-
-    question: Question
-    solutions: list[Answer]
+    texts: list[str]
+    answers: list[str]
     usage: dict[str, float]
 
 
-def write(teacher: Teacher, pool: Mapping[str, PoolItem], prompt: Prompt) -> Written:
-    """Ask for the questions of one prompt; more than were asked for are cut off, blank ones left out."""
-    references = [pool[item_id] for item_id in prompt["references"]]
-    reply = teacher.write(prompt["skill"], references, prompt["count"], prompt["seed"])
-    questions = [text.strip() for text in reply.questions if text.strip()][: prompt["count"]]
-    usage = reply.usage.model_dump()
-    return Written(
-        at=prompt["at"],
-        skill=prompt["skill"],
-        references=prompt["references"],
-        questions=questions,
-        usage=usage,
-    )
+def ask(kind: Kind, teacher: Teacher, items: Mapping[str, PoolItem], call: Ask) -> Reply:
+    """Make one call. An error of its own costs this call only; what says nothing about it
+    (`graphs.teacher.STOPS`) is raised."""
+    try:
+        texts, answers, usage = _asked(kind, teacher, items, call)
+    except STOPS:
+        raise
+    except Exception:
+        log.warning("%s failed for %.80r", kind, call["text"], exc_info=True)
+        texts, answers, usage = [], [], Usage()
+    return Reply(at=call["at"], text=call["text"], texts=texts, answers=answers, usage=usage.model_dump())
 
 
-def numbered(written: Sequence[Written]) -> list[Question]:
-    """All new questions in the order of their prompts, whatever the order in which the prompts were
-    answered."""
-    questions: list[Question] = []
-    for reply in sorted(written, key=lambda one: one["at"]):
-        for text in reply["questions"]:
-            questions.append(
-                Question(at=len(questions), text=text, skill=reply["skill"], references=reply["references"])
-            )
-    return questions
+def _asked(
+    kind: Kind, teacher: Teacher, items: Mapping[str, PoolItem], call: Ask
+) -> tuple[list[str], list[str], Usage]:
+    if kind == "write":
+        references = [items[item_id] for item_id in call["references"]]
+        written = teacher.write(call["text"], references, call["count"], call["seed"])
+        questions = [text.strip() for text in written.questions if text.strip()]
+        return questions[: call["count"]], [], written.usage
+    if kind == "rewrite":
+        reply = teacher.rewrite(items[call["text"]], call["count"], call["seed"])
+    else:
+        reply = teacher.solve(call["text"], call["count"], call["seed"])
+    return [one.text for one in reply.solutions], [one.answer for one in reply.solutions], reply.usage
 
 
-def solve(teacher: Teacher, question: Question, count: int, seed: int) -> Solved:
-    """Ask for independent solutions of one question. The seed depends on the text, not on its place."""
-    reply = teacher.solve(question["text"], count, rank(seed, "solve", question["text"]) % 2**31)
-    solutions = [Answer(text=one.text, answer=one.answer) for one in reply.solutions]
-    return Solved(question=question, solutions=solutions, usage=reply.usage.model_dump())
+def solutions(reply: Reply) -> list[Solution]:
+    """The solutions of a reply."""
+    return [
+        Solution(text=text, answer=answer)
+        for text, answer in zip(reply["texts"], reply["answers"], strict=True)
+    ]
 
 
-def agreeing(solutions: Sequence[Answer], at_least: int, canonical: Callable[[str], str]) -> list[Answer]:
-    """The solutions that share the commonest final answer, each text once; none when fewer than `at_least`
-    agree, or on a tie.
+def ends_in(expected: str, solution: Solution, grade: Grade) -> bool:
+    """Whether a solution ends in the expected answer: in the same form, or equal by the task's own
+    grading."""
+    if canonical(expected) == canonical(solution.answer):
+        return True
+    return bool(grade(expected, solution.text))
+
+
+def agreeing(candidates: Sequence[Solution], at_least: int, grade: Grade) -> list[str]:
+    r"""The texts that share the commonest final answer, each once; none when fewer than `at_least` agree, or
+    on a tie.
 
     A solution without an answer or without text agrees with nobody.
 
-    >>> three = [Answer(text="a", answer="4"), Answer(text="b", answer="5"), Answer(text="c", answer=" 4")]
-    >>> [one["text"] for one in agreeing(three, 2, str.strip)]
-    ['a', 'c']
+    >>> answers = ["\\frac{1}{2}", "5", "$\\dfrac{1}{2}$"]
+    >>> agreeing([Solution(text=f"way {answer}", answer=answer) for answer in answers], 2, lambda *_: None)
+    ['way \\frac{1}{2}', 'way $\\dfrac{1}{2}$']
     """
-    answers = [canonical(one["answer"]) if one["text"].strip() else "" for one in solutions]
-    ranking = Counter(answer for answer in answers if answer).most_common(2)
-    if not ranking or ranking[0][1] < at_least or (len(ranking) > 1 and ranking[0][1] == ranking[1][1]):
+    groups: list[list[Solution]] = []
+    for one in candidates:
+        if not one.text.strip() or not canonical(one.answer):
+            continue
+        same = next((group for group in groups if ends_in(group[0].answer, one, grade)), None)
+        if same is None:
+            groups.append([one])
+        else:
+            same.append(one)
+    groups.sort(key=len, reverse=True)
+    if not groups or len(groups[0]) < at_least or (len(groups) > 1 and len(groups[0]) == len(groups[1])):
         return []
-    same = [one for one, answer in zip(solutions, answers, strict=True) if answer == ranking[0][0]]
-    return list({one["text"]: one for one in same}.values())
+    return list(dict.fromkeys(one.text for one in groups[0]))
+
+
+def rewritten(item: PoolItem, reply: Reply, grade: Grade, dropped: Counter[str]) -> list[str]:
+    """The distinct new solutions of an item that end in its answer."""
+    kept: dict[str, None] = {}
+    for one in solutions(reply):
+        text = one.text.strip()
+        if item.answer and not ends_in(item.answer, one, grade):
+            dropped["rewritten-answer-changed"] += 1
+        elif text in kept or text == item.solution.strip():
+            dropped["rewritten-repeat"] += 1
+        else:
+            kept[text] = None
+    dropped["rewriting failed"] += not reply["texts"]
+    return list(kept)
 
 
 def total(usages: Sequence[Mapping[str, float]]) -> Usage:

@@ -11,7 +11,7 @@ from rich.text import Text
 from loop.demo.lines import round_line
 from loop.tables import accuracy_line, profile_table
 from loop.workers.decide import Standing
-from loop.workers.messages import Advanced, Evaluating, Message, Postponed, Training, Watched
+from loop.workers.messages import Advanced, Curating, Evaluating, Message, Postponed, Training, Watched
 
 LINES = 14
 
@@ -35,6 +35,7 @@ class Display:
         )
         self._bars = Progress(*columns, TimeRemainingColumn(), console=console)
         self._stream_bar = self._bars.add_task("questions answered", total=questions)
+        self._curate_bar = self._bars.add_task("curating", total=1, visible=False)
         self._train_bar = self._bars.add_task("training", total=1, visible=False)
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
 
@@ -66,6 +67,9 @@ class Display:
         match message:
             case Watched(standing):
                 self._watched(standing)
+            case Curating(_, kind, done, total):
+                self._bars.update(self._curate_bar, total=total, completed=done, visible=done < total)
+                self._bars.update(self._curate_bar, description=f"curating, {kind}")
             case Training(_, step, steps, loss):
                 self._bars.update(self._train_bar, visible=True, total=steps, completed=step)
                 self._bars.update(self._train_bar, description=f"training, loss {loss:.3f}")

@@ -36,7 +36,7 @@ def write_card(bench: Bench) -> Path | None:
 def card(bench: Bench, manifest: StageManifest, rows: Sequence[DatasetRow]) -> str:
     """The card's text."""
     config = bench.config
-    parameters = {name: value for name, value in config.strategy.model_dump().items() if name != "name"}
+    parameters = config.strategy.model_dump(exclude={"name", "acceptance", "pairs_per_question"})
     skills = Counter(row.origin.skill for row in rows if row.origin.skill)
     parts = [
         _front_matter(bench, len(rows)),

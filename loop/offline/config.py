@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from agent.plan import StrategyName, StrategySettings
 from graphs.chat.settings import ChatSettings
+from graphs.curate.settings import DuplicateSettings, EmbedSettings
 from graphs.filters.chain import FilterSettings
 from loop.config import ConfigError, Section, check_keys, from_environment, from_folder, merge
 from training.settings import SftSettings
@@ -95,22 +96,6 @@ class StrategySection(StrategySettings):
     name: StrategyName = "stat-sel"
 
 
-class DuplicateSection(Section):
-    """Jaccard thresholds of graphs/curate/duplicates.py, for repeats within the data and for contamination by
-    untouchable questions."""
-
-    duplicate: float = Field(default=0.7, gt=0, le=1)
-    contamination: float = Field(default=0.6, gt=0, le=1)
-    numbers_matter: bool = True
-
-
-class EmbedSection(Section):
-    """`tfidf` needs nothing; `sentence-transformers` needs that package and a `model` folder or name."""
-
-    kind: Literal["tfidf", "sentence-transformers"] = "tfidf"
-    model: str = ""
-
-
 class TrainSection(Section):
     """The LoRA round (paper section 4): 3 epochs, batches of 8; `sft.steps` is computed from them.
     `max_steps` shortens it."""
@@ -142,8 +127,8 @@ class StatConfig(Section):
     teacher: TeacherSection = TeacherSection()
     budget: BudgetSection = BudgetSection()
     strategy: StrategySection = StrategySection()
-    duplicates: DuplicateSection = DuplicateSection()
-    embed: EmbedSection = EmbedSection()
+    duplicates: DuplicateSettings = DuplicateSettings()
+    embed: EmbedSettings = EmbedSettings()
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
 

@@ -8,15 +8,17 @@ the guarantee.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.budget import Price, UnpricedModel, Usage
 from agent.plan import StrategyError
+from graphs.curate.dataset import rewrite_calls
 from loop.offline.bench import Bench
 from loop.offline.config import StatConfig
 from loop.offline.records import AssessedRow
-from loop.offline.stages.dataset import make_plan
+from loop.offline.stages.dataset import curation_plan
 
 PAPER_SKILLS = 20
 SKILL_CHARS = 25
@@ -129,41 +131,40 @@ def _diagnosing(bench: Bench, standing: frozenset[str]) -> Line:
 
 def _dataset(bench: Bench, standing: frozenset[str]) -> list[Line]:
     """A rewritten solution is one call, and so is each of the solutions of a new question."""
-    draws, requests, assumed = _planned(bench, standing)
-    section, strategy = bench.config.budget, bench.config.strategy
+    section, strategy, assumed = bench.config.budget, bench.config.strategy, "diagnoses" not in standing
+    calls = _assumed(bench, standing) if assumed else _planned(bench)
     question, solution = _question_chars(bench), _solution_chars(bench)
-    lines: list[Line] = []
-    if strategy.rewrite and strategy.name != "original":
-        pairs = min(strategy.pairs, draws * strategy.answers)
-        lines.append(_line(bench, "rewrite", pairs, question + solution, section.solution_tokens, assumed))
-    new = requests * strategy.questions
-    lines.append(
-        _line(
-            bench,
-            "write",
-            requests,
-            question * strategy.references,
-            section.question_tokens * strategy.questions,
-            assumed,
-        )
+    shown, said = question * strategy.references, section.question_tokens * strategy.questions
+    return [
+        _line(bench, "rewrite", calls["rewrite"], question + solution, section.solution_tokens, assumed),
+        _line(bench, "write", calls["write"], shown, said, assumed),
+        _line(bench, "solve", calls["solve"], question, section.solution_tokens, assumed),
+    ]
+
+
+def _planned(bench: Bench) -> Counter[str]:
+    """The plan's calls."""
+    try:
+        plan = curation_plan(bench)
+    except StrategyError:
+        return Counter()  # the stage will say so
+    settings, requests = bench.config.strategy, len(plan.data.requests)
+    rewrites = rewrite_calls(plan, [draw.item_id for draw in plan.data.draws])
+    return Counter(
+        rewrite=sum(call["count"] for call in rewrites),
+        write=requests,
+        solve=requests * settings.questions * settings.solutions,
     )
-    lines.append(_line(bench, "solve", new * strategy.solutions, question, section.solution_tokens, assumed))
-    return lines
 
 
-def _planned(bench: Bench, standing: frozenset[str]) -> tuple[int, int, bool]:
-    """Draws and requests: of the plan when the diagnoses are there, else of assumed failures."""
-    if "diagnoses" in standing:
-        try:
-            plan = make_plan(bench)
-        except StrategyError:
-            return 0, 0, False
-        return plan.unique_items, len(plan.requests), False
+def _assumed(bench: Bench, standing: frozenset[str]) -> Counter[str]:
+    """The calls for assumed failures."""
     difficult, _ = _difficult(bench, standing)
-    strategy = bench.config.strategy
+    strategy, pool = bench.config.strategy, len(bench.data.pool)
     failures = round(difficult * bench.config.budget.missing_per_answer)
     if strategy.name in SYNTHETIC:
-        return 0, (failures if strategy.name == "stat-syn" else difficult) * strategy.prompts, True
-    if strategy.name in POOL_WIDE:
-        return len(bench.data.pool), 0, False
-    return min(failures * strategy.k_sel, len(bench.data.pool)), 0, True
+        requests = (failures if strategy.name == "stat-syn" else difficult) * strategy.prompts
+        return Counter(write=requests, solve=requests * strategy.questions * strategy.solutions)
+    draws = pool if strategy.name in POOL_WIDE else min(failures * strategy.k_sel, pool)
+    rewritten = strategy.rewrite and strategy.name != "original"
+    return Counter(rewrite=min(strategy.pairs, draws * strategy.answers) if rewritten else 0)

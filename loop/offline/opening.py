@@ -16,7 +16,7 @@ from graphs.chat.cache import SqliteReplies
 from graphs.chat.meter import Meter
 from graphs.chat.settings import ChatSettings, callers
 from graphs.chat.teacher import ChatTeacher
-from graphs.curate.neighbours import Embed, sentence_transformer, tfidf
+from graphs.curate.neighbours import embedding
 from graphs.filters.grading import MathGrader
 from graphs.remembered import RememberedTeacher
 from graphs.teacher import CatalogTeacher
@@ -78,7 +78,7 @@ def open_bench(
             runner=Runner(folder.work, callers(config.teacher.chat), progress, crash),
             open_student=_opener(config),
             student_id=model_id(config.student.base, "student.base"),
-            embed=_embed(config),
+            embed=embedding(config.embed),
             step_rewards=step_rewards,
             rewards_id=rewards_id,
             crash=crash,
@@ -116,12 +116,6 @@ def chat_teacher(
     caps, before = Caps(usd_per_round=cap_usd), entries(ledger, STUDENT)
     meter = Meter(settings.model, settings.price, caps, partial(book, ledger), before)
     return ChatTeacher.connect(settings, replies, meter, student=STUDENT).for_round("stat")
-
-
-def _embed(config: StatConfig) -> Embed:
-    if config.embed.kind == "tfidf":
-        return tfidf
-    return lambda texts: sentence_transformer(config.embed.model)(texts)
 
 
 def _opener(config: StatConfig) -> Callable[[], Student]:

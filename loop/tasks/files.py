@@ -3,7 +3,7 @@ model (docs/online.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from graphs.chat.teacher import ChatTeacher
 from graphs.filters.grading import MathGrader
 from loop.config import Config, ConfigError, TaskSection
 from loop.tasks.grading import grade_text
-from loop.tasks.questions import held_out_items, pool_items, read_questions
+from loop.tasks.questions import Question, held_out_items, pool_items, read_questions
 from loop.tasks.records import CatalogRow, LabelRow
 from loop.tasks.student import base_dir, chat_prompt
 from loop.tasks.task import Task
@@ -40,7 +40,8 @@ def files_task(config: Config, root: Path, store: StateStore) -> Task:
         *((row.skill, row.description) for row in read_rows(section.catalog, CatalogRow))
     )
     labels = {row.question_id: row.skills for path in section.labels for row in read_rows(path, LabelRow)}
-    pool, held_out = _pool(section.pool, labels), _held_out(section, labels, config.seed)
+    questions = read_questions(section.pool)
+    pool, held_out = _pool(section.pool, questions, labels), _held_out(section, labels, config.seed)
     base = base_dir(config.student.base)
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     replies = SqliteReplies(root / "replies.sqlite")
@@ -63,12 +64,14 @@ def files_task(config: Config, root: Path, store: StateStore) -> Task:
         prompt=lambda question: chat_prompt(tokenizer, question),
         books_itself=True,
         round_teacher=teacher.for_round,
+        levels={one.item_id: one.level for one in questions if one.level is not None},
         close=close,
     )
 
 
-def _pool(path: Path, labels: dict[str, tuple[str, ...]]) -> tuple[PoolItem, ...]:
-    questions = read_questions(path)
+def _pool(
+    path: Path, questions: Sequence[Question], labels: Mapping[str, tuple[str, ...]]
+) -> tuple[PoolItem, ...]:
     known = {one.item_id: one.skills or labels.get(one.item_id, ()) for one in questions}
     pool = tuple(item for item in pool_items(questions, known).values() if item.skills)
     if not pool:

@@ -5,7 +5,7 @@ The demo's world is one task; a task of files (MATH, GSM8K) is another. The loop
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class Task:
 
     `prompt` is the form in which the student is asked. `books_itself`: the teacher enters its calls in the
     ledger (`graphs.chat.meter`), so the workers must not; `teacher_of` is the teacher whose calls are booked
-    on a round. `close` ends what the task holds open.
+    on a round. `levels` are the difficulties of pool items, where known. `close` ends what the task holds
+    open.
 
     Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
     """
@@ -46,6 +47,7 @@ class Task:
     prompt: Callable[[str], str] = unchanged
     books_itself: bool = False
     round_teacher: Callable[[str], Teacher] | None = None
+    levels: Mapping[str, int] = field(default_factory=dict)
     close: Callable[[], None] = field(default=nothing_open, repr=False)
 
     def __post_init__(self) -> None:

@@ -2,80 +2,142 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import partial
 
 from agent.catalog import SkillMap
 from agent.chance import ordered
 from agent.decision import Decision
 from agent.items import Example, PoolItem
 from agent.replay import keep
+from agent.strategies import plan_targets
 from graphs.chat.settings import callers
 from graphs.checkpoints import sqlite_checkpoints
-from graphs.curate.graph import build_curate, run_curation
+from graphs.curate.graph import begun_plan, build_curate, run_curation
+from graphs.curate.neighbours import embedding
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, ReplaySource
+from graphs.curate.planning import Evidence, plan_data
+from loop.backends import open_log
+from loop.workers.failures import recent_failures
 from loop.workers.lease import Lease
+from loop.workers.messages import Curating
 from loop.workers.record import Curated, LoopRound
 from loop.workers.round import RoundWorker
+from loop.workers.services import Services
 from serving.engine import Sampling
+from streams.log import EventLog
 from streams.state.ledger import entry_row
 from training.mix import assert_disjoint, read_dataset, write_dataset
 
+logger = logging.getLogger(__name__)
 DATASET = "dataset.jsonl"
+LOGGED = 100
+"""Of the teacher's calls for a round, every so many are logged."""
 
 
 class CurateWorker(RoundWorker):
-    """Selects or synthesizes, filters, decontaminates, adds replay, and writes
-    `rounds/<id>/dataset.jsonl`."""
+    """Plans what to draw and to ask for, has it curated with replay, and writes `rounds/<id>/dataset.jsonl`.
+
+    Strategies that plan from recent failures read the event log: the configured one, or what `read_log`
+    opens.
+    """
 
     STATE = "planned"
 
+    def __init__(
+        self, services: Services, read_log: Callable[[], AbstractContextManager[EventLog]] | None = None
+    ) -> None:
+        super().__init__(services)
+        self._read_log = read_log or partial(open_log, services.config, services.root, None)
+
     def work(self, round_: LoopRound, lease: Lease) -> None:
-        services = self.services
-        decision = round_.record.decision
-        settings = services.config.curate
-        plan = CurationPlan(
-            seed=round_seed(services.config.seed, round_),
-            targets=decision.skills,
-            synthesis=settings.synthesis,
-            replay=settings.replay,
-            min_agreement=settings.min_agreement,
-        )
+        services, taught = self.services, self._taught_before(round_)
         with sqlite_checkpoints(services.root / "curation.db") as checkpointer:
+            graph = build_curate(checkpointer)
+            plan = begun_plan(graph, round_.round_id) or self._plan(round_, taught)
             run_curation(
-                build_curate(checkpointer),
+                graph,
                 round_.round_id,
                 plan,
-                self._context(decision, round_, lease),
+                self._context(round_, taught, lease),
                 keep=lambda curation: self._finish(round_, curation, lease),
                 max_concurrency=callers(services.config.teacher.chat),
             )
 
-    def _context(self, decision: Decision, round_: LoopRound, lease: Lease) -> CurateContext:
-        def checkpoint(name: str) -> None:
-            lease.check()
-            self.services.crash(name)
-
-        task, taught = self.services.task, self._taught_before(round_)
-        targets = {target.skill for target in decision.skills}
-        return CurateContext(
-            teacher=task.teacher_of(round_.round_id),
-            pool=task.pool,
-            held_out=[item.question for item in task.held_out],
-            used_items=Counter(
+    def _plan(self, round_: LoopRound, taught: list[Example]) -> CurationPlan:
+        """The policy decides when, which skills and how many examples; the strategy, what they are made
+        of."""
+        config, task = self.services.config, self.services.task
+        decision = round_.record.decision
+        seed, settings, name = round_seed(config.seed, round_), config.strategy, config.curate.strategy
+        pairs: int | None = None
+        if name == "policy":
+            pool = SkillMap((item.item_id, item.skills) for item in task.pool)
+            used = Counter(
                 source
                 for e in taught
                 if e.provenance.strategy == "select"
                 for source in e.provenance.source_ids
-            ),
+            )
+            data = plan_targets(decision.skills, pool, seed, used, settings)
+        else:
+            pairs = min(settings.pairs, decision.examples)
+            settings = settings.model_copy(update={"pairs": pairs})
+            items = {item.item_id: item for item in task.pool}
+            data = plan_data(
+                name, items, self._evidence(round_, decision), seed, settings, embedding(config.embed)
+            )
+        return CurationPlan(
+            seed=seed,
+            data=data,
+            pairs=pairs,
+            strategy=settings,
+            duplicates=config.duplicates,
+            replay=config.curate.replay,
+        )
+
+    def _evidence(self, round_: LoopRound, decision: Decision) -> Evidence:
+        section = self.services.config.curate
+        with self._read_log() as log:
+            found = recent_failures(
+                log,
+                round_.student,
+                round_.record.opened.champion,
+                {target.skill for target in decision.skills},
+                section.failures,
+                section.recent_records,
+            )
+        return replace(found, levels=self.services.task.levels)
+
+    def _context(self, round_: LoopRound, taught: list[Example], lease: Lease) -> CurateContext:
+        def checkpoint(name: str) -> None:
+            lease.check()
+            self.services.crash(name)
+
+        task, targets = self.services.task, {target.skill for target in round_.record.decision.skills}
+        return CurateContext(
+            teacher=task.teacher_of(round_.round_id),
+            pool=task.pool,
+            held_out=[item.question for item in task.held_out],
             used_questions=[e.prompt for e in taught if e.provenance.strategy == "synthesize"],
             replay=ReplaySource(
                 reservoir=self._reservoir(taught, targets),
                 earlier={example.example_id: example for example in taught},
                 original=self._known([item for item in task.pool if not targets & set(item.skills)], round_),
             ),
+            grade=task.grade,
+            progress=partial(self._told, round_.round_id),
             crash=checkpoint,
         )
+
+    def _told(self, round_id: str, kind: str, done: int, total: int) -> None:
+        self.services.listen(Curating(round_id, kind, done, total))
+        if done == total or done % LOGGED == 0:
+            logger.info("round %s: %s, %d of %d calls", round_id, kind, done, total)
 
     def _taught_before(self, round_: LoopRound) -> list[Example]:
         """Target examples of the promoted rounds before this one, oldest first."""

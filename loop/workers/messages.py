@@ -18,6 +18,17 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Curating:
+    """The teacher's calls of one kind (write, rewrite, solve): done, and in all. Told in the graph's
+    threads, one at a time."""
+
+    round_id: str
+    kind: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Training:
     """Steps done, and the mean loss of the latest."""
 
@@ -52,7 +63,7 @@ class Postponed:
     wait_s: float
 
 
-Message = Watched | Training | Evaluating | Advanced | Postponed
+Message = Watched | Curating | Training | Evaluating | Advanced | Postponed
 
 
 class Listener(Protocol):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from agent.budget import BudgetExceeded, UnpricedModel
+from agent.plan import StrategyError
 from graphs.curate.plan import CurationError
 from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
 from loop.workers.decide import changed
@@ -28,7 +29,7 @@ TRANSIENT = (TeacherUnavailable, StoreUnavailable, LogUnavailable, RegistryUnava
 """A dependency is away: it comes back by itself."""
 NOT_THE_ROUND = (*TRANSIENT, TeacherMisconfigured, UnpricedModel)
 """Nothing is wrong with the round, which waits until the dependency is back or the setting is mended."""
-HOPELESS = (CurationError, DatasetError, BudgetExceeded)
+HOPELESS = (CurationError, StrategyError, DatasetError, BudgetExceeded)
 """The round's data cannot be used, or its own cap is reached: the next attempt would find the same."""
 ATTEMPTS = 3
 FIRST_WAIT_S, WAIT_FACTOR = 5.0, 6.0

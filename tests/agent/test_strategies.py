@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog import SkillMap
+from agent.decision import SkillTarget
 from agent.plan import (
     DataPlan,
     Draw,
@@ -18,7 +19,7 @@ from agent.plan import (
     StrategySettings,
     choose_pairs,
 )
-from agent.strategies import STRATEGIES, plan_strategy, shuffled_names
+from agent.strategies import STRATEGIES, plan_strategy, plan_targets, shuffled_names
 
 SKILLS = [f"skill-{number}" for number in range(8)]
 POOL = {
@@ -188,3 +189,29 @@ def test_an_item_drawn_often_is_more_likely_to_be_in() -> None:
     )
     first = Counter(choose_pairs(DataPlan(draws), 1, seed)[0].draw.item_id for seed in range(200))
     assert 160 <= first["often"] <= 195
+
+
+def test_the_policys_plan_draws_and_asks_for_its_targets_and_names_an_empty_pool() -> None:
+    targets = [
+        SkillTarget(skill=SKILLS[0], weight=0.5, examples=7, strategy="select"),
+        SkillTarget(skill=SKILLS[1], weight=0.5, examples=6, strategy="synthesize"),
+    ]
+    used = {item: 1 for item in SkillMap(POOL.items()).items(SKILLS[0])[:20]}
+    plan = plan_targets(targets, SkillMap(POOL.items()), seed=3, used=used)
+    assert len({draw.item_id for draw in plan.draws}) == 7 and {draw.skill for draw in plan.draws} == {
+        SKILLS[0]
+    }
+    assert not used.keys() & {draw.item_id for draw in plan.draws} and plan.sizes == {
+        SKILLS[0]: 7,
+        SKILLS[1]: 6,
+    }
+    assert sum(request.write.count for request in plan.requests) == 10 and not plan.rewritten
+    with pytest.raises(StrategyError, match="'unheard of'"):
+        unheard = SkillTarget(skill="unheard of", weight=1.0, examples=7, strategy="select")
+        plan_targets([unheard], SkillMap(POOL.items()), seed=3)
+
+
+def test_without_a_limit_all_pairs_come_in_the_order_of_their_draws() -> None:
+    draws = tuple(Draw(item, None, None, "p") for item in ("b", "a", "c", "a"))
+    pairs = choose_pairs(DataPlan(draws, answers=2), None, seed=1)
+    assert [(pair.draw.item_id, pair.answer) for pair in pairs] == [(i, n) for i in "bac" for n in (0, 1)]

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.catalog import SkillMap
-from agent.synthesis import SynthesisSettings, plan_synthesis
+from agent.plan import StrategySettings
+from agent.synthesis import plan_synthesis
 
 MAP = SkillMap([*((f"g{i}", ("gcd",)) for i in range(10)), ("only", ("left",))])
 
@@ -22,9 +23,7 @@ MAP = SkillMap([*((f"g{i}", ("gcd",)) for i in range(10)), ("only", ("left",))])
 def test_the_plan_should_yield_what_is_wanted(
     wanted: int, per_prompt: int, acceptance: float, pairs: float, seed: int
 ) -> None:
-    settings = SynthesisSettings(
-        questions_per_prompt=per_prompt, acceptance=acceptance, pairs_per_question=pairs
-    )
+    settings = StrategySettings(questions=per_prompt, acceptance=acceptance, pairs_per_question=pairs)
     plan = plan_synthesis({"gcd": wanted}, MAP, seed, settings)
     assert wanted - 1e-6 <= plan.expected_examples < wanted + pairs
     assert plan.calls == len(plan.requests) + plan.questions
@@ -35,7 +34,7 @@ def test_the_plan_should_yield_what_is_wanted(
 
 
 def test_references_are_used_evenly() -> None:
-    plan = plan_synthesis({"gcd": 120}, MAP, seed=0, settings=SynthesisSettings(acceptance=1.0))
+    plan = plan_synthesis({"gcd": 120}, MAP, seed=0, settings=StrategySettings(acceptance=1.0))
     uses = Counter(item for request in plan.requests for item in request.references)
     assert len(uses) == 10 and max(uses.values()) - min(uses.values()) <= 2
 
@@ -57,7 +56,7 @@ def test_requests_differ_in_seed_and_identity() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"questions_per_prompt": 0},
+        {"questions": 0},
         {"acceptance": 0.0},
         {"acceptance": 1.5},
         {"pairs_per_question": 0.5},
@@ -66,6 +65,6 @@ def test_requests_differ_in_seed_and_identity() -> None:
 )
 def test_settings_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
-        SynthesisSettings(**bad)  # type: ignore[arg-type]
+        StrategySettings(**bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="negative"):
         plan_synthesis({"gcd": -1}, MAP, 0)

@@ -13,7 +13,7 @@ POINTS = (
     "consume.before-commit:3",
     "consume.after-commit:4",
     "outbox.after-append:4",
-    "curate.plan.end",
+    "curate.assemble.end",
     "train.step:3",
     "judge.before-run",
     "judge.after-run",

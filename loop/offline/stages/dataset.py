@@ -1,29 +1,25 @@
-"""Stage dataset: a strategy's plan carried out, written as question-answer pairs in the `messages` format
-(paper section 3.3)."""
+"""Stage dataset: a strategy's plan carried out by the curate graph, written as question-answer pairs in the
+`messages` format (paper section 3.3)."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from agent.budget import Usage
-from agent.catalog import SkillMap
 from agent.chance import rank
-from agent.items import PoolItem
-from agent.plan import DataPlan, Failure, PlanInput
-from agent.strategies import needs_neighbours, plan_strategy
-from graphs.curate.neighbours import nearest
+from agent.items import Example
+from agent.plan import DataPlan
+from graphs.checkpoints import sqlite_checkpoints
+from graphs.curate.graph import build_curate, run_curation
+from graphs.curate.plan import CurateContext, Curation, CurationPlan, CurationReport, NothingCurated
+from graphs.curate.planning import Evidence, plan_data
 from loop.offline.bench import Bench
 from loop.offline.folder import settings_sha256
 from loop.offline.records import DatasetRow, DiagnosisRow, Message, Origin
 from loop.offline.stages.diagnoses import failures_of
-from loop.offline.stages.gathering import Gathered, Text, gather_draws, gather_requests
 from loop.offline.stages.stage import Result, Stage
-from streams.events import derived_id
-from streams.files import DataError
-
-SPARE_NEIGHBOURS = 3
-"""How many neighbours beyond those wanted are looked up, so that leaving some out does not leave too few."""
+from streams.files import DataError, text_sha256
 
 
 def _inputs(bench: Bench) -> dict[str, str]:
@@ -35,80 +31,86 @@ def _inputs(bench: Bench) -> dict[str, str]:
     return {**bench.data_sha256, **earlier, "teacher": bench.teacher_id, "settings": settings}
 
 
-def plan_input(bench: Bench, items: Mapping[str, PoolItem], failures: Sequence[Failure]) -> PlanInput:
-    """What the strategy plans from."""
-    strategy = bench.config.strategy
-    near: Mapping[str, Sequence[str]] = {}
-    if needs_neighbours(strategy.name):
-        texts = {item_id: item.question for item_id, item in items.items()}
-        asked = {one.question_id: bench.data.by_id[one.question_id].question for one in failures}
-        wanted = max(strategy.k_embed, strategy.references * strategy.prompts) + SPARE_NEIGHBOURS
-        near = nearest(bench.embed, texts, asked, wanted)
-    return PlanInput(
-        skill_map=SkillMap((item_id, item.skills) for item_id, item in items.items() if item.skills),
-        item_ids=list(items),
-        failures=failures,
-        seed=bench.config.seed,
-        levels={one.item_id: one.level for one in bench.data.pool if one.level is not None},
-        nearest=near,
-    )
-
-
 def make_plan(bench: Bench) -> DataPlan:
     """The plan of the run's strategy, from the results of the stages before. Raises
     `agent.plan.StrategyError`."""
     failures = failures_of(bench.folder.rows("diagnoses", DiagnosisRow))
-    items = bench.items()
-    return plan_strategy(
-        bench.config.strategy.name, plan_input(bench, items, failures), bench.config.strategy
+    evidence = Evidence(
+        failures,
+        {one.question_id: bench.data.by_id[one.question_id].question for one in failures},
+        {one.item_id: one.level for one in bench.data.pool if one.level is not None},
     )
+    strategy, config = bench.config.strategy, bench.config
+    return plan_data(strategy.name, bench.items(), evidence, config.seed, strategy, bench.embed)
+
+
+def curation_plan(bench: Bench) -> CurationPlan:
+    """The strategy's plan with the rules of the run."""
+    config = bench.config
+    return CurationPlan(
+        seed=config.seed,
+        data=make_plan(bench),
+        pairs=config.strategy.pairs,
+        strategy=config.strategy,
+        duplicates=config.duplicates,
+    )
+
+
+def curated(bench: Bench, plan: CurationPlan) -> Curation:
+    """The curate graph's result; its checkpoints lie in the run's `work/`. Raises
+    `graphs.curate.plan.NothingCurated` and what the teacher raises."""
+    run_id = text_sha256(json.dumps(_inputs(bench), sort_keys=True), plan.model_dump_json())[:16]
+    context = CurateContext(
+        teacher=bench.teacher,
+        pool=list(bench.items().values()),
+        held_out=bench.data.untouchable,
+        grade=lambda expected, answer: bench.grade("", expected, answer),
+        progress=bench.runner.progress,
+        crash=bench.crash,
+    )
+    with sqlite_checkpoints(bench.folder.work / "curation.sqlite") as saver:
+        graph = build_curate(saver)
+        return run_curation(graph, run_id, plan, context, max_concurrency=bench.runner.concurrency)
 
 
 def _dataset(bench: Bench) -> Result:
-    items, plan, gathered = bench.items(), make_plan(bench), Gathered()
-    if plan.draws:
-        gather_draws(bench, plan, items, gathered)
-    if plan.requests:
-        gather_requests(bench, plan, items, gathered)
-    rows = [_row(bench, text) for text in gathered.texts]
-    rows = sorted(
-        {row.id: row for row in rows}.values(),
-        key=lambda row: (rank(bench.config.seed, "order", row.id), row.id),
-    )
-    if not rows:
-        reasons = ", ".join(
-            f"{reason} {count}" for reason, count in sorted(gathered.dropped.items()) if count
-        )
+    plan = curation_plan(bench)
+    try:
+        made = curated(bench, plan)
+    except NothingCurated as exc:
         raise DataError(
-            f"the strategy {bench.config.strategy.name} made no pair ({reasons or 'nothing was planned'})"
-        )
-    return Result(rows, _figures(plan, rows, gathered), _notes(bench, plan, rows))
+            f"the strategy {bench.config.strategy.name} made no pair ({exc.report.reasons})"
+        ) from exc
+    rows = sorted(
+        (_row(bench, example) for example in made.examples),
+        key=lambda row: (rank(plan.seed, "order", row.id), row.id),
+    )
+    return Result(rows, _figures(plan.data, rows, made.report), _notes(bench, plan.data, rows))
 
 
-def _row(bench: Bench, text: Text) -> DatasetRow:
-    taught = text.kind != "original"
+def _row(bench: Bench, example: Example) -> DatasetRow:
+    where = example.provenance
+    taught = "synthesized" if where.strategy == "synthesize" else "rewritten"
     origin = Origin(
         strategy=bench.config.strategy.name,
-        part=text.draw.part,
-        kind=text.kind,
-        skill=text.draw.skill,
-        cause=text.draw.cause,
-        source_ids=text.source_ids,
-        teacher=bench.teacher.name if taught else None,
-        prompt_version=bench.teacher.prompt_version if taught else None,
-        usage=text.usage,
+        part=where.part,
+        kind=taught if where.teacher else "original",
+        skill=where.skill,
+        cause=where.cause,
+        source_ids=where.source_ids,
+        teacher=where.teacher,
+        prompt_version=where.prompt_version,
+        usage=where.usage,
     )
-    messages = (Message(role="user", content=text.question), Message(role="assistant", content=text.solution))
-    return DatasetRow(
-        id=derived_id(text.question, f"example/{text.solution}"),
-        messages=messages,
-        skills=text.skills,
-        origin=origin,
+    turns = (
+        Message(role="user", content=example.prompt),
+        Message(role="assistant", content=example.completion),
     )
+    return DatasetRow(id=example.example_id, messages=turns, skills=example.skills, origin=origin)
 
 
-def _figures(plan: DataPlan, rows: Sequence[DatasetRow], gathered: Gathered) -> dict[str, float]:
-    usage = sum((row.origin.usage for row in rows), Usage())
+def _figures(plan: DataPlan, rows: Sequence[DatasetRow], report: CurationReport) -> dict[str, float]:
+    usage = report.usage
     figures: dict[str, float] = {
         "draws": len(plan.draws),
         "unique questions drawn": plan.unique_items,
@@ -124,7 +126,7 @@ def _figures(plan: DataPlan, rows: Sequence[DatasetRow], gathered: Gathered) -> 
         f"pairs of part {part}": count
         for part, count in sorted(Counter(row.origin.part for row in rows).items())
     }
-    figures |= {f"dropped {reason}": count for reason, count in sorted(gathered.dropped.items()) if count}
+    figures |= {f"dropped {reason}": count for reason, count in report.dropped.items()}
     return figures | {
         "teacher calls": usage.calls,
         "teacher tokens": usage.prompt_tokens + usage.completion_tokens,

@@ -98,6 +98,11 @@ class SymbolicTeacher:
             usage=_usage(question, " ".join(one.text.replace(";", " ") for one in solutions)),
         )
 
+    def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:
+        """A worked solution of this world has one form: the item's own, once."""
+        own = Solution(text=item.solution, answer=item.answer)
+        return Solutions(solutions=(own,), usage=_usage(item.question, item.solution))
+
     def _solution(self, question: str, text: str, answer: str, key: str) -> Solution:
         if not self._happens(self.solve_error_rate, "solve", question, key):
             return Solution(text=text, answer=answer)

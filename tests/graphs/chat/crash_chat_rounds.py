@@ -14,14 +14,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from agent.budget import Price
+from agent.catalog import SkillMap
 from agent.decision import SkillTarget
 from agent.items import PoolItem
-from agent.synthesis import SynthesisSettings
+from agent.strategies import plan_targets
 from graphs.chat.cache import SqliteReplies
 from graphs.chat.settings import ChatSettings
 from graphs.chat.teacher import ChatTeacher
@@ -41,15 +43,12 @@ POOL = [
     )
     for at in range(12)
 ]
-PLAN = CurationPlan(
-    seed=3,
-    targets=(
-        SkillTarget(skill="gcd", weight=0.5, examples=3, strategy="select"),
-        SkillTarget(skill="add", weight=0.5, examples=4, strategy="synthesize"),
-    ),
-    synthesis=SynthesisSettings(solutions_per_question=3),
-    per_task=1,
+TARGETS = (
+    SkillTarget(skill="gcd", weight=0.5, examples=3, strategy="select"),
+    SkillTarget(skill="add", weight=0.5, examples=4, strategy="synthesize"),
 )
+DATA = plan_targets(TARGETS, SkillMap((item.item_id, item.skills) for item in POOL), 3)
+PLAN = CurationPlan(seed=3, data=replace(DATA, rewritten=True))
 # The end of a node is the worst moment: all its calls are made, and nothing of it is in the graph's state
 # yet.
 ENDS = tuple(point for point in CRASH_POINTS if point.endswith(".end"))

@@ -14,10 +14,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from agent.catalog import SkillMap
 from agent.decision import SkillTarget
 from agent.items import PoolItem
+from agent.strategies import plan_targets
 from graphs.checkpoints import sqlite_checkpoints
 from graphs.curate.graph import build_curate, run_curation
 from graphs.curate.plan import CRASH_POINTS, CurateContext, Curation, CurationPlan, ReplaySource
@@ -34,14 +37,12 @@ POOL = [
     )
     for at in range(30)
 ]
-PLAN = CurationPlan(
-    seed=3,
-    targets=(
-        SkillTarget(skill="gcd", weight=0.5, examples=8, strategy="select"),
-        SkillTarget(skill="add", weight=0.5, examples=12, strategy="synthesize"),
-    ),
-    per_task=2,
+TARGETS = (
+    SkillTarget(skill="gcd", weight=0.5, examples=8, strategy="select"),
+    SkillTarget(skill="add", weight=0.5, examples=12, strategy="synthesize"),
 )
+DATA = plan_targets(TARGETS, SkillMap((item.item_id, item.skills) for item in POOL), 3)
+PLAN = CurationPlan(seed=3, data=replace(DATA, answers=2, rewritten=True), per_task=2)
 HELD_OUT = ["pool question 4", "held-out question"]
 SPECS = (*CRASH_POINTS, "curate.write.start:3", "curate.solve.end:6", "keep")
 CALL_S = 0.03  # in the middle of a fan-out: a real teacher takes longer than saving a result does

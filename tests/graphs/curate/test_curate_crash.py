@@ -52,9 +52,8 @@ def test_the_data_set_has_all_parts(rounds: Mapping[str, Mapping[str, Any]]) -> 
 @pytest.mark.parametrize(
     ("steps", "finished"),
     [
-        (("select", "synthesize", "write"), ()),
-        (("deduplicate", "decontaminate", "solve"), ("write",)),
-        (("filter", "plan"), ("write", "solve")),
+        (("sieve", "rewrite", "solve"), ("write",)),
+        (("filter", "assemble"), ("write", "rewrite", "solve")),
     ],
 )
 def test_finished_nodes_are_not_repeated(

@@ -21,7 +21,10 @@ BETWEEN = (
     "stat.dataset.made",
     "stat.dataset.finished",
 )
-INSIDE = tuple(f"stat.{kind}.ask:3" for kind in ("labels", "diagnoses", "rewrite", "write", "solve"))
+INSIDE = (
+    *(f"stat.{kind}.ask:3" for kind in ("labels", "diagnoses")),
+    *(f"curate.{kind}.end:3" for kind in ("rewrite", "write", "solve")),
+)
 CONCURRENCY = 8
 
 

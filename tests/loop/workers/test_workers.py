@@ -194,7 +194,7 @@ def test_a_curation_that_was_overtaken_writes_no_data(tmp_path: Path) -> None:
     planned(services)
 
     def overtaken(name: str) -> None:
-        if name == "curate.plan.end":
+        if name == "curate.assemble.end":
             services.clock.sleep(2 * LEASE_S)
             assert services.rounds.claim("planned", "another", LEASE_S) is not None
 

@@ -39,7 +39,7 @@ class Context(Protocol):
     def gate(self) -> AbstractContextManager[object]: ...
 
 
-class Tally:
+class CallCounts:
     """Counts finished calls of the teacher by kind and tells a listener: kind, calls done, calls in all. Safe
     for threads."""
 

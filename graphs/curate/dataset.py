@@ -18,7 +18,7 @@ from agent.plan import Draw, choose_pairs
 from agent.replay import plan_replay
 from graphs.curate.duplicates import QuestionIndex, repeats, untouchable
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, CurationReport
-from graphs.curate.steps import Ask, Reply
+from graphs.curate.steps import Reply, TeacherCall
 from streams.events import derived_id
 
 
@@ -83,16 +83,18 @@ def sift(
     return items, [question for question in texts if fresh.passes(question["text"])]
 
 
-def write_calls(plan: CurationPlan) -> list[Ask]:
+def write_calls(plan: CurationPlan) -> list[TeacherCall]:
     """The calls for new questions, in the order of their requests."""
     writes = [request.write for request in plan.data.requests]
     return [
-        Ask(at=at, text=write.skill, references=list(write.references), count=write.count, seed=write.seed)
+        TeacherCall(
+            at=at, text=write.skill, references=list(write.references), count=write.count, seed=write.seed
+        )
         for at, write in enumerate(writes)
     ]
 
 
-def rewrite_calls(plan: CurationPlan, items: Sequence[str]) -> list[Ask]:
+def rewrite_calls(plan: CurationPlan, items: Sequence[str]) -> list[TeacherCall]:
     """One call for every drawn item whose solution is to be rewritten, for as many solutions as it has
     places."""
     places = _draws_by_item(plan, items) if plan.data.rewritten else {}
@@ -102,7 +104,7 @@ def rewrite_calls(plan: CurationPlan, items: Sequence[str]) -> list[Ask]:
     ]
 
 
-def solve_calls(plan: CurationPlan, questions: Sequence[Question]) -> list[Ask]:
+def solve_calls(plan: CurationPlan, questions: Sequence[Question]) -> list[TeacherCall]:
     """One call for every new question. The seed depends on the text, not on its place."""
     return [
         _ask(at, one["text"], plan.strategy.solutions, rank(plan.seed, "solve", one["text"]))
@@ -110,8 +112,8 @@ def solve_calls(plan: CurationPlan, questions: Sequence[Question]) -> list[Ask]:
     ]
 
 
-def _ask(at: int, text: str, count: int, chance: int) -> Ask:
-    return Ask(at=at, text=text, references=[], count=count, seed=chance % 2**31)
+def _ask(at: int, text: str, count: int, chance: int) -> TeacherCall:
+    return TeacherCall(at=at, text=text, references=[], count=count, seed=chance % 2**31)
 
 
 def curation(round_id: str, plan: CurationPlan, gathered: Gathered, context: CurateContext) -> Curation:

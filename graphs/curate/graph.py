@@ -39,7 +39,7 @@ from graphs import durable
 from graphs.curate import dataset
 from graphs.curate.dataset import Question
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, NothingCurated, PlanChanged
-from graphs.curate.steps import Ask, Kind, Reply, agreeing, ask, rewritten, solutions, total
+from graphs.curate.steps import Kind, Reply, TeacherCall, agreeing, ask, rewritten, solutions, total
 from graphs.durable import DEFAULT_RETRY
 from graphs.durable import is_unavailable as is_unavailable
 
@@ -71,10 +71,10 @@ class CurateState(TypedDict, total=False):
     curation: dict[str, Any]
 
 
-class Task(TypedDict):
+class CallsTask(TypedDict):
     """The calls of one fan-out task, of `total` in all."""
 
-    calls: list[Ask]
+    calls: list[TeacherCall]
     total: int
 
 
@@ -82,7 +82,7 @@ def _plan_of(state: CurateState) -> CurationPlan:
     return CurationPlan.model_validate(state["plan"])
 
 
-def _teach(kind: Kind, task: Task, context: CurateContext) -> dict[str, list[Reply]]:
+def _teach(kind: Kind, task: CallsTask, context: CurateContext) -> dict[str, list[Reply]]:
     replies = []
     for call in task["calls"]:
         replies.append(ask(kind, context.teacher, context.items, call))
@@ -126,11 +126,11 @@ def _assemble(state: CurateState, context: CurateContext) -> CurateState:
     return {"curation": made.model_dump(mode="json")}
 
 
-def _fan_out(plan: CurationPlan, calls: dict[Kind, list[Ask]]) -> list[Send]:
+def _fan_out(plan: CurationPlan, calls: dict[Kind, list[TeacherCall]]) -> list[Send]:
     """Tasks of `per_task` calls, or more where all kinds together would be too many tasks."""
     size = max(plan.per_task, -(-sum(map(len, calls.values())) // durable.MAX_TASKS))
     return [
-        Send(kind, Task(calls=chunk, total=len(asked)))
+        Send(kind, CallsTask(calls=chunk, total=len(asked)))
         for kind, asked in calls.items()
         for chunk in durable.chunks(asked, size)
     ]
@@ -143,7 +143,7 @@ def _start(state: CurateState) -> list[Send] | str:
 
 def _after_sieve(state: CurateState) -> list[Send] | str:
     plan = _plan_of(state)
-    calls: dict[Kind, list[Ask]] = {
+    calls: dict[Kind, list[TeacherCall]] = {
         "rewrite": dataset.rewrite_calls(plan, state["items"]),
         "solve": dataset.solve_calls(plan, state["questions"]),
     }
@@ -164,7 +164,7 @@ def build_curate(
         graph.add_node(name, durable.node("curate", name, step), input_schema=CurateState)
     for kind in REPLIES:
         work = durable.node("curate", kind, partial(_teach, kind))
-        graph.add_node(kind, work, input_schema=Task, retry_policy=retry)
+        graph.add_node(kind, work, input_schema=CallsTask, retry_policy=retry)
     graph.add_conditional_edges(START, _start, ["write", "sieve"])
     graph.add_edge("write", "sieve")
     graph.add_conditional_edges("sieve", _after_sieve, ["rewrite", "solve", "filter"])
@@ -218,7 +218,7 @@ def run_curation(
     begin: CurateState = {"round_id": round_id, "plan": plan.model_dump(mode="json")}
     changed = PlanChanged(f"round {round_id} was begun with another plan; use a new round id for a new plan")
     saver = durable.saver_of(graph)
-    tally = durable.Tally(context.progress, replies_kept(saver, round_id) if saver else None)
+    tally = durable.CallCounts(context.progress, replies_kept(saver, round_id) if saver else None)
     context = replace(context, gate=threading.BoundedSemaphore(max_concurrency), tally=tally)
     end = durable.finish(graph, begin, context, round_id, "curation", changed)
     result = Curation.model_validate(end["curation"])

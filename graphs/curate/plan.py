@@ -15,7 +15,7 @@ from agent.items import Example, Frozen, PoolItem
 from agent.plan import DataPlan, StrategySettings
 from agent.replay import DEFAULT_REPLAY, ReplaySettings, Reservoir
 from graphs.curate.settings import DuplicateSettings
-from graphs.durable import Tally
+from graphs.durable import CallCounts
 from graphs.errors import GraphsError
 from graphs.teacher import Teacher
 from streams.crash import CrashPoint, no_crash
@@ -133,7 +133,7 @@ class CurateContext:
     progress: Callable[[str, int, int], None] = unwatched
     crash: CrashPoint = no_crash
     gate: AbstractContextManager[object] = field(default_factory=nullcontext, repr=False)
-    tally: Tally = field(default_factory=lambda: Tally(unwatched), repr=False)
+    tally: CallCounts = field(default_factory=lambda: CallCounts(unwatched), repr=False)
 
     @cached_property
     def items(self) -> Mapping[str, PoolItem]:

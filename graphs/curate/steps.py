@@ -23,7 +23,7 @@ Kind = Literal["write", "rewrite", "solve"]
 Grade = Callable[[str, str], bool | None]
 
 
-class Ask(TypedDict):
+class TeacherCall(TypedDict):
     """One call of the teacher; `text` is the skill to write for, the item to rewrite or the question to
     solve, `at` its place among the calls of its kind."""
 
@@ -45,7 +45,7 @@ class Reply(TypedDict):
     usage: dict[str, float]
 
 
-def ask(kind: Kind, teacher: Teacher, items: Mapping[str, PoolItem], call: Ask) -> Reply:
+def ask(kind: Kind, teacher: Teacher, items: Mapping[str, PoolItem], call: TeacherCall) -> Reply:
     """Make one call. An error of its own costs this call only; what says nothing about it
     (`graphs.teacher.STOPS`) is raised."""
     try:
@@ -59,7 +59,7 @@ def ask(kind: Kind, teacher: Teacher, items: Mapping[str, PoolItem], call: Ask) 
 
 
 def _asked(
-    kind: Kind, teacher: Teacher, items: Mapping[str, PoolItem], call: Ask
+    kind: Kind, teacher: Teacher, items: Mapping[str, PoolItem], call: TeacherCall
 ) -> tuple[list[str], list[str], Usage]:
     if kind == "write":
         references = [items[item_id] for item_id in call["references"]]

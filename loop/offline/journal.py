@@ -21,30 +21,19 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
-
-from pydantic import BaseModel
+from typing import Any, TypeVar
 
 from graphs.monitor.diagnose import STOPS_THE_BATCH
 from loop.config import ConfigError
 from streams.crash import CrashPoint, no_crash
 
-Reply = TypeVar("Reply", bound=BaseModel)
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
-class Job(Generic[Reply]):
-    """One piece of work: `key` says what, `ask` does it."""
-
-    key: str
-    ask: Callable[[], Reply]
-
-
-@dataclass(frozen=True)
 class Failed:
-    """A job that ended in an error of its own."""
+    """A piece of work that ended in an error of its own."""
 
     error: str
 
@@ -97,30 +86,12 @@ class Journal:
 
 @dataclass(frozen=True)
 class Runner:
-    """How jobs are run: where results lie, how many at once, who watches (`progress` is told of each end),
-    where to crash in tests."""
+    """How work is done: how many pieces at once, who watches (`progress` is told of each end), where to crash
+    in tests."""
 
-    folder: Path
     concurrency: int = 8
     progress: Callable[[str, int, int], None] = lambda kind, done, total: None
     crash: CrashPoint = no_crash
-
-    def run(self, kind: str, jobs: Sequence[Job[Reply]], reply: type[Reply]) -> dict[str, Reply | Failed]:
-        """Do the jobs that are not done yet; every job's result by key. Raises what stops all jobs, when
-        those under way ended."""
-        with Journal(self.folder / f"{kind}.jsonl") as journal:
-            missing = list({job.key: job for job in jobs if journal.get(job.key) is None}.values())
-            outcomes = self.each(kind, missing, lambda job: journal.put(job.key, job.ask().model_dump_json()))
-            failed = {
-                job.key: outcome
-                for job, outcome in zip(missing, outcomes, strict=True)
-                if isinstance(outcome, Failed)
-            }
-            kept = {job.key: journal.get(job.key) for job in jobs}
-        return {
-            key: failed[key] if value is None else reply.model_validate_json(value)
-            for key, value in kept.items()
-        }
 
     def each(
         self, kind: str, items: Sequence[Item], work: Callable[[Item], Outcome]

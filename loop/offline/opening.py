@@ -75,7 +75,7 @@ def open_bench(
             replies=replies,
             teacher=teacher,
             grade=grade_math if config.filters.grade == "math" else grade_text,
-            runner=Runner(folder.work, callers(config.teacher.chat), progress, crash),
+            runner=Runner(callers(config.teacher.chat), progress, crash),
             open_student=_opener(config),
             student_id=model_id(config.student.base, "student.base"),
             embed=embedding(config.embed),

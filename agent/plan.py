@@ -14,6 +14,7 @@ from agent.catalog import SkillMap
 from agent.chance import rank
 from agent.items import Frozen
 from agent.selection import K_SEL
+from agent.settings import Settings
 from agent.synthesis import WriteRequest
 
 StrategyName = Literal[
@@ -35,7 +36,7 @@ class StrategyError(Exception):
     """A strategy cannot plan with what it was given; the message says what is missing."""
 
 
-class StrategySettings(Frozen):
+class StrategySettings(Settings):
     """The paper's parameters. `pairs` bounds the data set; `answers` are answers for each drawn question.
 
     `k_embed` counts nearest questions for each difficult one; `prompts` are requests for each (difficult

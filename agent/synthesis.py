@@ -5,45 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from agent.catalog import SkillMap
 from agent.chance import ordered, rank
+from agent.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class SynthesisSettings:
+class SynthesisSettings(Settings):
     """Sizes of the requests.
 
     The paper shows 3 references, asks for 2 questions a prompt and 3 solutions of each. `acceptance` is the
     part of the written questions expected to survive the filters (consistency, duplicates, contamination).
     `pairs_per_question` is how many of a question's agreeing solutions are counted on as examples: 1 asks for
     as many different questions as examples, the paper keeps all that agree (up to 3), which costs a third.
-
-    Raises
-    ------
-    ValueError
-        When a size is below 1, `acceptance` outside (0, 1], or `pairs_per_question` outside [1,
-        solutions_per_question].
     """
 
-    questions_per_prompt: int = 2
-    references_per_prompt: int = 3
-    solutions_per_question: int = 3
-    acceptance: float = 0.6
-    pairs_per_question: float = 1.0
+    questions_per_prompt: int = Field(default=2, ge=1)
+    references_per_prompt: int = Field(default=3, ge=1)
+    solutions_per_question: int = Field(default=3, ge=1)
+    acceptance: float = Field(default=0.6, gt=0, le=1)
+    pairs_per_question: float = Field(default=1.0, ge=1)
 
-    def __post_init__(self) -> None:
-        if min(self.questions_per_prompt, self.references_per_prompt, self.solutions_per_question) < 1:
-            raise ValueError(
-                "questions_per_prompt, references_per_prompt and solutions_per_question must be at least 1"
-            )
-        if not 0 < self.acceptance <= 1:
-            raise ValueError(f"acceptance must lie in (0, 1], got {self.acceptance}")
-        if not 1 <= self.pairs_per_question <= self.solutions_per_question:
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        if self.pairs_per_question > self.solutions_per_question:
             raise ValueError(
                 "pairs_per_question must lie in [1, "
                 f"{self.solutions_per_question}], got {self.pairs_per_question}"
             )
+        return self
 
     @property
     def examples_per_question(self) -> float:

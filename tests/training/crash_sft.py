@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ import torch
 
 from training.mix import read_dataset
 from training.settings import SftSettings
-from training.sft import train_round
+from training.sft import SftTrainer
+from training.trainer import TrainingJob
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -21,12 +23,7 @@ if __name__ == "__main__":
         if step == int(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    settings = SftSettings.model_validate_json(sys.stdin.read())
-    train_round(
-        settings,
-        Path(base),
-        Path(champion) if champion else None,
-        read_dataset(Path(data)),
-        Path(out),
-        on_progress,
-    )
+    settings, size = json.load(sys.stdin)
+    start = Path(champion) if champion else None
+    job = TrainingJob(Path(base), start, read_dataset(Path(data)), Path(out), **size)
+    SftTrainer(SftSettings.model_validate(settings)).train(job, on_progress)

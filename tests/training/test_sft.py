@@ -7,13 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from agent.items import Example
 from training.adapters import adapter_sha256, load_check
 from training.errors import (
     AdapterError,
@@ -26,27 +28,31 @@ from training.errors import (
 )
 from training.mix import write_dataset
 from training.settings import SftSettings
-from training.sft import finished_result, train_round
+from training.sft import SftTrainer, finished_result
+from training.trainer import Progress, Trained, TrainingJob, unwatched
 
-SETTINGS = SftSettings(
-    steps=12,
-    lora_r=4,
-    lora_alpha=8,
-    lora_dropout=0.1,
-    lr=5e-3,
-    batch_size=8,
-    save_every=5,
-    report_every=1,
-    seed=3,
-)
+SETTINGS = SftSettings(lora_r=4, lora_alpha=8, lora_dropout=0.1, lr=5e-3, save_every=5, report_every=1)
+SIZE = {"steps": 12, "batch_size": 8, "seed": 3}
+
+
+def train(
+    base: Path,
+    champion: Path | None,
+    examples: Sequence[Example],
+    out_dir: Path,
+    on_progress: Progress = unwatched,
+    **changes: Any,
+) -> Trained:
+    """A round with `SETTINGS` and `SIZE`, changed."""
+    recipe = {name: changes.pop(name) for name in SftSettings.model_fields if name in changes}
+    job = TrainingJob(base, champion, examples, out_dir, **{**SIZE, **changes})
+    return SftTrainer(SETTINGS.model_copy(update=recipe)).train(job, on_progress)
 
 
 @pytest.fixture(scope="module")
 def champion(llama: Path, make_examples: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A first adapter on the Llama, trained without disturbance."""
-    return train_round(
-        SETTINGS, llama, None, make_examples(60), tmp_path_factory.mktemp("champion")
-    ).adapter_dir
+    return train(llama, None, make_examples(60), tmp_path_factory.mktemp("champion")).adapter_dir
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen"])
@@ -54,10 +60,8 @@ def test_a_round_learns_and_repeats_exactly(
     arch: str, request: pytest.FixtureRequest, make_examples: Callable, tmp_path: Path
 ) -> None:
     base, seen = request.getfixturevalue(arch), []
-    first = train_round(
-        SETTINGS, base, None, make_examples(60), tmp_path / "a", lambda *report: seen.append(report)
-    )
-    again = train_round(SETTINGS, base, None, make_examples(60), tmp_path / "b")
+    first = train(base, None, make_examples(60), tmp_path / "a", lambda *report: seen.append(report))
+    again = train(base, None, make_examples(60), tmp_path / "b")
     assert first.sha256 == again.sha256 == adapter_sha256(first.adapter_dir)
     assert [step for step, _, _ in seen] == list(range(1, 13)) and seen[-1][2] == first.final_loss < seen[0][
         2
@@ -66,46 +70,38 @@ def test_a_round_learns_and_repeats_exactly(
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    other = train_round(
-        SETTINGS.model_copy(update={"seed": 4}), base, None, make_examples(60), tmp_path / "c"
-    )
+    other = train(base, None, make_examples(60), tmp_path / "c", seed=4)
     assert other.sha256 != first.sha256
 
 
 def test_a_finished_round_is_returned_without_training(
     llama: Path, make_examples: Callable, tmp_path: Path
 ) -> None:
-    first = train_round(SETTINGS, llama, None, make_examples(60), tmp_path)
+    first = train(llama, None, make_examples(60), tmp_path)
 
     def never(step: int, total: int, loss: float) -> None:
         raise AssertionError("trained again")
 
-    assert (
-        train_round(SETTINGS, llama, None, make_examples(60), tmp_path, never)
-        == first
-        == finished_result(tmp_path)
-    )
+    assert train(llama, None, make_examples(60), tmp_path, never) == first == finished_result(tmp_path)
     with pytest.raises(TrainingError, match="other settings, data, base or champion"):
-        train_round(SETTINGS, llama, None, make_examples(61), tmp_path)
+        train(llama, None, make_examples(61), tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match="is not the adapter"):
-        train_round(SETTINGS, llama, None, make_examples(60), tmp_path)
+        train(llama, None, make_examples(60), tmp_path)
 
 
 def test_a_round_continues_the_champion(
     llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
 ) -> None:
-    tiny = SETTINGS.model_copy(update={"lr": 1e-6, "steps": 1, "warmup_ratio": 0.0})
-    result = train_round(tiny, llama, champion, make_examples(8, "sub"), tmp_path / "near")
+    tiny = {"lr": 1e-6, "steps": 1, "warmup_ratio": 0.0}
+    result = train(llama, champion, make_examples(8, "sub"), tmp_path / "near", **tiny)
     before = load_file(champion / "adapter_model.safetensors")
     after = load_file(result.adapter_dir / "adapter_model.safetensors")
     assert before.keys() == after.keys()
     assert max(float((before[name] - after[name]).abs().max()) for name in before) < 1e-4
     assert result.sha256 != adapter_sha256(champion)
     with pytest.raises(AdapterError, match="a lineage keeps its shape"):
-        train_round(
-            SETTINGS.model_copy(update={"lora_r": 8}), llama, champion, make_examples(8), tmp_path / "r8"
-        )
+        train(llama, champion, make_examples(8), tmp_path / "r8", lora_r=8)
 
 
 @pytest.mark.parametrize(("kill_at", "continues"), [(3, False), (8, True), (12, False)])
@@ -114,7 +110,7 @@ def test_a_killed_round_resumes_to_the_same_bytes(
 ) -> None:
     examples, start = make_examples(60, "mul"), champion if continues else None
     write_dataset(tmp_path / "data.jsonl", examples)
-    undisturbed = train_round(SETTINGS, llama, start, examples, tmp_path / "undisturbed")
+    undisturbed = train(llama, start, examples, tmp_path / "undisturbed")
     command = [
         sys.executable,
         str(Path(__file__).with_name("crash_sft.py")),
@@ -124,7 +120,7 @@ def test_a_killed_round_resumes_to_the_same_bytes(
     ]
     killed = subprocess.run(
         [*command, str(tmp_path / "killed"), str(kill_at)],
-        input=SETTINGS.model_dump_json(),
+        input=json.dumps([SETTINGS.model_dump(), SIZE]),
         text=True,
         cwd=Path.cwd(),
     )
@@ -136,9 +132,7 @@ def test_a_killed_round_resumes_to_the_same_bytes(
         )
         (tmp_path / "killed/checkpoints/checkpoint-6/optimizer.pt").write_bytes(b"half")
     steps: list[int] = []
-    resumed = train_round(
-        SETTINGS, llama, start, examples, tmp_path / "killed", lambda step, total, loss: steps.append(step)
-    )
+    resumed = train(llama, start, examples, tmp_path / "killed", lambda step, total, loss: steps.append(step))
     assert steps[0] == {3: 1, 8: 6, 12: 11}[kill_at]
     assert resumed.sha256 == undisturbed.sha256
     assert (resumed.final_loss, resumed.tokens) == (undisturbed.final_loss, undisturbed.tokens)
@@ -151,25 +145,25 @@ def test_what_on_progress_raises_stops_the_round(
         raise KeyError("lease lost")
 
     with pytest.raises(KeyError, match="lease lost"):
-        train_round(SETTINGS, llama, None, make_examples(60), tmp_path, stop)
+        train(llama, None, make_examples(60), tmp_path, stop)
 
 
 def test_nothing_is_truncated(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
     with pytest.raises(ExampleTooLong, match=r"'select-add-\d+' with 14 tokens"):
-        train_round(SETTINGS.model_copy(update={"max_length": 13}), llama, None, make_examples(60), tmp_path)
+        train(llama, None, make_examples(60), tmp_path, max_length=13)
 
 
 def test_bad_data_is_refused(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no examples"):
-        train_round(SETTINGS, llama, None, [], tmp_path / "a")
+        train(llama, None, [], tmp_path / "a")
     empty = make_examples(3)[0].model_copy(update={"completion": " "})
     with pytest.raises(DatasetError, match="empty completion"):
-        train_round(SETTINGS, llama, None, [empty], tmp_path / "b")
+        train(llama, None, [empty], tmp_path / "b")
 
 
 def test_a_base_that_is_not_there(make_examples: Callable, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no \.safetensors weights"):
-        train_round(SETTINGS, tmp_path, None, make_examples(3), tmp_path / "a")
+        train(tmp_path, None, make_examples(3), tmp_path / "a")
 
 
 def test_divergence_is_an_error(llama: Path, champion: Path, make_examples: Callable, tmp_path: Path) -> None:
@@ -177,7 +171,7 @@ def test_divergence_is_an_error(llama: Path, champion: Path, make_examples: Call
     weights = load_file(champion / "adapter_model.safetensors")
     save_file({name: weight * 1e30 for name, weight in weights.items()}, wild / "adapter_model.safetensors")
     with pytest.raises(TrainingDiverged, match="loss nan"):
-        train_round(SETTINGS, llama, wild, make_examples(60), tmp_path / "out")
+        train(llama, wild, make_examples(60), tmp_path / "out")
     assert finished_result(tmp_path / "out") is None
 
 
@@ -185,7 +179,7 @@ def test_weights_that_do_not_move_are_an_error(
     llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
 ) -> None:
     with pytest.raises(NothingLearned, match="trainable tensors moved"):
-        train_round(SETTINGS.model_copy(update={"lr": 1e-30}), llama, champion, make_examples(60), tmp_path)
+        train(llama, champion, make_examples(60), tmp_path, lr=1e-30)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "nan", "pickle", "no config", "dora", "not lora"])
@@ -208,15 +202,13 @@ def test_a_corrupt_champion_is_refused(
     with pytest.raises(CorruptAdapter):
         load_check(adapter)
     with pytest.raises(CorruptAdapter):
-        train_round(SETTINGS, llama, adapter, make_examples(60), tmp_path / "out")
+        train(llama, adapter, make_examples(60), tmp_path / "out")
 
 
 def test_micro_batches_train_the_same_step(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
-    plain = SETTINGS.model_copy(update={"lora_dropout": 0.0, "steps": 3})
-    whole = train_round(plain, llama, None, make_examples(60), tmp_path / "whole")
-    parts = train_round(
-        plain.model_copy(update={"micro_batch_size": 2}), llama, None, make_examples(60), tmp_path / "parts"
-    )
+    plain = {"lora_dropout": 0.0, "steps": 3}
+    whole = train(llama, None, make_examples(60), tmp_path / "whole", **plain)
+    parts = train(llama, None, make_examples(60), tmp_path / "parts", **plain, micro_batch_size=2)
     left = load_file(whole.adapter_dir / "adapter_model.safetensors")
     right = load_file(parts.adapter_dir / "adapter_model.safetensors")
     assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-3

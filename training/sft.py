@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 class SftTrainer:
     """The `training.trainer.Trainer` of this recipe."""
 
-    settings: SftSettings = SftSettings()
+    settings: SftSettings
 
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> Trained:
         """See `training.trainer.Trainer.train`."""

@@ -18,7 +18,7 @@ from streams.state.rounds import Round
 from training.evaluate import Evaluation, evaluate, item_set_sha256
 from training.gate import Verdict, judge
 from training.mix import Manifest
-from training.registry import Lineage
+from training.versions import Lineage
 
 CANDIDATE = 0
 """The engine's slot for an adapter that is being judged: no registered version has this number."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pydantic import Field
 
@@ -17,19 +16,8 @@ from agent.selection import K_SEL
 from agent.settings import Settings
 from agent.synthesis import WriteRequest
 
-StrategyName = Literal[
-    "stat-sel",
-    "stat-syn",
-    "original",
-    "augment",
-    "hard",
-    "embed-sel",
-    "embed-syn",
-    "random",
-    "question-skill",
-    "shuffled",
-    "mix",
-]
+StrategyName = str
+"""A row of `agent.strategies.STRATEGIES`."""
 
 
 class StrategyError(Exception):

@@ -19,7 +19,7 @@ from loop.wiring import open_services, round_workers, set_up_student, worker_nam
 from loop.workers.deploy import set_route
 from loop.workers.monitor import MonitorWorker
 from loop.workers.round import RoundWorker
-from loop.workers.services import Services
+from loop.workers.services import Ports, Services
 from streams.consume import calm_collector
 from streams.log import LogUnavailable
 from streams.state.store import StoreUnavailable
@@ -51,7 +51,7 @@ def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
     """One worker of this kind, until interrupted (or idle, with `once`)."""
     root = prepare(root)
     name = worker_name()
-    with open_services(config, root, {"owner": name}) as services:
+    with open_services(config, root, Ports(owner=name)) as services:
         if kind == "deploy":
             set_up_student(services)
         else:

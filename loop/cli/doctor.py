@@ -10,8 +10,7 @@ from rich.console import Console
 
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config
-from loop.wiring import open_registry, open_task
-from serving.transformers_engine import EngineSettings, TransformersEngine
+from loop.doors import open_engine, open_registry, open_task
 from streams.state.rounds import RoundStore
 from streams.topics import TOPICS
 
@@ -89,7 +88,7 @@ def _task(config: Config, root: Path) -> str:
 def _student(config: Config, root: Path) -> str:
     task = open_task(config, root, open_store(config, root))
     task.close()
-    engine = TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size))
+    engine = open_engine(config.engine, task.base_dir)
     engine.load(1, None)
     answer = engine.generate([task.prompt(task.held_out[0].question)], 1)[0][0]
     return f"{task.base_dir} answers {task.held_out[0].question!r} with {answer[:40]!r}..."

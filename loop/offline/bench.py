@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
 
 from agent.catalog import SkillCatalog
 from agent.items import PoolItem
@@ -19,28 +18,15 @@ from loop.offline.journal import Runner
 from loop.tasks.grading import Grade
 from loop.tasks.questions import pool_items, subject_key
 from loop.tasks.records import CatalogRow, LabelRow
-from serving.engine import Engine
+from loop.tasks.student import Student
 from streams.crash import CrashPoint, no_crash
 from streams.files import file_sha256
-
-
-class Student(Protocol):
-    """The student: an engine and the form in which it is asked."""
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def tokenizer(self) -> Any:
-        """Its Hugging Face tokenizer."""
-
-    def prompt(self, question: str) -> str:
-        """The text that the engine gets for a question."""
+from training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything a stage may use. `open_student` and `embed` are called only by the stages that need them;
+    """Everything a stage may use. `open_student`, `open_trainer` and `embed` are called only by the stages that need them;
     `student_id` is a hash of the student's files, `rewards_id` one of the reward model's."""
 
     config: StatConfig
@@ -49,6 +35,7 @@ class Bench:
     grade: Grade
     runner: Runner
     open_student: Callable[[], Student]
+    open_trainer: Callable[[], Trainer]
     student_id: str
     embed: Embed
     step_rewards: StepRewards | None = None

@@ -5,29 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from agent.budget import Caps
 from agent.plan import StrategyName
-from graphs.chat.cache import SqliteReplies
-from graphs.chat.meter import Meter
-from graphs.chat.settings import ChatSettings, callers
-from graphs.chat.teacher import ChatTeacher
+from graphs.chat.meter import Books
+from graphs.chat.settings import callers
 from graphs.curate.neighbours import Embed, sentence_transformer, tfidf
 from graphs.filters.grading import MathGrader
-from graphs.teacher import CatalogTeacher
+from graphs.teacher import CatalogTeacher, PaidTeacher
 from loop.backends import prepare
 from loop.config import ConfigError
-from loop.offline.bench import Bench, Student
+from loop.doors import close, open_student, open_teacher, open_trainer
+from loop.offline.bench import Bench
 from loop.offline.config import StatConfig
 from loop.offline.folder import RunFolder
 from loop.offline.journal import Runner
 from loop.offline.ledger import ROUND, LedgerFile, read_ledger
 from loop.offline.rewards import remembered_rewards
-from loop.offline.scripted import scripted_teacher
 from loop.tasks.grading import grade_text
-from loop.tasks.student import HfStudent, model_id
+from loop.tasks.student import Student, base_dir, model_id
 from streams.crash import ENVIRONMENT, crash_point
 
 Progress = Callable[[str, int, int], None]
@@ -55,11 +53,12 @@ def open_bench(
     other = strategy is not None and strategy != config.strategy.name
     if other:
         config = config.model_copy(update={"strategy": config.strategy.model_copy(update={"name": strategy})})
+    base = None if config.student.base is None else base_dir(config.student.base)
     rewards_id = model_id(config.filters.prm, "filters.prm")
     with (
         folder.locked(),
         MathGrader() as grade_math,
-        open_teacher(config, folder) as teacher,
+        open_catalog_teacher(config, folder) as teacher,
         remembered_rewards(config.filters.prm, rewards_id, folder.work / "rewards.jsonl") as step_rewards,
     ):
         yield Bench(
@@ -68,8 +67,9 @@ def open_bench(
             teacher=teacher,
             grade=grade_math if config.filters.grade == "math" else grade_text,
             runner=Runner(folder.work, callers(config.teacher.chat), progress, crash),
-            open_student=_opener(config),
-            student_id=model_id(config.student.base, "student.base"),
+            open_student=cache(partial(_student, config)),
+            open_trainer=lambda: open_trainer(config.train),
+            student_id=model_id(base, "student.base"),
             embed=_embed(config),
             step_rewards=step_rewards,
             rewards_id=rewards_id,
@@ -79,27 +79,28 @@ def open_bench(
 
 
 @contextmanager
-def open_teacher(config: StatConfig, folder: RunFolder) -> Iterator[CatalogTeacher]:
-    """The configured teacher. A chat model's replies and costs are kept in the run's directory."""
-    if config.teacher.kind == "scripted" or config.teacher.chat is None:
-        yield scripted_teacher(config.teacher.script)
-        return
-    with (
-        SqliteReplies(folder.work / "replies.sqlite") as replies,
-        closing(LedgerFile(folder.root / "ledger.jsonl")) as ledger,
-    ):
-        with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
+def open_catalog_teacher(config: StatConfig, folder: RunFolder) -> Iterator[CatalogTeacher]:
+    """The configured teacher, with its replies and costs in the run's directory; the cap counts what earlier
+    starts paid. Raises `ConfigError` for one that can only diagnose."""
+    with closing(LedgerFile(folder.root / "ledger.jsonl")) as ledger:
+        books = Books(
+            student="offline",
+            replies=folder.work / "replies.sqlite",
+            caps=Caps(usd_per_round=config.budget.usd_per_round),
+            sink=ledger,
+            before=read_ledger(ledger.path),
+        )
+        opened = open_teacher(config.teacher, books, config.seed)
+        teacher = opened.for_round(ROUND) if isinstance(opened, PaidTeacher) else opened
+        try:
+            if not isinstance(teacher, CatalogTeacher):
+                raise ConfigError(
+                    f"teacher.kind {config.teacher.kind!r} cannot make a catalog or rewrite solutions"
+                    " (graphs.teacher.CatalogTeacher), which `skillloop stat` needs"
+                )
             yield teacher
-
-
-def chat_teacher(
-    settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: LedgerFile
-) -> ChatTeacher:
-    """A chat teacher whose calls are booked on the run; the cap counts what earlier starts paid."""
-    meter = Meter(
-        settings.model, settings.price, Caps(usd_per_round=cap_usd), ledger, read_ledger(ledger.path)
-    )
-    return ChatTeacher.connect(settings, replies, meter, student="offline").for_round(ROUND)
+        finally:
+            close(opened)
 
 
 def _embed(config: StatConfig) -> Embed:
@@ -108,16 +109,10 @@ def _embed(config: StatConfig) -> Embed:
     return lambda texts: sentence_transformer(config.embed.model)(texts)
 
 
-def _opener(config: StatConfig) -> Callable[[], Student]:
-    """Opens the student once, when it is first needed."""
-
-    @cache
-    def opened() -> Student:
-        if config.student.base is None:
-            raise ConfigError(
-                "student.base is needed: give a student in Hugging Face format, "
-                "or its answers in a file (answers = ...)"
-            )
-        return HfStudent(config.student.base, config.student.batch_size)
-
-    return opened
+def _student(config: StatConfig) -> Student:
+    if config.student.base is None:
+        raise ConfigError(
+            "student.base is needed: give a student in Hugging Face format, or its answers in a file"
+            " (answers = ...)"
+        )
+    return open_student(config.student.base, config.engine)

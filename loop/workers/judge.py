@@ -62,7 +62,7 @@ class JudgeWorker(RoundWorker):
         """Everything about the round into its MLflow run, then its version; each call can be repeated."""
         registry, (champion, challenger, verdict) = self.services.registry, judged
         manifest = Manifest.model_validate(round_.record["manifest"])
-        registry.log_params(run_id, _params(round_, self.services.config.train.model_dump()))
+        registry.log_params(run_id, _params(round_, self.services.config.train.chosen()))
         registry.log_evaluation(run_id, "before", champion)
         registry.log_evaluation(run_id, "after", challenger)
         registry.log_metrics(
@@ -154,7 +154,7 @@ def kept_evaluation(path: Path, items: Sequence[HeldOutItem]) -> Evaluation | No
 def _params(round_: Round, settings: dict[str, Any]) -> dict[str, Any]:
     decision, manifest = Decision.model_validate(round_.record["decision"]), round_.record["manifest"]
     return {
-        **{f"sft/{name}": value for name, value in settings.items() if name not in {"steps", "seed"}},
+        **{f"train/{name}": value for name, value in settings.items()},
         "kind": decision.kind,
         "skills": ",".join(target.skill for target in decision.skills),
         "steps": decision.steps,

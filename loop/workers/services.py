@@ -1,26 +1,45 @@
-"""What the workers share: one frozen bundle, made by `loop.wiring`, in which every part can be replaced."""
+"""What the workers share: one frozen bundle, made by `loop.wiring`, in which every part can be replaced by a
+`Ports`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from graphs.teacher import Teacher
 from loop.config import Config
 from loop.tasks.task import Task
 from serving.engine import Engine
-from streams.clock import Clock
+from streams.clock import Clock, SystemClock
 from streams.crash import CrashPoint
 from streams.state.rounds import RoundStore
 from streams.state.store import StateStore
-from training.registry import Registry
+from training.trainer import Trainer
+from training.versions import Registry
 
 Listener = Callable[[str, dict[str, Any]], None]
 
 
 def nobody(event: str, detail: dict[str, Any]) -> None:
     """The default listener: progress is shown to nobody."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What replaces parts of the services: for tests, and for a process with a clock or a name of its own."""
+
+    store: StateStore | None = None
+    task: Task | None = None
+    teacher: Teacher | None = None
+    engine: Engine | None = None
+    trainer: Trainer | None = None
+    registry: Registry | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    crash: CrashPoint | None = None
+    owner: str = "embedded"
+    listen: Listener = nobody
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,7 @@ class Services:
     rounds: RoundStore
     task: Task
     engine: Engine
+    trainer: Trainer
     registry: Registry
     clock: Clock
     crash: CrashPoint

@@ -7,7 +7,7 @@ from loop.workers.round import RoundWorker
 from streams.state.ledger import entry_row
 from streams.state.rounds import Round
 from training.mix import assert_disjoint, read_dataset
-from training.sft import train_round
+from training.trainer import TrainingJob
 
 
 class TrainWorker(RoundWorker):
@@ -23,10 +23,7 @@ class TrainWorker(RoundWorker):
             example.model_copy(update={"prompt": services.task.prompt(example.prompt)}) for example in curated
         ]
         champion = services.registry.champion()
-        steps = int(round_.record["decision"]["steps"])
-        settings = services.config.train.model_copy(
-            update={"steps": steps, "seed": round_seed(services.config.seed, round_)}
-        )
+        size = services.config.train
 
         def progress(step: int, total: int, loss: float) -> None:
             services.crash("train.step")
@@ -35,9 +32,17 @@ class TrainWorker(RoundWorker):
                 "training", {"round_id": round_.round_id, "step": step, "steps": total, "loss": loss}
             )
 
-        adapter = services.adapter_of(champion.version)
-        out_dir = services.round_dir(round_.round_id) / "sft"
-        result = train_round(settings, services.task.base_dir, adapter, examples, out_dir, progress)
+        job = TrainingJob(
+            base_dir=services.task.base_dir,
+            champion=services.adapter_of(champion.version),
+            examples=examples,
+            out_dir=services.round_dir(round_.round_id) / "sft",
+            steps=int(round_.record["decision"]["steps"]),
+            batch_size=size.batch_size,
+            max_length=size.max_length,
+            seed=round_seed(services.config.seed, round_),
+        )
+        result = services.trainer.train(job, progress)
         patch = {
             "adapter_sha256": result.sha256,
             "tokens": result.tokens,

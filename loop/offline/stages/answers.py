@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.items import Frozen
-from loop.offline.bench import Bench, Student
+from loop.offline.bench import Bench
 from loop.offline.folder import settings_sha256
 from loop.offline.journal import Failed, Job
 from loop.offline.records import AnswerRow
 from loop.offline.stages.stage import Result, Stage
 from loop.tasks.questions import Question
+from loop.tasks.student import Student
 from serving.adapter_files import adapter_digest
 from serving.engine import Sampling
 from streams.files import DataError, file_sha256, read_objects, text_sha256
@@ -128,7 +129,7 @@ def generate(
         answers = student.engine.generate([student.prompt(one) for one in batch], version, sampling)
         return Generated(texts=tuple(map(tuple, answers)))
 
-    size = bench.config.student.batch_size
+    size = int(bench.config.engine.options.get("batch_size", 64))
     batches = [questions[at : at + size] for at in range(0, len(questions), size)]
     keys = [text_sha256(kind, identity, repr(sampling), *batch) for batch in batches]
     jobs = [Job(key, partial(ask, batch)) for key, batch in zip(keys, batches, strict=True)]

@@ -75,6 +75,7 @@ def make_services(
     parts: dict[str, Any] = {
         "engine": engine,
         "registry": AbsentRegistry(),
+        "trainer": None,  # nothing gets that far
         "clock": HandClock(NOW),
         "crash": no_crash,
         "owner": "test",

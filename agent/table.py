@@ -33,7 +33,7 @@ class Table(Mapping[str, T], Generic[T]):
     def add(self, kind: str, row: T) -> None:
         """Add a row. Raises `ValueError` when the kind is taken: nothing is replaced by accident."""
         if self._rows.setdefault(kind, row) is not row:
-            raise ValueError(f"there is already a {self.noun} {kind!r}; register yours under another name")
+            raise ValueError(f"the {self.noun} {kind!r} exists already; register yours under another name")
 
     def choose(self, kind: str) -> T:
         """The row of a kind. Raises `UnknownKind`."""

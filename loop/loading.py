@@ -134,9 +134,10 @@ class _Sources:
         if layer == 2:
             return "the command line"
         name = PREFIX + "__".join(keys[:depth]).upper()
-        if not isinstance(_at(self._layers[1], keys[:depth]), Mapping):
-            return f"environment variable {name}"
-        return f"{self._file}, with {name}__* on top"
+        whole = isinstance(_at(self._layers[1], keys[:depth]), Mapping)
+        if whole and _depth(self._layers[0], keys) == depth:
+            return f"{self._file}, with {name}__* on top"
+        return f"environment variable {name}{'__*' if whole else ''}"
 
 
 def _at(tree: Any, keys: tuple[str, ...]) -> Any:

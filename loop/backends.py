@@ -59,3 +59,10 @@ def open_log(config: Config, root: Path, instance: str | None = "embedded") -> E
 def open_store(config: Config, root: Path) -> StateStore:
     """The configured state store."""
     return open_kind(STORES, config.store, config.store, root)
+
+
+def close(opened: object) -> None:
+    """Close what can be closed."""
+    end = getattr(opened, "close", None)
+    if callable(end):
+        end()

@@ -1,7 +1,7 @@
 """Configuration of the online loop: one frozen object (how it is read: loop/loading.py).
 
-A choice is made by `kind`; `loop.doors` has the tables of kinds. `skillloop stat` shares the sections that mean
-the same (loop/offline/config.py).
+A choice is made by `kind`; `loop.doors` has the tables of kinds. `skillloop stat` shares the sections that
+mean the same (loop/offline/config.py).
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class StudentSection(Settings):
 
 
 class EngineSection(KindSection):
-    """What serves the student: `transformers` in this process, or `scripted`, which answers what `options` say."""
+    """What serves the student: `transformers` in this process, or `scripted`, which answers what `options`
+    say."""
 
     kind: str = "transformers"
     transformers: EngineSettings = EngineSettings()
@@ -122,8 +123,8 @@ class ScriptedSettings(Settings):
 
 
 class TeacherSection(KindSection):
-    """The teacher: `symbolic` for the demo's world, `chat` for any OpenAI-compatible server (with its price, or
-    declared free), or `scripted`, a fake with the replies of a file."""
+    """The teacher: `symbolic` for the demo's world, `chat` for any OpenAI-compatible server (with its price,
+    or declared free), or `scripted`, a fake with the replies of a file."""
 
     kind: str = "symbolic"
     symbolic: SymbolicSettings = SymbolicSettings()
@@ -138,8 +139,8 @@ class TeacherSection(KindSection):
 
 
 class TrainSection(KindSection):
-    """The round's trainer. `batch_size` is examples per optimizer step over all devices, `max_length` the most
-    tokens that an example may have."""
+    """The round's trainer. `batch_size` is examples per optimizer step over all devices, `max_length` the
+    most tokens that an example may have."""
 
     kind: str = "sft"
     batch_size: int = Field(default=32, gt=0)
@@ -236,7 +237,7 @@ class Config(Settings):
 MOVED: Mapping[str, str] = {
     **{f"train.{name}": f"is now train.sft.{name}" for name in SftSettings.model_fields},
     **{f"teacher.{name}": f"is now teacher.symbolic.{name}" for name in SymbolicSettings.model_fields},
-    "train.steps": "is no longer set: the policy gives each round its steps (policy.base_steps, steps_per_skill)",
+    "train.steps": "is no longer set: the policy gives each round its steps (policy.base_steps)",
     "train.seed": "is no longer set: it follows from seed",
     "train.sft.steps": "is no longer set: it follows from train.epochs and train.max_steps",
     "train.sft.batch_size": "is now train.batch_size",

@@ -1,9 +1,9 @@
-"""The doors: one function and one table of kinds for each choice. Event log and state store, which need no model
-library, have theirs in loop/backends.py; strategies in agent/strategies.py, difficulty filters in
+"""The doors: one function and one table of kinds for each choice. Event log and state store, which need no
+model library, have theirs in loop/backends.py; strategies in agent/strategies.py, difficulty filters in
 graphs/filters/chain.py.
 
-A new kind is one new file and one row here, or a row that a plugin adds (docs/extending.md). A row imports what
-it needs when it is opened. What has a `close` method is closed by whoever opened it.
+A new kind is one new file and one row here, or a row that a plugin adds (docs/extending.md). A row imports
+what it needs when it is opened. What has a `close` method is closed by whoever opened it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from agent.table import Table
 from graphs.chat.meter import Books
 from graphs.teacher import Teacher
+from loop.backends import close
 from loop.config import (
     Base,
     Config,
@@ -160,18 +161,11 @@ TASKS: Table[Callable[[Config, Student, Teacher], Task]] = Table("task", {"demo"
 
 
 def open_task(config: Config, root: Path, store: StateStore, teacher: Teacher | None = None) -> Task:
-    """What the student is for, with its teacher (another one may be given). Raises `ConfigError` for a teacher
-    that cannot teach the task, `DataError` for its files."""
+    """What the student is for, with its teacher (another one may be given). Raises `ConfigError` for a
+    teacher that cannot teach the task, `DataError` for its files."""
     with ExitStack() as undo:
         chosen = teacher or open_teacher(config.teacher, student_books(config, root, store), config.seed)
         undo.callback(close, chosen)
         task = open_kind(TASKS, config.task, config, open_student(config.student.base, config.engine), chosen)
         undo.callback(task.close)
         return replace(task, close=undo.pop_all().close)
-
-
-def close(opened: object) -> None:
-    """Close what can be closed."""
-    end = getattr(opened, "close", None)
-    if callable(end):
-        end()

@@ -39,8 +39,8 @@ class ConfigError(Exception):
 
 
 class KindSection(Settings):
-    """A choice by `kind`. Each kind has its own settings in a table of its name; those of a kind that a plugin
-    added are its `options`, which the plugin checks."""
+    """A choice by `kind`. Each kind has its own settings in a table of its name; those of a kind that a
+    plugin added are its `options`, which the plugin checks."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -62,11 +62,9 @@ class KindSection(Settings):
         return common | dict(self.options)
 
 
-def open_kind(
-    table: Table[Callable[P, T]], section: KindSection, *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """What the chosen row of a table opens. Raises `ConfigError` for an unknown kind, for options that the row
-    refuses, and for a library that is not installed."""
+def open_kind(table: Table[Callable[P, T]], section: KindSection, *args: P.args, **kwargs: P.kwargs) -> T:
+    """What the chosen row of a table opens. Raises `ConfigError` for an unknown kind, for options that the
+    row refuses, and for a library that is not installed."""
     name = f"{table.noun} {section.kind!r}"
     try:
         return table.choose(section.kind)(*args, **kwargs)
@@ -76,7 +74,9 @@ def open_kind(
         first = exc.errors()[0]
         raise ConfigError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
     except ModuleNotFoundError as exc:
-        raise ConfigError(f"{name} needs {exc.name}, which is not installed (pyproject.toml: extras)") from exc
+        raise ConfigError(
+            f"{name} needs {exc.name}, which is not installed (pyproject.toml: extras)"
+        ) from exc
 
 
 def load_settings(
@@ -127,7 +127,8 @@ class _Sources:
         self._file, self._layers = file, layers
 
     def of(self, keys: tuple[str, ...]) -> str:
-        """The source of the value at `keys`, or of the deepest part of it that anybody gave; a later one wins."""
+        """The source of the value at `keys`, or of the deepest part of it that anybody gave; a later one
+        wins."""
         depth, layer = max((_depth(tree, keys), layer) for layer, tree in enumerate(self._layers))
         if depth == 0 or layer == 0:
             return self._file

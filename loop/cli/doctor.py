@@ -10,7 +10,7 @@ from rich.console import Console
 
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config
-from loop.doors import open_engine, open_registry, open_task
+from loop.doors import open_engine, open_registry, open_task, open_trainer
 from streams.state.rounds import RoundStore
 from streams.topics import TOPICS
 
@@ -27,6 +27,7 @@ def examine(config: Config, root: Path, console: Console) -> bool:
         "event log": lambda: _log(config, root),
         "task": lambda: _task(config, root),
         "student": lambda: _student(config, root),
+        "trainer": lambda: f"{config.train.kind}: {type(open_trainer(config.train)).__name__}",
         "champion": lambda: _champion(config, root),
     }
     return all([_check(name, check, console) for name, check in checks.items()])

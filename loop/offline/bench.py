@@ -26,8 +26,8 @@ from training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything a stage may use. `open_student`, `open_trainer` and `embed` are called only by the stages that need them;
-    `student_id` is a hash of the student's files, `rewards_id` one of the reward model's."""
+    """Everything a stage may use. `open_student`, `open_trainer` and `embed` are called only by the stages
+    that need them; `student_id` is a hash of the student's files, `rewards_id` one of the reward model's."""
 
     config: StatConfig
     folder: RunFolder

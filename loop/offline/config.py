@@ -93,8 +93,8 @@ class FilterSection(Settings):
 
 
 class BudgetSection(Settings):
-    """`usd_per_round` stops before the call that would pass it; a run is one round. The others are what an estimate assumes where
-    nothing is known yet."""
+    """`usd_per_round` stops before the call that would pass it; a run is one round. The others are what an
+    estimate assumes where nothing is known yet."""
 
     usd_per_round: float | None = Field(default=None, ge=0)
     difficult_share: float = Field(default=0.5, ge=0, le=1)

@@ -15,9 +15,9 @@ from graphs.chat.settings import callers
 from graphs.curate.neighbours import Embed, sentence_transformer, tfidf
 from graphs.filters.grading import MathGrader
 from graphs.teacher import CatalogTeacher, PaidTeacher
-from loop.backends import prepare
+from loop.backends import close, prepare
 from loop.config import ConfigError
-from loop.doors import close, open_student, open_teacher, open_trainer
+from loop.doors import open_student, open_teacher, open_trainer
 from loop.offline.bench import Bench
 from loop.offline.config import StatConfig
 from loop.offline.folder import RunFolder

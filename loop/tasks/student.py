@@ -1,4 +1,4 @@
-"""The student: a folder in Hugging Face format, the engine that serves it, and the form in which it is asked."""
+"""The student: a folder in Hugging Face format, the engine that serves it, the form in which it is asked."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def base_dir(base: Path | str) -> Path:
     path = Path(base)
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"student.base {str(base)!r} is no model directory (it has no config.json); `make student` trains the"
-            " shipped ones"
+            f"student.base {str(base)!r} is not a model directory (it has no config.json); "
+            "`make student` trains the shipped ones"
         )
     return path

@@ -30,8 +30,8 @@ class Task:
     """`grade(expected, answer)` says whether a final answer is right, None where it cannot tell; `base_dir`
     holds the untrained student.
 
-    `prompt` is the form in which the student is asked. `teacher_of` is the teacher whose calls are booked on a
-    round. `close` ends what the task holds open.
+    `prompt` is the form in which the student is asked. `teacher_of` is the teacher whose calls are booked on
+    a round. `close` ends what the task holds open.
 
     Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from graphs.teacher import Teacher
+from loop.backends import close
 from loop.config import Config
 from loop.tasks.task import Task
 from serving.engine import Engine
@@ -64,8 +65,8 @@ class Services:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.task.close()
-        self.store.close()
+        for part in (self.engine, self.trainer, self.registry, self.task, self.store):
+            close(part)
 
     @property
     def student(self) -> str:

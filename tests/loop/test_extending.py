@@ -1,4 +1,5 @@
-"""The examples of docs/extending.md, as they stand there, chosen by configuration and used by a running loop."""
+"""The examples of docs/extending.md, as they stand there, chosen by configuration and used by a running
+loop."""
 
 from __future__ import annotations
 

@@ -93,7 +93,11 @@ def test_a_run_is_resumed_or_adopted(registry: MlflowRegistry) -> None:
 
 
 def test_everything_about_a_round_is_kept(
-    registry: MlflowRegistry, store: tuple[str, Path], make_items: Callable, make_examples: Callable, tmp_path: Path
+    registry: MlflowRegistry,
+    store: tuple[str, Path],
+    make_items: Callable,
+    make_examples: Callable,
+    tmp_path: Path,
 ) -> None:
     run_id = registry.start_run("round-1")
     found = evaluate(

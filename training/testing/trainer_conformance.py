@@ -2,9 +2,9 @@
 
     @pytest.mark.parametrize("check", CHECKS)
     def test_my_trainer(check, tmp_path):
-        check(MyTrainer(), TrainingJob(base, None, examples, tmp_path / "round", steps=6, batch_size=4))
+        check(MyTrainer(), TrainingJob(base, None, examples, tmp_path / "round", 6, 4))
 
-A job needs at least four steps; the trainer should report each of them and save a checkpoint every second one.
+A job needs at least four steps; the trainer should report each step and save a checkpoint every second one.
 """
 
 from __future__ import annotations

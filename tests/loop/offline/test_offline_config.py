@@ -51,7 +51,8 @@ def test_paths_start_at_the_files_folder_and_the_environment_is_on_top(make_file
 def test_a_key_in_the_environment_stays_secret(make_files: Files) -> None:
     config = make_files()
     chat = '[teacher.chat]\nbase_url = "http://h/v1"\nmodel = "m"\nprice = { free = true }\n'
-    config.write_text(config.read_text().replace('scripted = { script = "script.json" }', 'kind = "chat"\n' + chat))
+    scripted = 'scripted = { script = "script.json" }'
+    config.write_text(config.read_text().replace(scripted, 'kind = "chat"\n' + chat))
     loaded = load_stat(config, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "sk-secret"})
     assert loaded.teacher.chat is not None and loaded.teacher.chat.api_key.get_secret_value() == "sk-secret"
     assert "sk-secret" not in repr(loaded)

@@ -64,7 +64,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_prompt_is_the_chat_template_without_a_second_beginning(student: Path) -> None:
-    assert open_student(student, EngineSection()).prompt("2+2?") == "<bos>Q: 2+2?\nA:"  # this tokenizer adds none by itself
+    # This tokenizer adds none by itself.
+    assert open_student(student, EngineSection()).prompt("2+2?") == "<bos>Q: 2+2?\nA:"
 
 
 def test_the_data_set_trains_in_trl_without_conversion(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from agent.settings import Settings
 from agent.table import Table, UnknownKind
@@ -89,13 +89,14 @@ def load_settings(
     """The settings in `path` (None: all defaults), then `environ`, then `overrides` ({"section": {"key":
     value}}). `moved` says what became of keys of earlier versions. Raises `ConfigError`.
     """
-    layers = (_read(path), from_environment(environ), dict(overrides))
+    layers = (_read(path), from_environment(environ, model), dict(overrides))
     tree: Tree = {}
     for layer in layers:
         merge(tree, layer)
     folder = Path() if path is None else path.resolve().parent
     sources = _Sources("the defaults" if path is None else str(path), layers)
-    load_plugins([folder / str(name) for name in tree.get("plugins", ())])
+    named = tree.get("plugins")
+    load_plugins([folder / str(name) for name in named] if isinstance(named, list) else [])
     for keys, message in _unknown(tree, model, (), moved):
         raise ConfigError(f"{sources.of(keys)}: {message}")
     try:
@@ -103,7 +104,8 @@ def load_settings(
     except ValidationError as exc:
         first = exc.errors()[0]
         keys = tuple(str(part) for part in first["loc"])
-        given = "" if first["type"] == "value_error" else f" (got {first.get('input')!r})"
+        # A whole section is not shown: it may hold a key.
+        given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{given}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
     return settings if path is None else from_folder(settings, folder)
@@ -156,8 +158,9 @@ def _depth(tree: Any, keys: tuple[str, ...]) -> int:
     return len(keys)
 
 
-def from_environment(environ: Mapping[str, str]) -> Tree:
-    """The tree of the `SKILLLOOP_<SECTION>__<KEY>` variables. Raises `ConfigError` when two contradict."""
+def from_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Tree:
+    """The tree of the `SKILLLOOP_<SECTION>__<KEY>` variables of a model. Raises `ConfigError` when two
+    contradict."""
     tree: Tree = {}
     for name, text in sorted(environ.items()):
         *sections, key = name.removeprefix(PREFIX).lower().split("__")
@@ -168,15 +171,26 @@ def from_environment(environ: Mapping[str, str]) -> Tree:
             place = place.setdefault(section, {})
             if not isinstance(place, dict):
                 raise ConfigError(f"environment variable {name}: another one gives {section!r} as a whole")
-        place[key] = _toml_value(text)
+        place[key] = _value(text, _wanted(model, (*sections, key)))
     return tree
 
 
-def _toml_value(text: str) -> Any:
+def _value(text: str, wanted: object) -> Any:
+    """A variable's value: TOML where it parses, but a text that is wanted stays one, a number too."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if wanted in (str, SecretStr) and not isinstance(value, str) else value
+
+
+def _wanted(model: type[BaseModel] | None, keys: Sequence[str]) -> object:
+    """The type of the field that `keys` lead to; None where there is none."""
+    for key in keys[:-1]:
+        field = model.model_fields.get(key) if model else None
+        model = _settings_in(field.annotation) if field else None
+    leaf = model.model_fields.get(keys[-1]) if model else None
+    return leaf.annotation if leaf else None
 
 
 def merge(tree: Tree, more: Mapping[str, Any]) -> None:

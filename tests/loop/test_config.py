@@ -94,6 +94,17 @@ def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:
     assert load(path).student.base == "builtin:qwen"
 
 
+def test_a_secret_may_look_like_a_number_and_is_never_shown(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text('[teacher]\nkind = "chat"\n[teacher.chat]\nbase_url = "http://h/v1"\nmodel = "m"\n')
+    chat = load(path, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "1e5"}).teacher.chat
+    assert chat is not None and chat.api_key.get_secret_value() == "1e5"
+    path.write_text(path.read_text().replace('model = "m"', "max_tokens = 5"))
+    with pytest.raises(ConfigError, match=r"teacher\.chat\.model: Field required") as caught:
+        load(path, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "sk-secret"})
+    assert "sk-secret" not in str(caught.value)
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ConfigError, match=r"no configuration file nowhere\.toml"):
         load(Path("nowhere.toml"))

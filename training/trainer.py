@@ -46,7 +46,8 @@ class Trained:
     (`training.adapters`).
 
     `tokens` counts every trained row with its prompt, `seconds` all attempts up to their last checkpoint;
-    `final_loss` is NaN for a round too short to report one.
+    `final_loss` is NaN for a round too short to report one; `too_long` counts examples that were
+    left out because they exceed `max_length`.
     """
 
     adapter_dir: Path
@@ -55,6 +56,7 @@ class Trained:
     seconds: float
     tokens: int
     final_loss: float
+    too_long: int = 0
 
 
 class Trainer(Protocol):

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.errors import AgentError
+from agent.settings import Settings
 
 _SLACK = 1e-9
 """Sums of prices are floats: a cap of 1.00 admits ten calls of 0.10."""
@@ -123,11 +124,9 @@ def priced(prices: Mapping[str, Price], model: str, usage: Usage) -> Usage:
     return usage.model_copy(update={"usd": prices[model].usd(usage.prompt_tokens, usage.completion_tokens)})
 
 
-class Caps(BaseModel):
+class Caps(Settings):
     """Upper limits, None for no limit. Seconds are training seconds; a round counts on the day of its first
     entry."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     usd_per_round: float | None = Field(default=None, ge=0)
     usd_per_day: float | None = Field(default=None, ge=0)

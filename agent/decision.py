@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from agent.budget import BudgetState
 from agent.items import Frozen
 from agent.posterior import Profile
+from agent.settings import Settings
 
 Kind = Literal["wait", "select", "synthesize", "mix"]
 Teaching = Literal["select", "synthesize"]
@@ -87,7 +88,7 @@ class RoundRecord(Frozen):
         return self.strategies[skill] if self.kind == "mix" else self.kind
 
 
-class PolicySettings(Frozen):
+class PolicySettings(Settings):
     """The policy's numbers; the reasons for the defaults are in docs/decisions/0003-policy-defaults.md."""
 
     min_answers: int = Field(default=600, ge=1)

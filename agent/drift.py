@@ -29,10 +29,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from pydantic import Field
 
 from agent.beta import quantile
 from agent.posterior import ProfileView
 from agent.profile import Counts
+from agent.settings import Settings
 
 _SIMULATED_TAIL = 0.02
 """Smallest false-alarm probability that is simulated directly; further out the exact exponential tail is
@@ -41,32 +43,20 @@ used."""
 _PRIOR_ANSWERS = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class DriftSettings:
+class DriftSettings(Settings):
     """What counts as drift.
 
     `mastered` is the lowest miss rate taken as "in order" (p0), `odds_ratio` how much the odds of a miss must
     rise to be looked for (p1), `false_alarm` the probability of any false alarm over all skills while each of
     them is needed by `horizon` answers, `lateness_buckets` how long a bucket stays open after it ends.
-
-    Raises
-    ------
-    ValueError
-        When a setting is out of its range.
     """
 
-    mastered: float = 0.10
-    odds_ratio: float = 1.75
-    false_alarm: float = 0.01
-    horizon: int = 1_000
-    lateness_buckets: int = 1
-    reference_quantile: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mastered < 1 or not 0 < self.false_alarm < 1 or not 0 < self.reference_quantile < 1:
-            raise ValueError("mastered, false_alarm and reference_quantile must lie between 0 and 1")
-        if self.odds_ratio <= 1 or self.horizon < 1 or self.lateness_buckets < 0:
-            raise ValueError("odds_ratio must exceed 1, horizon be at least 1, lateness_buckets at least 0")
+    mastered: float = Field(default=0.10, gt=0, lt=1)
+    odds_ratio: float = Field(default=1.75, gt=1)
+    false_alarm: float = Field(default=0.01, gt=0, lt=1)
+    horizon: int = Field(default=1_000, ge=1)
+    lateness_buckets: int = Field(default=1, ge=0)
+    reference_quantile: float = Field(default=0.8, gt=0, lt=1)
 
 
 DEFAULT_DRIFT = DriftSettings()

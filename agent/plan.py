@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -15,27 +15,17 @@ from agent.chance import rank
 from agent.errors import AgentError
 from agent.items import Frozen
 from agent.selection import K_SEL
+from agent.settings import Settings
 
-StrategyName = Literal[
-    "stat-sel",
-    "stat-syn",
-    "original",
-    "augment",
-    "hard",
-    "embed-sel",
-    "embed-syn",
-    "random",
-    "question-skill",
-    "shuffled",
-    "mix",
-]
+StrategyName = str
+"""A row of `agent.strategies.STRATEGIES`."""
 
 
 class StrategyError(AgentError):
     """A strategy cannot plan with what it was given; the message says what is missing."""
 
 
-class StrategySettings(Frozen):
+class StrategySettings(Settings):
     """The paper's parameters (STAT, arXiv 2510.10023, section 3.3), for the loop and for files alike.
 
     `pairs` bounds the data set; `answers` are answers for each drawn question, `rewrite` false keeps the

@@ -17,41 +17,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from pydantic import Field
+
 from agent.beta import quantile
 from agent.profile import ALL, BucketKey, Counts
+from agent.settings import Settings
 
 _Buckets = dict[int, Counts]
 _NO_BUCKETS: Mapping[int, Counts] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSettings:
+class ReadSettings(Settings):
     """How evidence is weighed. Times are in buckets; the defaults suit buckets of 60 s (a week's window, a
-    day's half-life).
+    day's half-life). None: no window, no decay."""
 
-    Raises
-    ------
-    ValueError
-        When a setting is out of its range.
-    """
-
-    window_buckets: int | None = 10_080
-    half_life_buckets: float | None = 1_440.0
-    prior_strength: float = 2.0
-    prior_mean: float = 0.5
-    predecessor_weight: float = 0.1
-    predecessor_cap: float = 5.0
-    tail: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.window_buckets is not None and self.window_buckets < 1:
-            raise ValueError("window_buckets must be at least 1; use None for no window")
-        if self.half_life_buckets is not None and self.half_life_buckets <= 0:
-            raise ValueError("half_life_buckets must be positive; use None for no decay")
-        if self.prior_strength <= 0 or not 0 < self.prior_mean < 1 or not 0 < self.tail < 0.5:
-            raise ValueError("prior_strength must be positive, prior_mean in (0, 1), tail in (0, 0.5)")
-        if self.predecessor_weight < 0 or self.predecessor_cap < 0:
-            raise ValueError("predecessor_weight and predecessor_cap must not be negative")
+    window_buckets: int | None = Field(default=10_080, ge=1)
+    half_life_buckets: float | None = Field(default=1_440.0, gt=0)
+    prior_strength: float = Field(default=2.0, gt=0)
+    prior_mean: float = Field(default=0.5, gt=0, lt=1)
+    predecessor_weight: float = Field(default=0.1, ge=0)
+    predecessor_cap: float = Field(default=5.0, ge=0)
+    tail: float = Field(default=0.05, gt=0, lt=0.5)
 
 
 DEFAULT_READ = ReadSettings()

@@ -11,32 +11,22 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from agent.chance import allot, ordered
+from agent.settings import Settings
 
 Reservoir = Mapping[str, tuple[str, ...]]
 """Example ids of earlier rounds by the skill that they were made for."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplaySettings:
+class ReplaySettings(Settings):
     """`share`: replayed part of a round's examples; `earlier_share`: part of the replay drawn from earlier
-    targets; `capacity`: examples kept per skill in the reservoir.
+    targets; `capacity`: examples kept per skill in the reservoir."""
 
-    Raises
-    ------
-    ValueError
-        When a setting is out of its range.
-    """
-
-    share: float = 0.5
-    earlier_share: float = 0.5
-    capacity: int = 500
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1 or not 0 <= self.earlier_share <= 1 or self.capacity < 0:
-            raise ValueError(
-                "share must lie in [0, 1), earlier_share in [0, 1], capacity must not be negative"
-            )
+    share: float = Field(default=0.5, ge=0, lt=1)
+    earlier_share: float = Field(default=0.5, ge=0, le=1)
+    capacity: int = Field(default=500, ge=0)
 
 
 DEFAULT_REPLAY = ReplaySettings()

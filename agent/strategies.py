@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 
 from agent.catalog import SkillMap
 from agent.chance import ordered, rank
@@ -34,6 +33,7 @@ from agent.plan import (
 )
 from agent.selection import plan_selection, select_offline
 from agent.synthesis import plan_synthesis
+from agent.table import Table
 
 ORIGINAL = "original"
 _ALL = 10**9
@@ -63,7 +63,7 @@ def plan_strategy(
     """
     if not given.item_ids:
         raise StrategyError("the pool is empty; give training questions in [data] train")
-    return STRATEGIES[name](given, settings)
+    return STRATEGIES.choose(name)(given, settings)
 
 
 def plan_targets(
@@ -326,7 +326,8 @@ def _mix(given: PlanInput, settings: StrategySettings) -> DataPlan:
     )
 
 
-STRATEGIES: Mapping[StrategyName, Planner] = MappingProxyType(
+STRATEGIES: Table[Planner] = Table(
+    "strategy",
     {
         "stat-sel": _stat_sel,
         "stat-syn": _stat_syn,
@@ -339,5 +340,5 @@ STRATEGIES: Mapping[StrategyName, Planner] = MappingProxyType(
         "question-skill": _question_skill,
         "shuffled": _shuffled,
         "mix": _mix,
-    }
+    },
 )

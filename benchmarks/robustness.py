@@ -29,11 +29,11 @@ from graphs.monitor.graph import build_monitor, diagnose_outputs
 from loop.config import Config, load
 from loop.demo.report import truly_missing
 from loop.demo.stream import START, schedule
+from loop.doors import open_student
 from loop.tasks.world.task import demo_task
 from loop.tasks.world.teacher import SymbolicTeacher
 from loop.tasks.world.traffic import Traffic
-from serving.engine import Sampling
-from serving.transformers_engine import TransformersEngine
+from serving.engine import Engine, Sampling
 from streams.events import StudentOutput
 from training.evaluate import evaluate
 
@@ -42,7 +42,7 @@ TEACHERS = ((0.0, 0.0), (0.15, 0.0), (0.30, 0.0), (0.0, 0.30), (0.30, 0.30))
 READ = ReadSettings(window_buckets=None, half_life_buckets=None)
 
 
-def answers_of(engine: TransformersEngine, config: Config, seed: int, phase: int) -> list[StudentOutput]:
+def answers_of(engine: Engine, config: Config, seed: int, phase: int) -> list[StudentOutput]:
     """The student's answers to the first questions of one drifted phase."""
     start = schedule(config.demo)[phase].start
     traffic = Traffic(seed, schedule(config.demo))
@@ -88,8 +88,8 @@ def free_observation(
 def main(seeds: int = 5, json_file: Annotated[Path | None, typer.Option("--json")] = None) -> None:
     """Print precision and recall per teacher and number of watched answers."""
     config = load(Path("configs/demo.toml"))
-    task = demo_task(config)
-    engine = TransformersEngine(task.base_dir)
+    student = open_student(config.student.base, config.engine)
+    task, engine = demo_task(config, student, SymbolicTeacher(seed=config.seed)), student.engine
     engine.load(1, None)
     singles = [item for item in task.held_out if item.stratum.startswith("skill:")]
     measured = evaluate(

@@ -10,7 +10,7 @@ profile and is counted. A teacher that fails for a passing reason (rate limit, t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -125,6 +125,15 @@ class Teacher(Protocol):
         """Write the worked solution of `item` anew `count` times, each with the same final answer."""
 
 
+@runtime_checkable
+class PaidTeacher(Teacher, Protocol):
+    """A teacher that enters its own calls in the ledger (`graphs.chat.meter`), so that workers must not."""
+
+    def for_round(self, round_id: str | None) -> Teacher:
+        """The same teacher, its calls booked on this round."""
+
+
+@runtime_checkable
 class CatalogTeacher(Teacher, Protocol):
     """A teacher that can also make a catalog: what the offline method needs beyond the loop."""
 

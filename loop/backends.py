@@ -1,11 +1,14 @@
 """The back ends that every command needs, without a model library in sight: directory, state store, event
-log."""
+log; the last two by `kind`. The other doors are in loop/doors.py."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from loop.config import Config, ConfigError
+from agent.table import Table
+from loop.config import Config, ConfigError, LogSection, StoreSection
+from loop.loading import open_kind
 from streams.local_log import LocalLog
 from streams.log import EventLog
 from streams.state.store import StateStore
@@ -27,22 +30,39 @@ def prepare(root: Path) -> Path:
     return root.resolve()
 
 
-def open_store(config: Config, root: Path) -> StateStore:
-    """The state store: the configured database, or a SQLite file in the run's directory."""
-    return StateStore(config.store.url.get_secret_value() or f"sqlite:///{root / 'state.db'}")
+def _local_log(section: LogSection, root: Path, instance: str | None) -> EventLog:
+    return LocalLog(root / "log.db", instance=instance)
+
+
+def _kafka_log(section: LogSection, root: Path, instance: str | None) -> EventLog:
+    from streams.kafka.log import KafkaLog
+
+    named = {} if instance is None else {"instance": instance}
+    return KafkaLog(section.kafka.model_copy(update=named))
+
+
+def _sql_store(section: StoreSection, root: Path) -> StateStore:
+    return StateStore(section.url.get_secret_value() or f"sqlite:///{root / 'state.db'}")
+
+
+LOGS: Table[Callable[[LogSection, Path, str | None], EventLog]] = Table(
+    "event log", {"local": _local_log, "kafka": _kafka_log}
+)
+STORES: Table[Callable[[StoreSection, Path], StateStore]] = Table("state store", {"sql": _sql_store})
 
 
 def open_log(config: Config, root: Path, instance: str | None = "embedded") -> EventLog:
-    """The event log: the configured cluster, or a SQLite file in the run's directory. `instance` names the
-    group member."""
-    if config.log.kind == "local":
-        return LocalLog(root / "log.db", instance=instance)
-    try:
-        from streams.kafka.log import KafkaLog
-    except ImportError as exc:
-        raise ConfigError(
-            "log.kind is 'kafka', but kafka-python is not installed; pip install 'skillloop[kafka]'"
-        ) from exc
-    return KafkaLog(
-        config.log.kafka if instance is None else config.log.kafka.model_copy(update={"instance": instance})
-    )
+    """The configured event log. `instance` names the group member."""
+    return open_kind(LOGS, config.log, config.log, root, instance)
+
+
+def open_store(config: Config, root: Path) -> StateStore:
+    """The configured state store."""
+    return open_kind(STORES, config.store, config.store, root)
+
+
+def close(opened: object) -> None:
+    """Close what can be closed."""
+    end = getattr(opened, "close", None)
+    if callable(end):
+        end()

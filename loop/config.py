@@ -1,54 +1,48 @@
-"""Configuration: one frozen object, from a TOML file with environment variables on top, read once at the
-edge.
+"""Configuration of the online loop: one frozen object (how it is read: loop/loading.py).
 
-Relative paths start at the file's folder.
-
-`SKILLLOOP_<SECTION>__<KEY>=value` overrides one key (`SKILLLOOP_STORE__URL=postgresql+psycopg://...`). Values
-are read as TOML where they parse as TOML, else as text. An unknown key is an error that names the nearest
-right one.
+A choice is made by `kind`; `loop.doors` has the tables of kinds. `skillloop stat` shares the sections that
+mean the same (loop/offline/config.py).
 """
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import tomllib
-import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from agent.budget import Caps
 from agent.decision import PolicySettings
 from agent.drift import DriftSettings
-from agent.plan import StrategyName, StrategySettings
+from agent.plan import StrategySettings
 from agent.posterior import ReadSettings
 from agent.replay import ReplaySettings
+from agent.settings import Settings
+from agent.strategies import STRATEGIES
 from graphs.chat.settings import ChatSettings
 from graphs.curate.settings import DuplicateSettings, EmbedSettings
 from graphs.filters.chain import FilterSettings
-from loop.errors import LoopError
+from loop.loading import CONFIGS as CONFIGS
+from loop.loading import ConfigError as ConfigError
+from loop.loading import KindSection, load_settings
+from serving.settings import EngineSettings
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import SftSettings
 
-PREFIX = "SKILLLOOP_"
-CONFIGS = Path(__file__).parent.parent / "configs"
+BUILTIN = "builtin:"
 
 
-class ConfigError(LoopError):
-    """A configuration that cannot be used; the message names the file, the key and what to write instead."""
+def _folder_or_builtin(base: object) -> object:
+    return base if not isinstance(base, str) or base.startswith(BUILTIN) else Path(base)
 
 
-class Section(BaseModel):
-    """Base of the sections: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Base = Annotated[Path | str, BeforeValidator(_folder_or_builtin)]
+"""A student: a folder in Hugging Face format, or `builtin:llama` / `builtin:qwen` (the demo's)."""
 
 
-class TaskSection(Section):
+class TaskSection(KindSection):
     """What the student is for: the demo's world, or `files` of questions as `skillloop stat` reads and writes
     them (docs/online.md).
 
@@ -57,7 +51,7 @@ class TaskSection(Section):
     no skills themselves. `grade`: how answers are compared.
     """
 
-    kind: Literal["demo", "files"] = "demo"
+    kind: str = "demo"
     catalog: Path | None = None
     pool: Path | None = None
     held_out: tuple[Path, ...] = ()
@@ -65,59 +59,105 @@ class TaskSection(Section):
     grade: Literal["math", "text"] = "math"
 
     @model_validator(mode="after")
-    def _files_named(self) -> TaskSection:
+    def _files_named(self) -> Self:
         missing = [name for name in ("catalog", "pool", "held_out") if not getattr(self, name)]
         if self.kind == "files" and missing:
             raise ValueError(f"kind = 'files' needs {' and '.join(missing)}")
         return self
 
 
-class StudentSection(Section):
-    """Which student. `base` is a directory in Hugging Face format, a hub name, or `builtin:llama` /
-    `builtin:qwen` (the demo's)."""
+class StudentSection(Settings):
+    """Which student, and how long it may answer."""
 
     name: str = Field(default="demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    base: str = "builtin:llama"
+    base: Base = "builtin:llama"
     max_new_tokens: int = Field(default=112, gt=0)
-    batch_size: int = Field(default=256, gt=0)
 
 
-class LogSection(Section):
+class EngineSection(KindSection):
+    """What serves the student: `transformers` in this process, or `scripted`, which answers what `options`
+    say."""
+
+    kind: str = "transformers"
+    transformers: EngineSettings = EngineSettings()
+
+
+class LogSection(KindSection):
     """The event log: `local` is a SQLite file in the run's directory, `kafka` a cluster."""
 
-    kind: Literal["local", "kafka"] = "local"
+    kind: str = "local"
     kafka: KafkaSettings = KafkaSettings()
 
 
-class StoreSection(Section):
-    """The state store. An empty `url` means a SQLite file in the run's directory."""
+class StoreSection(KindSection):
+    """The state store: `sql`. An empty `url` means a SQLite file in the run's directory."""
+
+    kind: str = "sql"
 
     url: SecretStr = SecretStr("")
 
 
-class MlflowSection(Section):
-    """Tracking and registry. An empty `tracking_uri` means a SQLite file `mlflow.db` in the run's
-    directory."""
+class MlflowSettings(Settings):
+    """An empty `tracking_uri` means a SQLite file `mlflow.db` in the run's directory."""
 
     tracking_uri: str = ""
 
 
-class TeacherSection(Section):
-    """The teacher: `symbolic` for the demo's world, or `chat`: any OpenAI-compatible server, set up in
-    `[teacher.chat]`.
+class RegistrySection(KindSection):
+    """Where runs and versions are kept."""
 
-    The rates make the symbolic one as fallible as a real one: the paper's agrees with itself 70 % of the
-    time.
-    """
+    kind: str = "mlflow"
+    mlflow: MlflowSettings = MlflowSettings()
 
-    kind: Literal["symbolic", "chat"] = "symbolic"
-    chat: ChatSettings | None = None
+
+class SymbolicSettings(Settings):
+    """The rates make the demo's teacher as fallible as a real one: the paper's agrees with itself 70 % of the
+    time."""
+
     error_rate: float = Field(default=0.0, ge=0, le=1)
     abstain_rate: float = Field(default=0.0, ge=0, le=1)
     solve_error_rate: float = Field(default=0.05, ge=0, le=1)
 
 
-class MonitorSection(Section, FilterSettings):
+class ScriptedSettings(Settings):
+    """`script` is the file of replies (loop/tasks/scripted.py)."""
+
+    script: Path | None = None
+
+
+class TeacherSection(KindSection):
+    """The teacher: `symbolic` for the demo's world, `chat` for any OpenAI-compatible server (with its price,
+    or declared free), or `scripted`, a fake with the replies of a file."""
+
+    kind: str = "symbolic"
+    symbolic: SymbolicSettings = SymbolicSettings()
+    chat: ChatSettings | None = None
+    scripted: ScriptedSettings = ScriptedSettings()
+
+    @model_validator(mode="after")
+    def _chat_is_set_up(self) -> Self:
+        if self.kind == "chat" and self.chat is None:
+            raise ValueError("kind = 'chat' needs its server in [teacher.chat] (docs/teacher.md)")
+        return self
+
+
+class TrainSection(KindSection):
+    """The round's trainer. `batch_size` is examples per optimizer step over all devices, `max_length` the
+    most tokens that an example may have."""
+
+    kind: str = "sft"
+    batch_size: int = Field(default=32, gt=0)
+    max_length: int = Field(default=1024, gt=1)
+    sft: SftSettings = SftSettings()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.kind == "sft":
+            self.sft.micro_batches(self.batch_size)
+        return self
+
+
+class MonitorSection(FilterSettings):
     """How outputs are consumed. `bucket_s` is the width of an event-time bucket in seconds; it is part of the
     stored profile.
 
@@ -139,7 +179,16 @@ class MonitorSection(Section, FilterSettings):
     temperature: float = Field(default=0.7, gt=0)
 
 
-class CurateSection(Section):
+def _policy_or_row(name: str) -> str:
+    if name != "policy":
+        STRATEGIES.choose(name)
+    return name
+
+
+OnlineStrategy = Annotated[str, AfterValidator(_policy_or_row)]
+
+
+class CurateSection(Settings):
     """How a round's data is made. `strategy` is `policy`, so many examples of each skill that the policy
     names, or one of agent/strategies.py, which plans from the champion's newest failures at these skills and
     makes as many examples in all. Its parameters are in `[strategy]`.
@@ -149,14 +198,14 @@ class CurateSection(Section):
     items are tried for that.
     """
 
-    strategy: Literal["policy"] | StrategyName = "policy"
+    strategy: OnlineStrategy = "policy"
     failures: int = Field(default=500, gt=0)
     recent_records: int = Field(default=20_000, gt=0)
     replay: ReplaySettings = ReplaySettings()
     replay_candidates: int = Field(default=2000, ge=0)
 
 
-class DemoSection(Section):
+class DemoSection(Settings):
     """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at questions `first_shift`
     and `second_shift`."""
 
@@ -178,15 +227,18 @@ class DemoSection(Section):
     common_pool: int = Field(default=110, gt=0)
 
 
-class Config(Section):
-    """Everything. Sections that are not given have their defaults."""
+class Config(Settings):
+    """Everything. Sections that are not given have their defaults. `plugins` are Python files that add kinds
+    (docs/extending.md)."""
 
     seed: int = Field(default=0, ge=0)
+    plugins: tuple[Path, ...] = ()
     student: StudentSection = StudentSection()
+    engine: EngineSection = EngineSection()
     task: TaskSection = TaskSection()
     log: LogSection = LogSection()
     store: StoreSection = StoreSection()
-    mlflow: MlflowSection = MlflowSection()
+    registry: RegistrySection = RegistrySection()
     teacher: TeacherSection = TeacherSection()
     monitor: MonitorSection = MonitorSection()
     profile: ReadSettings = ReadSettings()
@@ -197,101 +249,29 @@ class Config(Section):
     strategy: StrategySettings = StrategySettings()
     duplicates: DuplicateSettings = DuplicateSettings()
     embed: EmbedSettings = EmbedSettings()
-    train: SftSettings = SftSettings(steps=240)
+    train: TrainSection = TrainSection()
     gate: GateSettings = GateSettings()
     demo: DemoSection = DemoSection()
+
+
+MOVED: Mapping[str, str] = {
+    **{f"train.{name}": f"is now train.sft.{name}" for name in SftSettings.model_fields},
+    **{f"teacher.{name}": f"is now teacher.symbolic.{name}" for name in SymbolicSettings.model_fields},
+    "train.steps": "is no longer set: the policy gives each round its steps (policy.base_steps)",
+    "train.seed": "is no longer set: it follows from seed",
+    "train.sft.steps": "is no longer set: it follows from train.epochs and train.max_steps",
+    "train.sft.batch_size": "is now train.batch_size",
+    "train.sft.max_length": "is now train.max_length",
+    "student.batch_size": "is now engine.transformers.batch_size",
+    "mlflow": "is now registry.mlflow",
+    "teacher.script": "is now teacher.scripted.script",
+    "budget.cap_usd": "is now budget.usd_per_round: a run of `skillloop stat` is one round",
+}
+"""What became of the keys of earlier versions, for the error that an old file gets."""
 
 
 def load(
     path: Path | None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Config:
-    """The configuration in `path` (None: all defaults), then `environ`, then `overrides` ({"section": {"key":
-    value}}).
-
-    Raises `ConfigError` with the file, the key and the nearest right name.
-    """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(path.read_text())
-        except FileNotFoundError as exc:
-            raise ConfigError(f"no configuration file {path}; the shipped ones are in {CONFIGS}") from exc
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise ConfigError(f"cannot read {path}: {exc}") from exc
-    merge(tree, from_environment(environ or {}))
-    merge(tree, overrides or {})
-    source = str(path) if path else "the defaults"
-    check_keys(tree, Config, (), source)
-    try:
-        config: Config = TypeAdapter(Config).validate_python(tree)
-        return config if path is None else from_folder(config, path.resolve().parent)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{source}: {key}: {first['msg']} (got {first.get('input')!r})") from exc
-
-
-def from_folder(value: Any, folder: Path) -> Any:
-    """The same configuration with every relative path taken from `folder`, where its file lies."""
-    if isinstance(value, Path):
-        return value if value.is_absolute() else folder / value
-    if isinstance(value, tuple):
-        return tuple(from_folder(one, folder) for one in value)
-    if isinstance(value, BaseModel):
-        return value.model_copy(
-            update={name: from_folder(getattr(value, name), folder) for name in type(value).model_fields}
-        )
-    return value
-
-
-def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The tree of the `SKILLLOOP_<SECTION>__<KEY>` variables."""
-    tree: dict[str, Any] = {}
-    for name, text in sorted(environ.items()):
-        *sections, key = name.removeprefix(PREFIX).lower().split("__")
-        if not name.startswith(PREFIX) or not sections:
-            continue
-        place = tree
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = _toml_value(text)
-    return tree
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def merge(tree: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, Mapping):
-            merge(tree.setdefault(key, {}), value)
-        else:
-            tree[key] = value
-
-
-def _fields(kind: Any) -> dict[str, Any] | None:
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return {name: info.annotation for name, info in kind.model_fields.items()}
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return typing.get_type_hints(kind)
-    return None
-
-
-def check_keys(tree: Mapping[str, Any], kind: Any, path: tuple[str, ...], source: str) -> None:
-    fields = _fields(kind)
-    if fields is None:
-        return
-    for key, value in tree.items():
-        if key not in fields:
-            raise ConfigError(f"{source}: unknown key {'.'.join((*path, key))!r}; {_suggest(key, fields)}")
-        if isinstance(value, Mapping):
-            check_keys(value, fields[key], (*path, key), source)
-
-
-def _suggest(key: str, fields: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(fields))}"
+    """The configuration of the loop in `path` (None: all defaults). Raises `ConfigError`."""
+    return load_settings(Config, path, environ or {}, overrides or {}, MOVED)

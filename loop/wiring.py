@@ -1,5 +1,4 @@
-"""Wiring: which implementation stands behind each port, by configuration. The only place that knows them
-all."""
+"""Wiring: the services of a process, opened through the doors, and the workers on them."""
 
 from __future__ import annotations
 
@@ -7,81 +6,44 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from transformers.utils.logging import disable_progress_bar
 
 from loop.backends import open_store
-from loop.config import Config, ConfigError
-from loop.tasks.task import Task
+from loop.config import Config
+from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.workers.curate import CurateWorker
 from loop.workers.deploy import DeployWorker, set_route
 from loop.workers.judge import JudgeWorker
-from loop.workers.messages import nobody
 from loop.workers.record import open_rounds
 from loop.workers.round import RoundWorker
-from loop.workers.services import Services
+from loop.workers.services import Ports, Services
 from loop.workers.train import TrainWorker
-from serving.transformers_engine import EngineSettings, TransformersEngine
-from streams.clock import SystemClock
 from streams.crash import ENVIRONMENT, crash_point
-from streams.state.store import StateStore
-from training.registry import Registry
 
 logger = logging.getLogger(__name__)
 
 
-def open_registry(config: Config, root: Path) -> Registry:
-    """MLflow: the configured server, or a SQLite file in the run's directory."""
-    uri = config.mlflow.tracking_uri
-    if uri:
-        return Registry(uri, config.student.name)
-    return Registry(f"sqlite:///{root / 'mlflow.db'}", config.student.name, root / "mlartifacts")
-
-
-def open_task(config: Config, root: Path, store: StateStore) -> Task:
-    """What the student is for: the demo's world, or files of questions with a chat model as the teacher.
-
-    Raises `ConfigError` for a teacher that cannot teach the task.
-    """
-    if config.task.kind == "files":
-        from loop.tasks.files import files_task
-
-        return files_task(config, root, store)
-    from loop.tasks.world.task import demo_task
-
-    if config.teacher.kind != "symbolic":
-        raise ConfigError(
-            f"teacher.kind {config.teacher.kind!r} needs task.kind 'files': "
-            "the demo's world has its symbolic teacher"
-        )
-    return demo_task(config)
-
-
-def open_services(config: Config, root: Path, ports: Mapping[str, Any] | None = None) -> Services:
-    """Everything the workers need; `ports` replaces single parts (clock, crash, engine, registry, task,
-    listen, owner)."""
+def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Services:
+    """Everything the workers need, as configured where `ports` has no replacement."""
     disable_progress_bar()  # the loop shows its own
-    given = dict(ports or {})
-    store = given.get("store") or open_store(config, root)
-    task = given.get("task") or open_task(config, root, store)
-    services = Services(
+    store = ports.store or open_store(config, root)
+    task = ports.task or open_task(config, root, store, ports.teacher)
+    return Services(
         config=config,
         root=root,
         store=store,
         rounds=open_rounds(store),
         task=task,
-        engine=given.get("engine")
-        or TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size)),
-        registry=given.get("registry") or open_registry(config, root),
-        clock=given.get("clock") or SystemClock(),
-        crash=given.get("crash") or crash_point(os.environ.get(ENVIRONMENT)),
-        owner=given.get("owner") or worker_name(),
-        listen=given.get("listen") or nobody,
+        engine=ports.engine or open_engine(config.engine, task.base_dir),
+        trainer=ports.trainer or open_trainer(config.train),
+        registry=ports.registry or open_registry(config, root),
+        clock=ports.clock,
+        crash=ports.crash or crash_point(os.environ.get(ENVIRONMENT)),
+        owner=ports.owner or worker_name(),
+        listen=ports.listen,
     )
-    return services
 
 
 def worker_name() -> str:

@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from serving.adapter_files import WEIGHTS_FILE, adapter_sha256, check_fits
 from serving.engine import EngineError, Sampling
+from serving.settings import EngineSettings
 
 PROBE_TOKENS = 16
 
@@ -41,16 +42,6 @@ class _Row:
     prompt: list[int]
     answer: list[int] = field(default_factory=list)
     done: bool = False
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """`batch_size` rows at a time; `stage_tokens` new tokens between two packings; `device` None: CUDA when
-    there is one."""
-
-    batch_size: int = 256
-    stage_tokens: int = 24
-    device: str | None = None
 
 
 class TransformersEngine:

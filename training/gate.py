@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from agent.settings import Settings
 from training.errors import ItemSetMismatch
 from training.evaluate import SKILL_STRATUM, Evaluation, require_same_items
 from training.paired import mcnemar_p, tango_lower_bound, tango_p
@@ -25,7 +26,7 @@ Kind = Literal["targets", "target", "skill", "stratum", "reported"]
 SMALL_SKILLS = "(small skills)"
 
 
-class GateSettings(BaseModel):
+class GateSettings(Settings):
     """How strict the gate is.
 
     `min_items` per tested skill and stratum. `small_skills`: "refuse" closes the gate when a skill has fewer;
@@ -33,8 +34,6 @@ class GateSettings(BaseModel):
     never pooled away). `reported_only` names strata, or prefixes before a colon, that are shown but not
     tested.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     margin: float = Field(default=0.10, gt=0, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)

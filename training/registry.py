@@ -1,4 +1,4 @@
-"""The registry: one MLflow experiment and one registered model per student. Only importer of mlflow.
+"""The registry in MLflow: one experiment and one registered model per student. Only importer of mlflow.
 
 MLflow cannot do a step exactly once: creating a run by tag races, and aliases have no compare-and-set. So:
 1. the caller keeps UNIQUE(round_id) -> run_id in its own store and passes the run_id back when it resumes;
@@ -15,7 +15,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlparse
@@ -30,8 +29,7 @@ from training.errors import RegistryError, RegistryUnavailable
 from training.evaluate import Evaluation
 from training.gate import GateVerdict
 from training.mix import DatasetManifest
-
-Alias = Literal["champion", "challenger", "previous"]
+from training.versions import Alias, Lineage, VersionInfo
 
 BASE_ROUND = "base"
 ARTIFACT = "adapter"
@@ -42,38 +40,8 @@ for _name in ("alembic", "mlflow.store.db", "mlflow.tracking"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
-@dataclass(frozen=True)
-class Lineage:
-    """Where a version came from and why it may be served; stored as tags."""
-
-    parent: int
-    base_sha256: str
-    adapter_sha256: str
-    data_sha256: str
-    gate: str
-
-
-@dataclass(frozen=True)
-class VersionInfo:
-    """One version of a student. The base (kind "base") has no adapter, no parent and its own hash as
-    `sha256`.
-
-    `adapter_dir` is where the adapter lies if the artifact store is a local folder; `Registry.download` works
-    for every store.
-    """
-
-    version: int
-    kind: Literal["base", "adapter"]
-    round_id: str
-    run_id: str
-    sha256: str
-    base_sha256: str
-    parent: int | None
-    adapter_dir: Path | None
-
-
-class Registry:
-    """Runs, versions and aliases of one student.
+class MlflowRegistry:
+    """The `training.versions.Registry` in MLflow.
 
     `tracking_uri` is `sqlite:////absolute/mlflow.db` or a server's address; `artifact_root` (embedded only)
     is the folder for artifacts, None where a server decides. Raises `RegistryUnavailable` (retry) and

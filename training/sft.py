@@ -19,7 +19,6 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, s
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
-from agent.items import Example
 from serving.adapter_files import adapter_sha256
 from streams.files import read_json, write_json
 from training.adapters import base_sha256, canonicalise, load_check
@@ -39,79 +37,50 @@ from training.checkpoints import RESULT, Marker, claim, last_complete, mark_comp
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
+from training.trainer import Progress, Trained, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, float], None]
-
 
 @dataclass(frozen=True)
-class SftResult:
-    """A finished round. `tokens` counts every trained row with its prompt, `seconds` all attempts up to their
-    last checkpoint, `too_long` examples that exceeded `max_length` and were left out."""
+class SftTrainer:
+    """The `training.trainer.Trainer` of this recipe."""
 
-    adapter_dir: Path
-    sha256: str
-    steps: int
-    seconds: float
-    tokens: int
-    final_loss: float
-    too_long: int = 0
+    settings: SftSettings
 
-
-def train_round(
-    settings: SftSettings,
-    base_dir: Path,
-    champion_adapter: Path | None,
-    examples: Sequence[Example],
-    out_dir: Path,
-    on_progress: Progress = lambda step, total, loss: None,
-) -> SftResult:
-    """Train on `examples`, starting from the champion's adapter (None: a fresh one), and write the adapter
-    into `out_dir`.
-
-    Call it again with the same arguments after a crash: it continues, or returns the finished result.
-    `on_progress` is called with (step, total steps, mean loss since the last call); what it raises stops the
-    round and is not caught. Raises `TrainingError` and its children.
-    """
-    claim(out_dir, _fingerprint(settings, base_dir, champion_adapter, examples))
-    done = finished_result(out_dir)
-    if done is not None:
-        return done
-    tokenizer, model = _load(settings, base_dir, champion_adapter)
-    rows = encode(examples, tokenizer, settings.max_length)
-    plan = batch_plan(
-        [len(row.input_ids) for row in rows], settings.steps, settings.batch_size, settings.seed
-    )
-    data = Dataset.from_dict(
-        {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
-    )
-    before = _trainable(model)
-    checkpoint = last_complete(out_dir / "checkpoints")
-    watch = _Watch(on_progress, read_marker(checkpoint))
-    trainer = SFTTrainer(
-        model=model,
-        args=_trainer_config(settings, out_dir),
-        train_dataset=data,
-        processing_class=tokenizer,
-        callbacks=[watch],
-    )
-    _run(trainer, checkpoint)
-    _check_moved(before, _trainable(model))
-    _save_adapter(model, out_dir, base_dir.name)
-    result = SftResult(
-        out_dir / "adapter",
-        adapter_sha256(out_dir / "adapter"),
-        settings.steps,
-        watch.seconds(),
-        sum(len(rows[i].input_ids) for i in plan),
-        watch.loss,
-        too_long=len(examples) - len(rows),
-    )
-    return _finish(out_dir, result)
+    def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> Trained:
+        """See `training.trainer.Trainer.train`."""
+        claim(job.out_dir, _fingerprint(self.settings, job))
+        done = finished_result(job.out_dir)
+        if done is not None:
+            return done
+        tokenizer, model = _load(self.settings, job)
+        rows = encode(job.examples, tokenizer, job.max_length)
+        plan = batch_plan([len(row.input_ids) for row in rows], job.steps, job.batch_size, job.seed)
+        data = Dataset.from_dict(
+            {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
+        )
+        before = _trainable(model)
+        checkpoint = last_complete(job.out_dir / "checkpoints")
+        watch = _Watch(on_progress, read_marker(checkpoint))
+        trainer = SFTTrainer(
+            model=model,
+            args=_trainer_config(self.settings, job),
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[watch],
+        )
+        _run(trainer, checkpoint)
+        _check_moved(before, _trainable(model))
+        _save_adapter(model, job.out_dir, job.base_dir.name)
+        adapter = job.out_dir / "adapter"
+        tokens = sum(len(rows[i].input_ids) for i in plan)
+        figures = (job.steps, watch.seconds(), tokens, watch.loss)
+        result = Trained(adapter, adapter_sha256(adapter), *figures, too_long=len(job.examples) - len(rows))
+        return _finish(job.out_dir, result)
 
 
-def finished_result(out_dir: Path) -> SftResult | None:
+def finished_result(out_dir: Path) -> Trained | None:
     """The result of a finished round, or None. Raises `CorruptAdapter` when the adapter is no longer the one
     it wrote."""
     found = read_json(out_dir / RESULT)
@@ -124,7 +93,7 @@ def finished_result(out_dir: Path) -> SftResult | None:
             f"{adapter_dir} is not the adapter that {out_dir / RESULT} describes; train the round in a"
             " new directory"
         )
-    return SftResult(adapter_dir=adapter_dir, **found)
+    return Trained(adapter_dir=adapter_dir, **found)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -158,19 +127,19 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             mark_complete(checkpoint, self.seconds(), self.loss)
 
 
-def _fingerprint(
-    settings: SftSettings, base_dir: Path, champion_adapter: Path | None, examples: Sequence[Example]
-) -> str:
+def _fingerprint(settings: SftSettings, job: TrainingJob) -> str:
     digest = hashlib.sha256(settings.model_dump_json().encode())
-    digest.update(base_sha256(base_dir).encode())
-    digest.update(b"none" if champion_adapter is None else adapter_sha256(champion_adapter).encode())
-    for example in examples:
+    digest.update(f"{job.steps} {job.batch_size} {job.max_length} {job.seed}".encode())
+    digest.update(base_sha256(job.base_dir).encode())
+    digest.update(b"none" if job.champion is None else adapter_sha256(job.champion).encode())
+    for example in job.examples:
         digest.update(example.model_dump_json().encode())
     return digest.hexdigest()
 
 
-def _load(settings: SftSettings, base_dir: Path, champion_adapter: Path | None) -> tuple[Any, Any]:
-    set_seed(settings.seed)
+def _load(settings: SftSettings, job: TrainingJob) -> tuple[Any, Any]:
+    base_dir, champion = job.base_dir, job.champion
+    set_seed(job.seed)
     transformers_logging.disable_progress_bar()
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     try:
@@ -180,7 +149,7 @@ def _load(settings: SftSettings, base_dir: Path, champion_adapter: Path | None) 
         )
     except (OSError, ValueError, KeyError) as exc:
         raise TrainingError(f"the base student in {base_dir} cannot be loaded ({exc})") from exc
-    if champion_adapter is None:
+    if champion is None:
         targets = (
             settings.target_modules
             if isinstance(settings.target_modules, str)
@@ -194,18 +163,18 @@ def _load(settings: SftSettings, base_dir: Path, champion_adapter: Path | None) 
         )
         lora.target_modules = targets
         return tokenizer, get_peft_model(base, lora)
-    _check_lineage(settings, champion_adapter)
+    _check_lineage(settings, champion)
     try:
-        model = PeftModel.from_pretrained(base, str(champion_adapter), is_trainable=True)
+        model = PeftModel.from_pretrained(base, str(champion), is_trainable=True)
         # A name that is no local path makes PEFT ask the Hub at every save.
         model.peft_config["default"].base_model_name_or_path = str(base_dir)
         return tokenizer, model
     except (RuntimeError, ValueError) as exc:
-        raise AdapterError(f"{champion_adapter} does not fit the base student in {base_dir} ({exc})") from exc
+        raise AdapterError(f"{champion} does not fit the base student in {base_dir} ({exc})") from exc
 
 
-def _check_lineage(settings: SftSettings, champion_adapter: Path) -> None:
-    config = load_check(champion_adapter)
+def _check_lineage(settings: SftSettings, champion: Path) -> None:
+    config = load_check(champion)
     found = (config["r"], config["lora_alpha"])
     if found != (settings.lora_r, settings.lora_alpha):
         raise AdapterError(
@@ -215,14 +184,14 @@ def _check_lineage(settings: SftSettings, champion_adapter: Path) -> None:
         )
 
 
-def _trainer_config(settings: SftSettings, out_dir: Path) -> SFTConfig:
+def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
     cuda = torch.cuda.is_available()
-    micro = settings.micro_batch_size or settings.batch_size
+    micro_batches = settings.micro_batches(job.batch_size)
     return SFTConfig(
-        output_dir=str(out_dir / "checkpoints"),
-        max_steps=settings.steps,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // micro,
+        output_dir=str(job.out_dir / "checkpoints"),
+        max_steps=job.steps,
+        per_device_train_batch_size=job.batch_size // micro_batches,
+        gradient_accumulation_steps=micro_batches,
         learning_rate=settings.lr,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup_ratio,
@@ -236,7 +205,7 @@ def _trainer_config(settings: SftSettings, out_dir: Path) -> SFTConfig:
         gradient_checkpointing=settings.gradient_checkpointing,
         bf16=cuda,
         use_cpu=not cuda,
-        seed=settings.seed,
+        seed=job.seed,
         logging_steps=settings.report_every,
         logging_nan_inf_filter=False,
         save_strategy="steps" if settings.save_every else "no",
@@ -287,7 +256,7 @@ def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
     temporary.rename(final)
 
 
-def _finish(out_dir: Path, result: SftResult) -> SftResult:
+def _finish(out_dir: Path, result: Trained) -> Trained:
     values = {key: value for key, value in asdict(result).items() if key != "adapter_dir"}
     write_json(out_dir / RESULT, values)
     shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)

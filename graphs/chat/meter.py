@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from agent.budget import Activity, BudgetExceeded, Caps, LedgerEntry, Price, Usage, check, priced
 from agent.items import Frozen
@@ -173,6 +174,23 @@ class Meter:
             for (round_id, day), usage in self._spent.items()
         ]
         return [*sums, *self._under_way.values()]
+
+
+@dataclass(frozen=True)
+class Books:
+    """Where a teacher's paid work is kept and counted: its replies in the file `replies`, its costs on the
+    student's account, under `caps` (see `Meter`)."""
+
+    student: str
+    replies: Path
+    caps: Caps = field(default_factory=Caps)
+    sink: LedgerSink = no_ledger
+    before: Sequence[LedgerEntry] = ()
+    shared: SharedLedger = nobody_else
+
+    def meter(self, model: str, price: Price | None) -> Meter:
+        """The meter of a model on this account."""
+        return Meter(model, price, self.caps, self.sink, self.before, self.shared)
 
 
 def _sums(entries: Iterable[LedgerEntry]) -> dict[tuple[str | None, str], Usage]:

@@ -6,10 +6,11 @@ from pydantic import Field, SecretStr, field_validator
 
 from agent.budget import Price
 from agent.items import Frozen
+from agent.settings import Settings
 from graphs.chat.prompts import DEFAULT_TEXT_CHARS
 
 
-class ChatSettings(Frozen):
+class ChatSettings(Settings):
     """Any OpenAI-compatible server. `base_url` ends in `/v1`; an empty `api_key` suits servers that ask for
     none.
 

@@ -20,9 +20,9 @@ from agent.budget import Activity, Usage
 from agent.catalog import MAX_SKILLS_PER_ITEM
 from agent.items import PoolItem
 from graphs.chat import prompts, replies
-from graphs.chat.cache import ReplyCache
+from graphs.chat.cache import ReplyCache, SqliteReplies
 from graphs.chat.client import ChatClient
-from graphs.chat.meter import Meter, Work
+from graphs.chat.meter import Books, Meter, Work
 from graphs.chat.prompts import PROMPT_VERSION, Ask, Purpose
 from graphs.chat.replies import Check, Rejected
 from graphs.chat.settings import ChatReply, ChatSettings, RequestSampling
@@ -72,7 +72,12 @@ class ChatTeacher:
     """
 
     def __init__(
-        self, client: ChatClient, student: str = "", round_id: str | None = None, tally: Tally | None = None
+        self,
+        client: ChatClient,
+        student: str = "",
+        round_id: str | None = None,
+        tally: Tally | None = None,
+        replies: SqliteReplies | None = None,
     ) -> None:
         self.client = client
         self.student = student
@@ -81,6 +86,7 @@ class ChatTeacher:
         self.name = client.settings.model
         self.prompt_version = PROMPT_VERSION
         self._chars = client.settings.max_text_chars
+        self._replies = replies
 
     @classmethod
     def connect(
@@ -94,13 +100,22 @@ class ChatTeacher:
         """A teacher with a client of its own. Nothing is sent before the first call."""
         return cls(ChatClient(settings, cache, meter, clock), student)
 
+    @classmethod
+    def kept(cls, settings: ChatSettings, books: Books) -> ChatTeacher:
+        """A teacher whose replies and costs are kept in `books`."""
+        replies = SqliteReplies(books.replies)
+        client = ChatClient(settings, replies, books.meter(settings.model, settings.price))
+        return cls(client, books.student, replies=replies)
+
     def for_round(self, round_id: str | None) -> ChatTeacher:
         """The same teacher, its calls booked on this round."""
         return ChatTeacher(self.client, self.student, round_id, self.tally)
 
     def close(self) -> None:
-        """Close the client's connections."""
+        """Close the client's connections, and the file of replies that is this teacher's own."""
         self.client.close()
+        if self._replies is not None:
+            self._replies.close()
 
     def __enter__(self) -> ChatTeacher:
         return self

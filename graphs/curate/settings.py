@@ -3,14 +3,14 @@ them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from agent.items import Frozen
+from agent.settings import Settings
 
 
-class DuplicateSettings(Frozen):
+class DuplicateSettings(Settings):
     """Jaccard thresholds of graphs/curate/duplicates.py: for repeats within a data set, and, stricter, for
     contamination by questions that must not be trained on."""
 
@@ -19,9 +19,15 @@ class DuplicateSettings(Frozen):
     numbers_matter: bool = True
 
 
-class EmbedSettings(Frozen):
+class EmbedSettings(Settings):
     """What the embed- strategies find neighbours with: `tfidf` needs nothing; `sentence-transformers` needs
     that package and a `model` folder or name."""
 
     kind: Literal["tfidf", "sentence-transformers"] = "tfidf"
     model: str = ""
+
+    @model_validator(mode="after")
+    def _model_named(self) -> Self:
+        if self.kind == "sentence-transformers" and not self.model:
+            raise ValueError("embed.model is needed by kind = 'sentence-transformers'")
+        return self

@@ -7,29 +7,30 @@ checking them is the best filter.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import Field
 
-from agent.items import Frozen
+from agent.settings import Settings
+from agent.table import Table
 from graphs.filters.assess import Assessor, Feedback, GoldAnswer, Opinion, TeacherVerdict
 from graphs.filters.final_answers import canonical
 from graphs.teacher import Diagnosis
 from streams.events import StudentOutput
 
+T = TypeVar("T")
 TAU1, TAU2 = 0.85, 0.7  # the paper's thresholds
 Sample = Callable[[StudentOutput, int], Sequence[str]]
 """From an output and a number to so many answers, at most, of its student to its question, drawn
 independently."""
 
 
-class FilterSettings(Frozen):
+class FilterSettings(Settings):
     """How answers are judged and diagnosed, online and by `skillloop stat`.
 
     `tau1`, `tau2`: thresholds of the process reward model in the folder `prm`. `min_votes`: the filter
@@ -150,19 +151,40 @@ class FilterParts:
     samples: int = 5
     settings: FilterSettings = field(default_factory=FilterSettings)
 
-    def available(self) -> Mapping[str, Assessor]:
-        """The filters that can be chosen, by name."""
-        known: dict[str, Assessor] = {"feedback": Feedback(), "teacher": TeacherVerdict()}
-        if self.grade:
-            known["gold"] = GoldAnswer(self.grade)
-        if self.sample:
-            known["consistency"] = SelfConsistency(self.sample, self.samples, self.settings.min_votes)
-        if self.rewards:
-            known["prm"] = ProcessRewards(self.rewards, self.settings.tau1, self.settings.tau2)
-        return known
+
+def _needed(name: str, part: T | None, what: str) -> T:
+    if part is None:
+        raise ValueError(
+            f"the difficulty filter {name!r} needs {what}, which this configuration does not have"
+        )
+    return part
 
 
-NEEDS = {"gold": "a grader", "consistency": "a student to sample from", "prm": "a process reward model"}
+def _gold(parts: FilterParts) -> Assessor:
+    return GoldAnswer(_needed("gold", parts.grade, "a grader"))
+
+
+def _consistency(parts: FilterParts) -> Assessor:
+    sample = _needed("consistency", parts.sample, "a student to sample from")
+    return SelfConsistency(sample, parts.samples, parts.settings.min_votes)
+
+
+def _prm(parts: FilterParts) -> Assessor:
+    rewards = _needed("prm", parts.rewards, "a process reward model")
+    return ProcessRewards(rewards, parts.settings.tau1, parts.settings.tau2)
+
+
+FILTERS: Table[Callable[[FilterParts], Assessor]] = Table(
+    "difficulty filter",
+    {
+        "gold": _gold,
+        "feedback": lambda parts: Feedback(),
+        "consistency": _consistency,
+        "prm": _prm,
+        "teacher": lambda parts: TeacherVerdict(),
+    },
+)
+"""The filters that can be chosen, by name; a plugin adds its own (docs/extending.md)."""
 
 
 def filters(names: Sequence[str], parts: FilterParts) -> tuple[Assessor, ...]:
@@ -175,19 +197,10 @@ def filters(names: Sequence[str], parts: FilterParts) -> tuple[Assessor, ...]:
     """
     if not names:
         raise ValueError("name at least one difficulty filter, for example gold, feedback, teacher")
-    known = parts.available()
-    return tuple(_filter(name, known) for name in names)
+    return tuple(_filter(name, parts) for name in names)
 
 
-def _filter(name: str, known: Mapping[str, Assessor]) -> Assessor:
+def _filter(name: str, parts: FilterParts) -> Assessor:
     if "&" in name:
-        return Unanimous(tuple(_filter(part.strip(), known) for part in name.split("&")))
-    if name in known:
-        return known[name]
-    if name in NEEDS:
-        raise ValueError(
-            f"the difficulty filter {name!r} needs {NEEDS[name]}, which this configuration does not have"
-        )
-    near = difflib.get_close_matches(name, [*known, *NEEDS], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
-    raise ValueError(f"unknown difficulty filter {name!r}: {hint}")
+        return Unanimous(tuple(_filter(part.strip(), parts) for part in name.split("&")))
+    return FILTERS.choose(name)(parts)

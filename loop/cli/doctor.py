@@ -10,10 +10,9 @@ from rich.console import Console
 
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config
+from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.errors import LoopError
-from loop.wiring import open_registry, open_task
 from loop.workers.record import open_rounds
-from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.kafka.codecs import missing_codecs
 from streams.topics import TOPICS
 
@@ -30,6 +29,7 @@ def examine(config: Config, root: Path, console: Console) -> bool:
         "event log": lambda: _log(config, root),
         "task": lambda: _task(config, root),
         "student": lambda: _student(config, root),
+        "trainer": lambda: f"{config.train.kind}: {type(open_trainer(config.train)).__name__}",
         "champion": lambda: _champion(config, root),
     }
     return all([_check(name, check, console) for name, check in checks.items()])
@@ -94,7 +94,7 @@ def _task(config: Config, root: Path) -> str:
 def _student(config: Config, root: Path) -> str:
     task = open_task(config, root, open_store(config, root))
     task.close()
-    engine = TransformersEngine(task.base_dir, EngineSettings(batch_size=config.student.batch_size))
+    engine = open_engine(config.engine, task.base_dir)
     engine.load(1, None)
     answer = engine.generate([task.prompt(task.held_out[0].question)], 1)[0][0]
     return f"{task.base_dir} answers {task.held_out[0].question!r} with {answer[:40]!r}..."

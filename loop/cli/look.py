@@ -10,8 +10,8 @@ from rich.table import Table
 from agent.profile import canonical_bytes
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config, ConfigError
+from loop.doors import open_task
 from loop.tables import profile_table, verdict_table
-from loop.wiring import open_task
 from loop.workers.decide import Decider, Standing
 from loop.workers.monitor import GROUP
 from loop.workers.record import LoopRound, open_rounds

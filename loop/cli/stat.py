@@ -60,7 +60,7 @@ def stat(
         if first is not None:
             pipeline.forget_from(bench, first)
         lines = estimate(bench, until, pipeline.standing(bench))
-        _agree(console, lines, price_of(loaded), loaded.budget.cap_usd, yes)
+        _agree(console, lines, price_of(loaded), loaded.budget.usd_per_round, yes)
         pipeline.run_stages(bench, until, watch.stage)
         show_outcome(console, bench)
 

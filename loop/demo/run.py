@@ -18,6 +18,7 @@ from loop.demo.stream import START, DemoStream
 from loop.demo.timeline import draw_timeline
 from loop.embedded import Embedded
 from loop.wiring import open_services, set_up_student
+from loop.workers.services import Ports
 from streams.clock import HandClock
 from streams.files import write_json
 
@@ -37,7 +38,7 @@ def run_demo(config: Config, root: Path, json_file: Path | None, console: Consol
     clock = HandClock(START)
     log = open_log(config, root)
     with Display(console, config.demo.questions) as display:
-        services = open_services(config, root, {"clock": clock, "listen": display, "owner": OWNER})
+        services = open_services(config, root, Ports(clock=clock, listen=display, owner=OWNER))
         set_up_student(services)
         stream = DemoStream(services, log, clock)
         stream.wind()

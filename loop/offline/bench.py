@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
 
 from agent.catalog import SkillCatalog
 from agent.items import PoolItem
@@ -20,27 +19,14 @@ from loop.offline.journal import Runner
 from loop.tasks.grading import Grade
 from loop.tasks.questions import pool_items, subject_key
 from loop.tasks.records import CatalogRow, LabelRow
-from serving.engine import Engine
+from loop.tasks.student import Student
 from streams.crash import CrashPoint, no_crash
 from streams.files import file_sha256
 from streams.state.store import StateStore
+from training.trainer import Trainer
 
 STUDENT = "offline"
 """The student's name in a run's ledger, outputs and profile."""
-
-
-class Student(Protocol):
-    """The student: an engine and the form in which it is asked."""
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def tokenizer(self) -> Any:
-        """Its Hugging Face tokenizer."""
-
-    def prompt(self, question: str) -> str:
-        """The text that the engine gets for a question."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +34,10 @@ class Bench:
     """Everything a stage may use. `open_student` and `embed` are called only by the stages that need them;
     `student_id` is a hash of the student's files, `rewards_id` one of the reward model's; `ledger` is what
     was paid, `replies` what the teacher said."""
+
+    """Everything a stage may use. `open_student`, `open_trainer` and `embed` are called only by the stages
+    that need them; `student_id` is a hash of the student's files, `rewards_id` one of the reward model's;
+    `ledger` is what was paid, `replies` what the teacher said."""
 
     config: StatConfig
     folder: RunFolder
@@ -57,6 +47,7 @@ class Bench:
     grade: Grade
     runner: Runner
     open_student: Callable[[], Student]
+    open_trainer: Callable[[], Trainer]
     student_id: str
     embed: Embed
     step_rewards: StepRewards | None = None

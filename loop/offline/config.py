@@ -1,24 +1,35 @@
-"""The configuration of `skillloop stat`: one frozen object from a TOML file, with the environment on top
-(`configs/stat/`)."""
+"""The configuration of `skillloop stat`: one frozen object (how it is read: loop/loading.py); examples in
+`configs/stat/`. Sections that mean the same as the loop's are the loop's."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, model_validator
 
-from agent.plan import StrategyName, StrategySettings
-from graphs.chat.settings import ChatSettings
+from agent.plan import StrategySettings
+from agent.settings import Settings
+from agent.strategies import STRATEGIES
 from graphs.curate.settings import DuplicateSettings, EmbedSettings
 from graphs.filters.chain import FilterSettings
-from loop.config import ConfigError, Section, check_keys, from_environment, from_folder, merge
+from loop.config import MOVED, Base, EngineSection, TeacherSection, TrainSection
+from loop.loading import load_settings
+from serving.settings import EngineSettings
 from training.settings import SftSettings
 
 
-class DataSection(Section):
+def _known(name: str) -> str:
+    STRATEGIES.choose(name)
+    return name
+
+
+Strategy = Annotated[str, AfterValidator(_known)]
+"""The name of a strategy in the table `agent.strategies.STRATEGIES`."""
+
+
+class DataSection(Settings):
     """The files. Relative paths start at the configuration's folder. `held_out` sets are kept out of training
     and measure."""
 
@@ -28,7 +39,7 @@ class DataSection(Section):
     held_out: tuple[Path, ...] = ()
 
 
-class CatalogSection(Section):
+class CatalogSection(Settings):
     """Where the skills come from: the labels in the data, a file of `catalog` rows, or the teacher (paper
     section 3.1)."""
 
@@ -38,19 +49,24 @@ class CatalogSection(Section):
     labels: Literal["given", "missing", "teacher"] = "missing"
     """Who labels questions: only the data, the teacher where the data has no label, or the teacher always."""
 
+    @model_validator(mode="after")
+    def _file_named(self) -> Self:
+        if self.source == "file" and self.file is None:
+            raise ValueError("catalog.file is needed by source = 'file'")
+        return self
 
-class StudentSection(Section):
-    """The student: a folder in Hugging Face format. Answers as in the paper: no examples, temperature 0.1,
-    one response."""
 
-    base: Path | None = None
-    batch_size: int = Field(default=16, gt=0)
+class StudentSection(Settings):
+    """The student; none is needed where its answers are in a file. Answers as in the paper: no examples,
+    temperature 0.1, one response."""
+
+    base: Base | None = None
     max_new_tokens: int = Field(default=1024, gt=0)
     temperature: float = Field(default=0.1, ge=0)
     samples: int = Field(default=1, gt=0)
 
 
-class FilterSection(Section, FilterSettings):
+class FilterSection(FilterSettings):
     """Which answers are difficult: the first filter in `order` with an opinion decides (paper section 3.2).
     Filters are `gold`, `consistency`, `prm`, `teacher`, and `a&b` for two that must agree
     (graphs/filters/chain.py, with their settings).
@@ -59,27 +75,22 @@ class FilterSection(Section, FilterSettings):
     others only vote in `consistency`.
     """
 
-    order: tuple[str, ...] = ("gold", "teacher")
+    order: tuple[str, ...] = Field(default=("gold", "teacher"), min_length=1)
     grade: Literal["math", "text"] = "math"
     diagnosed_samples: int = Field(default=1, gt=0)
 
-
-class TeacherSection(Section):
-    """Who teaches. `scripted` is the fake of `loop/offline/scripted.py` with the replies of the file
-    `script`; `chat` any OpenAI-compatible server, set up in `[teacher.chat]` (graphs/chat/settings.py), with
-    its price or the word that it is free.
-    """
-
-    kind: Literal["scripted", "chat"] = "scripted"
-    script: Path | None = None
-    chat: ChatSettings | None = None
+    @model_validator(mode="after")
+    def _prm_named(self) -> Self:
+        if self.prm is None and any("prm" in name for name in self.order):
+            raise ValueError("filters.prm is needed by the filter 'prm'")
+        return self
 
 
-class BudgetSection(Section):
-    """`cap_usd` stops before the call that would pass it. The others are what an estimate assumes where
-    nothing is known yet."""
+class BudgetSection(Settings):
+    """`usd_per_round` stops before the call that would pass it; a run is one round. The others are what an
+    estimate assumes where nothing is known yet."""
 
-    cap_usd: float | None = Field(default=None, ge=0)
+    usd_per_round: float | None = Field(default=None, ge=0)
     difficult_share: float = Field(default=0.5, ge=0, le=1)
     missing_per_answer: float = Field(default=2.5, gt=0)
     chars_per_token: float = Field(default=3.5, gt=0)
@@ -93,79 +104,48 @@ class BudgetSection(Section):
 class StrategySection(StrategySettings):
     """Which strategy, and the paper's parameters (agent/plan.py)."""
 
-    name: StrategyName = "stat-sel"
+    name: Strategy = "stat-sel"
 
 
-class TrainSection(Section):
-    """The LoRA round (paper section 4): 3 epochs, batches of 8; `sft.steps` is computed from them.
-    `max_steps` shortens it."""
+class StatTrainSection(TrainSection):
+    """The round with the paper's recipe (section 4): 3 epochs, batches of 8. `max_steps` shortens it."""
 
+    batch_size: int = Field(default=8, gt=0)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
-    sft: SftSettings = SftSettings(
-        steps=1, batch_size=8, micro_batch_size=1, lora_dropout=0.05, max_grad_norm=0.3, weight_decay=0.1
-    )
+    sft: SftSettings = SftSettings(micro_batch_size=1, lora_dropout=0.05, max_grad_norm=0.3, weight_decay=0.1)
 
 
-class EvaluateSection(Section):
+class EvaluateSection(Settings):
     """At most `items` questions of each held-out set, before and after."""
 
     items: int | None = Field(default=500, gt=0)
     temperature: float = Field(default=0.0, ge=0)
 
 
-class StatConfig(Section):
+class StatConfig(Settings):
     """Everything. `answers` is a file of the student's answers; without it the student of `[student]`
     answers."""
 
     seed: int = Field(default=0, ge=0)
+    plugins: tuple[Path, ...] = ()
     answers: Path | None = None
     data: DataSection
     catalog: CatalogSection = CatalogSection()
     student: StudentSection = StudentSection()
+    engine: EngineSection = EngineSection(transformers=EngineSettings(batch_size=16))
     filters: FilterSection = FilterSection()
-    teacher: TeacherSection = TeacherSection()
+    teacher: TeacherSection = TeacherSection(kind="scripted")
     budget: BudgetSection = BudgetSection()
     strategy: StrategySection = StrategySection()
     duplicates: DuplicateSettings = DuplicateSettings()
     embed: EmbedSettings = EmbedSettings()
-    train: TrainSection = TrainSection()
+    train: StatTrainSection = StatTrainSection()
     evaluate: EvaluateSection = EvaluateSection()
 
 
 def load_stat(
     path: Path, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> StatConfig:
-    """The configuration in `path`, then `environ` (`SKILLLOOP_<SECTION>__<KEY>`), then `overrides`.
-
-    Raises `ConfigError` with the file, the key and the nearest right name.
-    """
-    try:
-        tree = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise ConfigError(f"cannot read {path}: {exc}; examples are in configs/stat/") from exc
-    merge(tree, from_environment(environ or {}))
-    merge(tree, overrides or {})
-    check_keys(tree, StatConfig, (), str(path))
-    try:
-        config = StatConfig.model_validate(tree)
-    except ValidationError as exc:
-        first = exc.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {key}: {first['msg']} (got {first.get('input')!r})") from exc
-    _check_needs(config, path)
-    located: StatConfig = from_folder(config, path.resolve().parent)
-    return located
-
-
-def _check_needs(config: StatConfig, path: Path) -> None:
-    needs = {
-        "catalog.file": config.catalog.source == "file" and config.catalog.file is None,
-        "filters.prm": any("prm" in name for name in config.filters.order) and config.filters.prm is None,
-        "teacher.chat": config.teacher.kind == "chat" and config.teacher.chat is None,
-        "filters.order": not config.filters.order,
-        "embed.model": config.embed.kind == "sentence-transformers" and not config.embed.model,
-    }
-    missing = [key for key, lacks in needs.items() if lacks]
-    if missing:
-        raise ConfigError(f"{path}: {missing[0]} is needed by the other settings of its section; set it")
+    """The configuration of `skillloop stat` in `path`. Raises `ConfigError`."""
+    return load_settings(StatConfig, path, environ or {}, overrides or {}, MOVED)

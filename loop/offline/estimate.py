@@ -43,7 +43,7 @@ class Line:
 
 def price_of(config: StatConfig) -> Price:
     """The teacher's price. Raises `UnpricedModel` for a chat model without one."""
-    if config.teacher.kind == "scripted" or config.teacher.chat is None:
+    if config.teacher.kind != "chat" or config.teacher.chat is None:
         return Price(free=True)
     if config.teacher.chat.price is None:
         raise UnpricedModel(

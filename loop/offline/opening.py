@@ -13,23 +13,22 @@ from pydantic import ValidationError
 from agent.budget import Caps, LedgerEntry
 from agent.plan import StrategyName
 from graphs.chat.cache import SqliteReplies
-from graphs.chat.meter import Meter
-from graphs.chat.settings import ChatSettings, callers
-from graphs.chat.teacher import ChatTeacher
+from graphs.chat.meter import Books
+from graphs.chat.settings import callers
 from graphs.curate.neighbours import embedding
 from graphs.filters.grading import MathGrader
 from graphs.remembered import RememberedTeacher
-from graphs.teacher import CatalogTeacher
-from loop.backends import prepare
+from graphs.teacher import CatalogTeacher, PaidTeacher
+from loop.backends import close, prepare
 from loop.config import ConfigError
-from loop.offline.bench import STUDENT, Bench, Student
+from loop.doors import open_student, open_teacher, open_trainer
+from loop.offline.bench import STUDENT, Bench
 from loop.offline.config import StatConfig
 from loop.offline.folder import RunFolder
 from loop.offline.journal import Runner
 from loop.offline.rewards import remembered_rewards
-from loop.offline.scripted import scripted_teacher
 from loop.tasks.grading import grade_text
-from loop.tasks.student import HfStudent, model_id
+from loop.tasks.student import Student, base_dir, model_id
 from streams.crash import ENVIRONMENT, crash_point
 from streams.state.ledger import book, entries
 from streams.state.store import StateStore
@@ -59,13 +58,14 @@ def open_bench(
     other = strategy is not None and strategy != config.strategy.name
     if other:
         config = config.model_copy(update={"strategy": config.strategy.model_copy(update={"name": strategy})})
+    base = None if config.student.base is None else base_dir(config.student.base)
     rewards_id = model_id(config.filters.prm, "filters.prm")
     with (
         folder.locked(),
         MathGrader() as grade_math,
         closing(open_ledger(folder)) as ledger,
         SqliteReplies(folder.work / "replies.sqlite") as replies,
-        open_teacher(config, replies, ledger) as teacher,
+        open_catalog_teacher(config, folder, replies, ledger) as teacher,
         remembered_rewards(config.filters.prm, rewards_id, folder.work / "rewards.jsonl") as step_rewards,
     ):
         yield Bench(
@@ -76,8 +76,9 @@ def open_bench(
             teacher=teacher,
             grade=grade_math if config.filters.grade == "math" else grade_text,
             runner=Runner(callers(config.teacher.chat), progress, crash),
-            open_student=_opener(config),
-            student_id=model_id(config.student.base, "student.base"),
+            open_student=cache(partial(_student, config)),
+            open_trainer=lambda: open_trainer(config.train),
+            student_id=model_id(base, "student.base"),
             embed=embedding(config.embed),
             step_rewards=step_rewards,
             rewards_id=rewards_id,
@@ -99,35 +100,38 @@ def open_ledger(folder: RunFolder) -> StateStore:
 
 
 @contextmanager
-def open_teacher(config: StatConfig, replies: SqliteReplies, ledger: StateStore) -> Iterator[CatalogTeacher]:
-    """The configured teacher, with a memory: none of its replies is asked for twice."""
-    if config.teacher.kind == "scripted" or config.teacher.chat is None:
-        yield RememberedTeacher(scripted_teacher(config.teacher.script), replies)
-        return
-    with closing(chat_teacher(config.teacher.chat, config.budget.cap_usd, replies, ledger)) as teacher:
-        yield teacher
+def open_catalog_teacher(
+    config: StatConfig, folder: RunFolder, replies: SqliteReplies, ledger: StateStore
+) -> Iterator[CatalogTeacher]:
+    """The configured teacher, with a memory: none of its replies is asked for twice. Its calls are booked on
+    one round, so that the cap per round counts all that the run has paid, also at earlier starts.
 
-
-def chat_teacher(
-    settings: ChatSettings, cap_usd: float | None, replies: SqliteReplies, ledger: StateStore
-) -> ChatTeacher:
-    """A chat teacher whose calls are booked on one round, so that the cap per round counts all that the run
-    has paid, also at earlier starts."""
-    caps, before = Caps(usd_per_round=cap_usd), entries(ledger, STUDENT)
-    meter = Meter(settings.model, settings.price, caps, partial(book, ledger), before)
-    return ChatTeacher.connect(settings, replies, meter, student=STUDENT).for_round("stat")
-
-
-def _opener(config: StatConfig) -> Callable[[], Student]:
-    """Opens the student once, when it is first needed."""
-
-    @cache
-    def opened() -> Student:
-        if config.student.base is None:
+    Raises `ConfigError` for one that can only diagnose.
+    """
+    books = Books(
+        student=STUDENT,
+        replies=folder.work / "replies.sqlite",
+        caps=Caps(usd_per_round=config.budget.usd_per_round),
+        sink=partial(book, ledger),
+        before=entries(ledger, STUDENT),
+    )
+    opened = open_teacher(config.teacher, books, config.seed)
+    teacher = opened.for_round("stat") if isinstance(opened, PaidTeacher) else opened
+    try:
+        if not isinstance(teacher, CatalogTeacher):
             raise ConfigError(
-                "student.base is needed: give a student in Hugging Face format, "
-                "or its answers in a file (answers = ...)"
+                f"teacher.kind {config.teacher.kind!r} cannot make a catalog"
+                " (graphs.teacher.CatalogTeacher), which `skillloop stat` needs"
             )
-        return HfStudent(config.student.base, config.student.batch_size)
+        yield teacher if isinstance(opened, PaidTeacher) else RememberedTeacher(teacher, replies)
+    finally:
+        close(opened)
 
-    return opened
+
+def _student(config: StatConfig) -> Student:
+    if config.student.base is None:
+        raise ConfigError(
+            "student.base is needed: give a student in Hugging Face format, or its answers in a file"
+            " (answers = ...)"
+        )
+    return open_student(config.student.base, config.engine)

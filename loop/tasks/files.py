@@ -1,38 +1,27 @@
-"""A task of files: questions, labels and catalog as `skillloop stat` reads and writes them, taught by a chat
-model (docs/online.md)."""
+"""A task of files: questions, labels and catalog as `skillloop stat` reads and writes them
+(docs/online.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-
-from transformers import AutoTokenizer
 
 from agent.catalog import SkillCatalog
 from agent.items import HeldOutItem, PoolItem
-from graphs.chat.cache import SqliteReplies
-from graphs.chat.meter import Meter
-from graphs.chat.teacher import ChatTeacher
 from graphs.filters.grading import MathGrader
+from graphs.teacher import Teacher
 from loop.config import Config, ConfigError, TaskSection
 from loop.tasks.grading import grade_text
 from loop.tasks.questions import Question, held_out_items, pool_items, read_questions
 from loop.tasks.records import CatalogRow, LabelRow
-from loop.tasks.student import base_dir, chat_prompt
+from loop.tasks.student import Student
 from loop.tasks.task import Task
 from streams.files import read_rows
-from streams.state.ledger import book, entries, spent_on
-from streams.state.store import StateStore
 
 
-def files_task(config: Config, root: Path, store: StateStore) -> Task:
-    """The task of `config.task`, with the student of `config.student.base` asked through its chat template,
-    if it has one.
-
-    The teacher's replies are kept in `root`, its calls are booked in the store. Raises `ConfigError` and
-    `DataError`.
-    """
+def files_task(config: Config, student: Student, teacher: Teacher) -> Task:
+    """The task of `config.task`; the student is asked through its chat template, if it has one. Raises
+    `ConfigError` and `DataError`."""
     section = config.task
     if section.catalog is None or section.pool is None:
         raise ConfigError("task.kind 'files' needs task.catalog and task.pool")
@@ -42,30 +31,18 @@ def files_task(config: Config, root: Path, store: StateStore) -> Task:
     labels = {row.question_id: row.skills for path in section.labels for row in read_rows(path, LabelRow)}
     questions = read_questions(section.pool)
     pool, held_out = _pool(section.pool, questions, labels), _held_out(section, labels, config.seed)
-    base = base_dir(config.student.base)
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    replies = SqliteReplies(root / "replies.sqlite")
-    teacher = _chat_teacher(config, replies, store)
     grader = MathGrader()
     grade: Callable[[str, str, str], bool | None] = grader if section.grade == "math" else grade_text
-
-    def close() -> None:
-        teacher.close()
-        replies.close()
-        grader.close()
-
     return Task(
         catalog=catalog,
         pool=pool,
         held_out=held_out,
         grade=lambda expected, answer: grade("", expected, answer),
         teacher=teacher,
-        base_dir=base,
-        prompt=lambda question: chat_prompt(tokenizer, question),
-        books_itself=True,
-        round_teacher=teacher.for_round,
         levels={one.item_id: one.level for one in questions if one.level is not None},
-        close=close,
+        base_dir=student.base,
+        prompt=student.prompt,
+        close=grader.close,
     )
 
 
@@ -98,17 +75,3 @@ def _held_out(section: TaskSection, labels: dict[str, tuple[str, ...]], seed: in
             "so the gate could test no skill; label some"
         )
     return tuple(items)
-
-
-def _chat_teacher(config: Config, replies: SqliteReplies, store: StateStore) -> ChatTeacher:
-    """A chat teacher whose every paid call is a row of the store's ledger, where other workers' meters see
-    it."""
-    settings = config.teacher.chat
-    if config.teacher.kind != "chat" or settings is None:
-        raise ConfigError(
-            "task.kind 'files' needs teacher.kind 'chat' with its server in [teacher.chat] (docs/teacher.md)"
-        )
-    student = config.student.name
-    before, shared = entries(store, student), partial(spent_on, store, student)
-    meter = Meter(settings.model, settings.price, config.budget, partial(book, store), before, shared)
-    return ChatTeacher.connect(settings, replies, meter, student=student)

@@ -1,32 +1,31 @@
-"""The student of the offline method: an engine over a folder in Hugging Face format, asked in the form of its
-chat template."""
+"""The student: a folder in Hugging Face format, the engine that serves it, the form in which it is asked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from loop.config import ConfigError
+from loop.config import BUILTIN, ConfigError
 from loop.tasks.world.student import ARCHITECTURES, student_dir
 from serving.engine import Engine
-from serving.transformers_engine import EngineSettings, TransformersEngine
 from streams.files import text_sha256
 
 
 @dataclass(frozen=True)
-class HfStudent:
-    """A student in `base`. Nothing is loaded before it is needed."""
+class Student:
+    """A student in `base`, served by what `open_engine` opens. Nothing is loaded before it is needed."""
 
     base: Path
-    batch_size: int = 16
+    open_engine: Callable[[Path], Engine]
 
     @cached_property
     def engine(self) -> Engine:
-        """The in-process engine. Raises `serving.engine.EngineError` when the folder holds no student."""
-        return TransformersEngine(self.base, EngineSettings(batch_size=self.batch_size))
+        """Its engine. Raises `serving.engine.EngineError` when the folder holds no student."""
+        return self.open_engine(self.base)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -74,12 +73,9 @@ def model_id(base: Path | None, setting: str) -> str:
     return text_sha256(*parts)
 
 
-BUILTIN = "builtin:"
-
-
-def base_dir(base: str) -> Path:
+def base_dir(base: Path | str) -> Path:
     """The directory of a student: one of the shipped ones, or a path. Raises `ConfigError`."""
-    if base.startswith(BUILTIN):
+    if isinstance(base, str) and base.startswith(BUILTIN):
         arch = base.removeprefix(BUILTIN)
         if arch not in ARCHITECTURES:
             raise ConfigError(
@@ -90,7 +86,7 @@ def base_dir(base: str) -> Path:
     path = Path(base)
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"student.base {base!r} is no model directory (it has no config.json); "
+            f"student.base {str(base)!r} is not a model directory (it has no config.json); "
             "`make student` trains the shipped ones"
         )
     return path

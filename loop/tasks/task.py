@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.catalog import SkillCatalog, SkillMap
 from agent.items import HeldOutItem, PoolItem
-from graphs.teacher import Teacher
+from graphs.teacher import PaidTeacher, Teacher
 from training.errors import HeldOutOverlap
 from training.mix import normalised
 
@@ -30,10 +30,8 @@ class Task:
     """`grade(expected, answer)` says whether a final answer is right, None where it cannot tell; `base_dir`
     holds the untrained student.
 
-    `prompt` is the form in which the student is asked. `books_itself`: the teacher enters its calls in the
-    ledger (`graphs.chat.meter`), so the workers must not; `teacher_of` is the teacher whose calls are booked
-    on a round. `levels` are the difficulties of pool items, where known. `close` ends what the task holds
-    open.
+    `prompt` is the form in which the student is asked. `teacher_of` is the teacher whose calls are booked on
+    a round. `levels` are the difficulties of pool items, where known. `close` ends what the task holds open.
 
     Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
     """
@@ -45,8 +43,6 @@ class Task:
     teacher: Teacher
     base_dir: Path
     prompt: Callable[[str], str] = unchanged
-    books_itself: bool = False
-    round_teacher: Callable[[str], Teacher] | None = None
     levels: Mapping[str, int] = field(default_factory=dict)
     close: Callable[[], None] = field(default=nothing_open, repr=False)
 
@@ -64,9 +60,14 @@ class Task:
                 f"(first: {held_out!r} is pool item {pool!r}); remove them from the pool"
             )
 
+    @property
+    def books_itself(self) -> bool:
+        """Whether the teacher enters its calls in the ledger, so that the workers must not."""
+        return isinstance(self.teacher, PaidTeacher)
+
     def teacher_of(self, round_id: str) -> Teacher:
         """The teacher for a round's work."""
-        return self.round_teacher(round_id) if self.round_teacher else self.teacher
+        return self.teacher.for_round(round_id) if isinstance(self.teacher, PaidTeacher) else self.teacher
 
     @property
     def skill_map(self) -> SkillMap:

@@ -18,7 +18,7 @@ from serving.engine import Sampling
 from streams.files import write_text
 from training.evaluate import Evaluation, evaluate, item_set_sha256
 from training.gate import GateVerdict, judge
-from training.registry import Lineage
+from training.versions import Lineage
 
 CANDIDATE = 0
 """The engine's slot for an adapter that is being judged: no registered version has this number."""
@@ -60,7 +60,7 @@ class JudgeWorker(RoundWorker):
         """Everything about the round into its MLflow run, then its version; each call can be repeated."""
         registry, (champion, challenger, verdict) = self.services.registry, judged
         manifest, trained = round_.record.need_curated().manifest, round_.record.need_trained()
-        registry.log_params(run_id, _params(round_, self.services.config.train.model_dump()))
+        registry.log_params(run_id, _params(round_, self.services.config.train.chosen()))
         registry.log_evaluation(run_id, "before", champion)
         registry.log_evaluation(run_id, "after", challenger)
         figures = {"loss": trained.loss, "tokens": trained.tokens, "too_long": trained.too_long}
@@ -147,7 +147,7 @@ def kept_evaluation(path: Path, items: Sequence[HeldOutItem]) -> Evaluation | No
 def _params(round_: LoopRound, settings: dict[str, Any]) -> dict[str, Any]:
     decision, manifest = round_.record.decision, round_.record.need_curated().manifest
     return {
-        **{f"sft/{name}": value for name, value in settings.items() if name not in {"steps", "seed"}},
+        **{f"train/{name}": value for name, value in settings.items()},
         "kind": decision.kind,
         "skills": ",".join(round_.record.skills),
         "steps": decision.steps,

@@ -1,20 +1,40 @@
-"""What the workers share: one frozen bundle, made by `loop.wiring`, in which every part can be replaced."""
+"""What the workers share: one frozen bundle, made by `loop.wiring`, in which every part can be replaced by a
+`Ports`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from graphs.teacher import Teacher
+from loop.backends import close
 from loop.config import Config
 from loop.tasks.task import Task
 from loop.workers.messages import Listener, nobody
 from loop.workers.record import LoopRounds
 from serving.engine import Engine
-from streams.clock import Clock
+from streams.clock import Clock, SystemClock
 from streams.crash import CrashPoint
 from streams.state.store import StateStore
-from training.registry import Registry
+from training.trainer import Trainer
+from training.versions import Registry
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What replaces parts of the services: for tests, and for a process with a clock or a name of its own."""
+
+    store: StateStore | None = None
+    task: Task | None = None
+    teacher: Teacher | None = None
+    engine: Engine | None = None
+    trainer: Trainer | None = None
+    registry: Registry | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    crash: CrashPoint | None = None
+    owner: str = ""
+    listen: Listener = nobody
 
 
 @dataclass(frozen=True)
@@ -28,6 +48,7 @@ class Services:
     rounds: LoopRounds
     task: Task
     engine: Engine
+    trainer: Trainer
     registry: Registry
     clock: Clock
     crash: CrashPoint
@@ -38,8 +59,8 @@ class Services:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.task.close()
-        self.store.close()
+        for part in (self.engine, self.trainer, self.registry, self.task, self.store):
+            close(part)
 
     @property
     def student(self) -> str:

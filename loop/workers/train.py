@@ -12,7 +12,8 @@ from loop.workers.round import RoundWorker
 from streams.state.ledger import entry_row
 from training.attempts import begin_attempt, sweep_attempts
 from training.mix import assert_disjoint, read_dataset
-from training.sft import SftResult, train_round
+from training.trainer import Trained as Adapter
+from training.trainer import TrainingJob
 
 ADAPTERS = "sft"
 
@@ -48,17 +49,25 @@ class TrainWorker(RoundWorker):
         self.advance(round_, "trained", part, [cost])
         sweep_attempts(root / ADAPTERS, attempt)
 
-    def _train(self, round_: LoopRound, adapter: Path | None, attempt: Path, lease: Lease) -> SftResult:
-        services, task = self.services, self.services.task
+    def _train(self, round_: LoopRound, adapter: Path | None, attempt: Path, lease: Lease) -> Adapter:
+        services, task, size = self.services, self.services.task, self.services.config.train
         curated = read_dataset(services.round_dir(round_.round_id) / DATASET)
         assert_disjoint(curated, task.held_out)
         examples = [example.model_copy(update={"prompt": task.prompt(example.prompt)}) for example in curated]
-        steps, seed = round_.record.decision.steps, round_seed(services.config.seed, round_)
-        settings = services.config.train.model_copy(update={"steps": steps, "seed": seed})
 
         def progress(step: int, total: int, loss: float) -> None:
             services.crash("train.step")
             lease.check()
             services.listen(Training(round_.round_id, step, total, loss))
 
-        return train_round(settings, task.base_dir, adapter, examples, attempt, progress)
+        job = TrainingJob(
+            base_dir=task.base_dir,
+            champion=adapter,
+            examples=examples,
+            out_dir=attempt,
+            steps=round_.record.decision.steps,
+            batch_size=size.batch_size,
+            max_length=size.max_length,
+            seed=round_seed(services.config.seed, round_),
+        )
+        return services.trainer.train(job, progress)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
+
+from agent.settings import Settings
 
 
-class KafkaSettings(BaseModel):
+class KafkaSettings(Settings):
     """Address, security, and the times within which Kafka must answer (seconds).
 
     `instance` makes consumers static members: a worker that restarts under the same name within
@@ -16,8 +18,6 @@ class KafkaSettings(BaseModel):
     within `watchdog_s` ends the process. `reader`: record batches are read by our own code ("fast"), which
     steps aside where the installed kafka-python has other internals, or by kafka-python ("client").
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     bootstrap_servers: str = Field(default="localhost:9092", min_length=1)
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -46,10 +45,6 @@ def given_input(**change: object) -> PlanInput:
         "nearest": NEAREST,
     }
     return PlanInput(**(known | change))  # type: ignore[arg-type]
-
-
-def test_every_name_has_a_strategy() -> None:
-    assert set(STRATEGIES) == set(get_args(StrategyName))
 
 
 def test_the_defaults_are_the_papers() -> None:

@@ -45,9 +45,64 @@ def test_the_environment_overrides_the_file_and_arguments_override_both(tmp_path
     assert config.store.url.get_secret_value().endswith("@h/db")
 
 
-def test_a_misspelt_variable_is_an_error() -> None:
-    with pytest.raises(ConfigError, match="did you mean 'min_answers'"):
-        load(None, {"SKILLLOOP_POLICY__MIN_ANSWER": "20"})
+def test_the_environment_is_blamed_for_what_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("[policy]\nmin_needed = 11\n")
+    for environ, told in (
+        (
+            {"SKILLLOOP_POLICY__MIN_ANSWER": "20"},
+            r"variable SKILLLOOP_POLICY__MIN_ANSWER: .* mean 'min_answers'",
+        ),
+        ({"SKILLLOOP_POLICY__MIN_ANSWERS": "many"}, r"variable SKILLLOOP_POLICY__MIN_ANSWERS: .*got 'many'"),
+        (
+            {"SKILLLOOP_POLICY__MIN_STEPS": "900"},
+            r"some\.toml, with SKILLLOOP_POLICY__\* on top: policy: min_steps",
+        ),
+        ({"SKILLLOOP_POLIC__X": "1"}, r"^environment variable SKILLLOOP_POLIC__\*: unknown key 'polic'"),
+        ({"SKILLLOOP_A__B": "1", "SKILLLOOP_A__B__C": "1"}, "SKILLLOOP_A__B__C: another one gives 'b'"),
+    ):
+        with pytest.raises(ConfigError, match=told):
+            load(path, environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[train]\nlr = 1e-4", "train.lr is now train.sft.lr"),
+        ("[train]\nsteps = 10", "train.steps is no longer set: the policy"),
+        ("[train.sft]\nbatch_size = 8", "train.sft.batch_size is now train.batch_size"),
+        ("[student]\nbatch_size = 8", "is now engine.transformers.batch_size"),
+        ("[mlflow]\ntracking_uri = 'http://m'", "mlflow is now registry.mlflow"),
+        ("[teacher]\nerror_rate = 0.1", "is now teacher.symbolic.error_rate"),
+        ("[train]\nbatch_size = 8\n[train.sft]\nmicro_batch_size = 3", "batch_size 8 is not a multiple"),
+    ],
+)
+def test_an_old_key_is_told_where_it_went(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"old\.toml") as caught:
+        load(path)
+    assert told in str(caught.value)
+
+
+def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text('plugins = []\n[student]\nbase = "models/s"\n[monitor]\nprm = "prm"\n')
+    config = load(path)
+    assert (config.student.base, config.monitor.prm) == (tmp_path / "models/s", tmp_path / "prm")
+    path.write_text('[student]\nbase = "builtin:qwen"')
+    assert load(path).student.base == "builtin:qwen"
+
+
+def test_a_secret_may_look_like_a_number_and_is_never_shown(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text('[teacher]\nkind = "chat"\n[teacher.chat]\nbase_url = "http://h/v1"\nmodel = "m"\n')
+    chat = load(path, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "1e5"}).teacher.chat
+    assert chat is not None and chat.api_key.get_secret_value() == "1e5"
+    path.write_text(path.read_text().replace('model = "m"', "max_tokens = 5"))
+    with pytest.raises(ConfigError, match=r"teacher\.chat\.model: Field required") as caught:
+        load(path, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "sk-secret"})
+    assert "sk-secret" not in str(caught.value)
 
 
 def test_a_missing_file_is_named() -> None:

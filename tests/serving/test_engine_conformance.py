@@ -10,7 +10,8 @@ import pytest
 
 from serving.engine import Engine, EngineError, Sampling
 from serving.scripted_engine import ScriptedEngine
-from serving.transformers_engine import EngineSettings, TransformersEngine
+from serving.settings import EngineSettings
+from serving.transformers_engine import TransformersEngine
 
 PROMPTS = ["add 1 and 2 ?", "sub 9 of 4 and 3 ?", "mul 2 and the 3 + 4 * 5 ?", "7 ?"]
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serving.engine import EngineError, Sampling
-from serving.transformers_engine import EngineSettings, TransformersEngine
+from serving.settings import EngineSettings
+from serving.transformers_engine import TransformersEngine
 
 PROMPTS = ["add 1 and 2 ?", "sub 9 of 4 and 3 ?", "mul 2 and the 3 + 4 * 5 ?", "7 ?", "is 4 and 4 ?"]
 

@@ -17,7 +17,8 @@ from training.errors import RegistryError, RegistryUnavailable
 from training.evaluate import evaluate
 from training.gate import judge
 from training.mix import write_dataset
-from training.registry import Lineage, Registry, VersionInfo
+from training.registry import MlflowRegistry
+from training.versions import Lineage, VersionInfo
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
@@ -31,8 +32,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 
 
 @pytest.fixture
-def registry(store: tuple[str, Path], request: pytest.FixtureRequest) -> Registry:
-    return Registry(store[0], request.node.name, store[1])
+def registry(store: tuple[str, Path], request: pytest.FixtureRequest) -> MlflowRegistry:
+    return MlflowRegistry(store[0], request.node.name, store[1])
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def make_adapter(tmp_path: Path) -> Callable[[int], Path]:
     return make
 
 
-def train(registry: Registry, llama: Path, adapter: Path, round_id: str) -> VersionInfo:
+def train(registry: MlflowRegistry, llama: Path, adapter: Path, round_id: str) -> VersionInfo:
     run_id = registry.start_run(round_id)
     sha256 = registry.log_adapter(run_id, adapter)
     parent = registry.champion().version
@@ -56,7 +57,7 @@ def train(registry: Registry, llama: Path, adapter: Path, round_id: str) -> Vers
     )
 
 
-def test_the_base_is_version_one_and_champion(registry: Registry, llama: Path, qwen: Path) -> None:
+def test_the_base_is_version_one_and_champion(registry: MlflowRegistry, llama: Path, qwen: Path) -> None:
     with pytest.raises(RegistryError, match="no champion yet"):
         registry.champion()
     base = registry.register_base(llama)
@@ -73,7 +74,7 @@ def test_the_base_is_version_one_and_champion(registry: Registry, llama: Path, q
         registry.register_base(qwen)
 
 
-def test_a_run_is_resumed_or_adopted(registry: Registry) -> None:
+def test_a_run_is_resumed_or_adopted(registry: MlflowRegistry) -> None:
     run_id = registry.start_run("round-1")
     registry.log_params(run_id, {"lr": 0.1, "skills": ("add",)})
     registry.log_metrics(run_id, {"before/skill/add": 0.5})
@@ -93,7 +94,11 @@ def test_a_run_is_resumed_or_adopted(registry: Registry) -> None:
 
 
 def test_everything_about_a_round_is_kept(
-    registry: Registry, store: tuple[str, Path], make_items: Callable, make_examples: Callable, tmp_path: Path
+    registry: MlflowRegistry,
+    store: tuple[str, Path],
+    make_items: Callable,
+    make_examples: Callable,
+    tmp_path: Path,
 ) -> None:
     run_id = registry.start_run("round-1")
     found = evaluate(
@@ -110,7 +115,7 @@ def test_everything_about_a_round_is_kept(
 
 
 def test_versions_are_created_once_and_promoted_and_rolled_back(
-    registry: Registry, llama: Path, make_adapter: Callable, tmp_path: Path
+    registry: MlflowRegistry, llama: Path, make_adapter: Callable, tmp_path: Path
 ) -> None:
     registry.register_base(llama)
     second = train(registry, llama, make_adapter(2), "round-2")
@@ -146,7 +151,7 @@ def test_versions_are_created_once_and_promoted_and_rolled_back(
 
 
 def test_another_adapter_for_a_known_round_is_refused(
-    registry: Registry, llama: Path, make_adapter: Callable
+    registry: MlflowRegistry, llama: Path, make_adapter: Callable
 ) -> None:
     registry.register_base(llama)
     train(registry, llama, make_adapter(2), "round-2")
@@ -155,7 +160,7 @@ def test_another_adapter_for_a_known_round_is_refused(
 
 
 def test_a_download_is_verified(
-    registry: Registry, llama: Path, make_adapter: Callable, tmp_path: Path
+    registry: MlflowRegistry, llama: Path, make_adapter: Callable, tmp_path: Path
 ) -> None:
     registry.register_base(llama)
     info = train(registry, llama, make_adapter(2), "round-2")
@@ -172,12 +177,12 @@ def test_a_download_is_verified(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_two_processes_may_open_a_student_at_once(store: tuple[str, Path], registry: Registry) -> None:
+def test_two_processes_may_open_a_student_at_once(store: tuple[str, Path], registry: MlflowRegistry) -> None:
     failures: list[BaseException] = []
 
     def open_it() -> None:
         try:
-            Registry(store[0], "both", store[1])
+            MlflowRegistry(store[0], "both", store[1])
         except BaseException as exc:
             failures.append(exc)
 
@@ -191,13 +196,13 @@ def test_two_processes_may_open_a_student_at_once(store: tuple[str, Path], regis
 
 def test_names_and_addresses_are_checked(store: tuple[str, Path]) -> None:
     with pytest.raises(RegistryError, match="student name"):
-        Registry(store[0], "../up", store[1])
+        MlflowRegistry(store[0], "../up", store[1])
     for uri in ("sqlite:///relative.db", "mlruns", "file:///tmp/mlruns"):
         with pytest.raises(RegistryError, match="tracking URI"):
-            Registry(uri, "student")
+            MlflowRegistry(uri, "student")
 
 
 def test_a_server_that_is_away_is_a_passing_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryUnavailable, match="retry with back-off"):
-        Registry("http://127.0.0.1:9", "student")
+        MlflowRegistry("http://127.0.0.1:9", "student")

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,27 +28,31 @@ from training.errors import (
 )
 from training.mix import write_dataset
 from training.settings import SftSettings
-from training.sft import finished_result, train_round
+from training.sft import SftTrainer, finished_result
+from training.trainer import Progress, Trained, TrainingJob, unwatched
 
-SETTINGS = SftSettings(
-    steps=12,
-    lora_r=4,
-    lora_alpha=8,
-    lora_dropout=0.1,
-    lr=5e-3,
-    batch_size=8,
-    save_every=5,
-    report_every=1,
-    seed=3,
-)
+SETTINGS = SftSettings(lora_r=4, lora_alpha=8, lora_dropout=0.1, lr=5e-3, save_every=5, report_every=1)
+SIZE = {"steps": 12, "batch_size": 8, "seed": 3}
+
+
+def train(
+    base: Path,
+    champion: Path | None,
+    examples: Sequence[Example],
+    out_dir: Path,
+    on_progress: Progress = unwatched,
+    **changes: Any,
+) -> Trained:
+    """A round with `SETTINGS` and `SIZE`, changed."""
+    recipe = {name: changes.pop(name) for name in SftSettings.model_fields if name in changes}
+    job = TrainingJob(base, champion, examples, out_dir, **{**SIZE, **changes})
+    return SftTrainer(SETTINGS.model_copy(update=recipe)).train(job, on_progress)
 
 
 @pytest.fixture(scope="module")
 def champion(llama: Path, make_examples: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A first adapter on the Llama, trained without disturbance."""
-    return train_round(
-        SETTINGS, llama, None, make_examples(60), tmp_path_factory.mktemp("champion")
-    ).adapter_dir
+    return train(llama, None, make_examples(60), tmp_path_factory.mktemp("champion")).adapter_dir
 
 
 @pytest.mark.parametrize("arch", ["llama", "qwen"])
@@ -55,10 +60,8 @@ def test_a_round_learns_and_repeats_exactly(
     arch: str, request: pytest.FixtureRequest, make_examples: Callable, tmp_path: Path
 ) -> None:
     base, seen = request.getfixturevalue(arch), []
-    first = train_round(
-        SETTINGS, base, None, make_examples(60), tmp_path / "a", lambda *report: seen.append(report)
-    )
-    again = train_round(SETTINGS, base, None, make_examples(60), tmp_path / "b")
+    first = train(base, None, make_examples(60), tmp_path / "a", lambda *report: seen.append(report))
+    again = train(base, None, make_examples(60), tmp_path / "b")
     assert first.sha256 == again.sha256 == adapter_sha256(first.adapter_dir)
     assert [step for step, _, _ in seen] == list(range(1, 13)) and seen[-1][2] == first.final_loss < seen[0][
         2
@@ -67,46 +70,38 @@ def test_a_round_learns_and_repeats_exactly(
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
-    other = train_round(
-        SETTINGS.model_copy(update={"seed": 4}), base, None, make_examples(60), tmp_path / "c"
-    )
+    other = train(base, None, make_examples(60), tmp_path / "c", seed=4)
     assert other.sha256 != first.sha256
 
 
 def test_a_finished_round_is_returned_without_training(
     llama: Path, make_examples: Callable, tmp_path: Path
 ) -> None:
-    first = train_round(SETTINGS, llama, None, make_examples(60), tmp_path)
+    first = train(llama, None, make_examples(60), tmp_path)
 
     def never(step: int, total: int, loss: float) -> None:
         raise AssertionError("trained again")
 
-    assert (
-        train_round(SETTINGS, llama, None, make_examples(60), tmp_path, never)
-        == first
-        == finished_result(tmp_path)
-    )
+    assert train(llama, None, make_examples(60), tmp_path, never) == first == finished_result(tmp_path)
     with pytest.raises(TrainingError, match="other settings, data, base or champion"):
-        train_round(SETTINGS, llama, None, make_examples(61), tmp_path)
+        train(llama, None, make_examples(61), tmp_path)
     save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match="is not the adapter"):
-        train_round(SETTINGS, llama, None, make_examples(60), tmp_path)
+        train(llama, None, make_examples(60), tmp_path)
 
 
 def test_a_round_continues_the_champion(
     llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
 ) -> None:
-    tiny = SETTINGS.model_copy(update={"lr": 1e-6, "steps": 1, "warmup_ratio": 0.0})
-    result = train_round(tiny, llama, champion, make_examples(8, "sub"), tmp_path / "near")
+    tiny = {"lr": 1e-6, "steps": 1, "warmup_ratio": 0.0}
+    result = train(llama, champion, make_examples(8, "sub"), tmp_path / "near", **tiny)
     before = load_file(champion / "adapter_model.safetensors")
     after = load_file(result.adapter_dir / "adapter_model.safetensors")
     assert before.keys() == after.keys()
     assert max(float((before[name] - after[name]).abs().max()) for name in before) < 1e-4
     assert result.sha256 != adapter_sha256(champion)
     with pytest.raises(AdapterError, match="a lineage keeps its shape"):
-        train_round(
-            SETTINGS.model_copy(update={"lora_r": 8}), llama, champion, make_examples(8), tmp_path / "r8"
-        )
+        train(llama, champion, make_examples(8), tmp_path / "r8", lora_r=8)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +119,10 @@ def test_a_killed_round_resumes_to_the_same_bytes(
     """In the same directory, or in that of another attempt."""
     examples, start = make_examples(60, "mul"), champion if continues else None
     write_dataset(tmp_path / "data.jsonl", examples)
-    undisturbed = train_round(SETTINGS, llama, start, examples, tmp_path / "undisturbed")
-    (tmp_path / "settings.json").write_text(SETTINGS.model_dump_json())
-    script = Path(__file__).with_name("crash_sft.py")
+    undisturbed = train(llama, start, examples, tmp_path / "undisturbed")
+    (tmp_path / "settings.json").write_text(json.dumps([SETTINGS.model_dump(), SIZE]))
     killed = run_warm(
-        script,
+        Path(__file__).with_name("crash_sft.py"),
         tmp_path / "settings.json",
         llama,
         start or "",
@@ -145,9 +139,7 @@ def test_a_killed_round_resumes_to_the_same_bytes(
         (tmp_path / "killed/checkpoints/checkpoint-6/optimizer.pt").write_bytes(b"half")
     steps: list[int] = []
     attempt = begin_attempt(tmp_path / "killed", 2) if anew else tmp_path / "killed"
-    resumed = train_round(
-        SETTINGS, llama, start, examples, attempt, lambda step, total, loss: steps.append(step)
-    )
+    resumed = train(llama, start, examples, attempt, lambda step, total, loss: steps.append(step))
     assert steps[0] == {3: 1, 8: 6, 12: 11}[kill_at]
     assert resumed.sha256 == undisturbed.sha256
     assert (resumed.final_loss, resumed.tokens) == (undisturbed.final_loss, undisturbed.tokens)
@@ -161,7 +153,7 @@ def test_what_on_progress_raises_stops_the_round(
         raise KeyError("lease lost")
 
     with pytest.raises(KeyError, match="lease lost"):
-        train_round(SETTINGS, llama, None, make_examples(60), tmp_path, stop)
+        train(llama, None, make_examples(60), tmp_path, stop)
 
 
 def too_long(example: Example) -> Example:
@@ -175,18 +167,17 @@ def test_a_too_long_example_is_left_out_and_counted(
     llama: Path, make_examples: Callable, tmp_path: Path
 ) -> None:
     """And nothing is truncated: the adapter is that of a data set without it."""
-    settings, examples = SETTINGS.model_copy(update={"max_length": 14, "steps": 2}), make_examples(20)
-    result = train_round(settings, llama, None, [*examples, too_long(examples[0])], tmp_path / "a")
+    examples, size = make_examples(20), {"max_length": 14, "steps": 2}
+    result = train(llama, None, [*examples, too_long(examples[0])], tmp_path / "a", **size)
     assert result.too_long == 1 and finished_result(tmp_path / "a") == result
-    without = train_round(settings, llama, None, examples, tmp_path / "b")
+    without = train(llama, None, examples, tmp_path / "b", **size)
     assert without.sha256 == result.sha256 and without.too_long == 0
 
 
 def test_replay_alone_is_not_trained_on(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
     examples = [*map(too_long, make_examples(4)), *make_examples(8, "sub", "replay")]
-    settings = SETTINGS.model_copy(update={"max_length": 14})
     with pytest.raises(ExampleTooLong, match=r"4 of 12 examples exceed max_length 14, .* nothing new"):
-        train_round(settings, llama, None, examples, tmp_path)
+        train(llama, None, examples, tmp_path, max_length=14)
 
 
 def test_attempts_do_not_disturb_each_other(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
@@ -197,12 +188,10 @@ def test_attempts_do_not_disturb_each_other(llama: Path, make_examples: Callable
         if step == 9:
             attempt = begin_attempt(tmp_path, 7)
             seen: list[int] = []
-            second.append(
-                train_round(SETTINGS, llama, None, examples, attempt, lambda done, *_: seen.append(done))
-            )
+            second.append(train(llama, None, examples, attempt, lambda done, *_: seen.append(done)))
             assert seen[0] == 6, "it resumes from the first one's checkpoint"
 
-    first = train_round(SETTINGS, llama, None, examples, begin_attempt(tmp_path, 3), frozen)
+    first = train(llama, None, examples, begin_attempt(tmp_path, 3), frozen)
     assert first.adapter_dir != second[0].adapter_dir
     kept = second[0].adapter_dir.parent
     sweep_attempts(tmp_path, kept)
@@ -211,15 +200,15 @@ def test_attempts_do_not_disturb_each_other(llama: Path, make_examples: Callable
 
 def test_bad_data_is_refused(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no examples"):
-        train_round(SETTINGS, llama, None, [], tmp_path / "a")
+        train(llama, None, [], tmp_path / "a")
     empty = make_examples(3)[0].model_copy(update={"completion": " "})
     with pytest.raises(DatasetError, match="empty completion"):
-        train_round(SETTINGS, llama, None, [empty], tmp_path / "b")
+        train(llama, None, [empty], tmp_path / "b")
 
 
 def test_a_base_that_is_not_there(make_examples: Callable, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no \.safetensors weights"):
-        train_round(SETTINGS, tmp_path, None, make_examples(3), tmp_path / "a")
+        train(tmp_path, None, make_examples(3), tmp_path / "a")
 
 
 def test_divergence_is_an_error(llama: Path, champion: Path, make_examples: Callable, tmp_path: Path) -> None:
@@ -227,7 +216,7 @@ def test_divergence_is_an_error(llama: Path, champion: Path, make_examples: Call
     weights = load_file(champion / "adapter_model.safetensors")
     save_file({name: weight * 1e30 for name, weight in weights.items()}, wild / "adapter_model.safetensors")
     with pytest.raises(TrainingDiverged, match="loss nan"):
-        train_round(SETTINGS, llama, wild, make_examples(60), tmp_path / "out")
+        train(llama, wild, make_examples(60), tmp_path / "out")
     assert finished_result(tmp_path / "out") is None
 
 
@@ -235,7 +224,7 @@ def test_weights_that_do_not_move_are_an_error(
     llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
 ) -> None:
     with pytest.raises(NothingLearned, match="trainable tensors moved"):
-        train_round(SETTINGS.model_copy(update={"lr": 1e-30}), llama, champion, make_examples(60), tmp_path)
+        train(llama, champion, make_examples(60), tmp_path, lr=1e-30)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "nan", "pickle", "no config", "dora", "not lora"])
@@ -258,15 +247,13 @@ def test_a_corrupt_champion_is_refused(
     with pytest.raises(CorruptAdapter):
         load_check(adapter)
     with pytest.raises(CorruptAdapter):
-        train_round(SETTINGS, llama, adapter, make_examples(60), tmp_path / "out")
+        train(llama, adapter, make_examples(60), tmp_path / "out")
 
 
 def test_micro_batches_train_the_same_step(llama: Path, make_examples: Callable, tmp_path: Path) -> None:
-    plain = SETTINGS.model_copy(update={"lora_dropout": 0.0, "steps": 3})
-    whole = train_round(plain, llama, None, make_examples(60), tmp_path / "whole")
-    parts = train_round(
-        plain.model_copy(update={"micro_batch_size": 2}), llama, None, make_examples(60), tmp_path / "parts"
-    )
+    plain = {"lora_dropout": 0.0, "steps": 3}
+    whole = train(llama, None, make_examples(60), tmp_path / "whole", **plain)
+    parts = train(llama, None, make_examples(60), tmp_path / "parts", **plain, micro_batch_size=2)
     left = load_file(whole.adapter_dir / "adapter_model.safetensors")
     right = load_file(parts.adapter_dir / "adapter_model.safetensors")
     assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-3

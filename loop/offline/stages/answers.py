@@ -117,7 +117,7 @@ def generate(
     """
     version = 1 if adapter is None else 2
     identity = bench.student_id if adapter is None else f"{bench.student_id}/{adapter_sha256(adapter)}"
-    size = bench.config.student.batch_size
+    size = int(bench.config.engine.options.get("batch_size", 64))
     batches = [questions[at : at + size] for at in range(0, len(questions), size)]
     texts: list[tuple[str, ...]] = []
     with Journal(bench.folder.work / f"{kind}.jsonl") as journal:

@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.items import Example, Frozen, HeldOutItem, Provenance
 from loop.config import ConfigError
 from loop.offline.bench import Bench
+from loop.offline.config import StatTrainSection
 from loop.offline.folder import settings_sha256
 from loop.offline.records import DatasetRow
 from loop.offline.stages.answers import generate
@@ -19,8 +20,7 @@ from serving.engine import Sampling
 from streams.files import DataError, text_sha256
 from training.evaluate import Evaluation, evaluate
 from training.paired import mcnemar_p
-from training.settings import SftSettings
-from training.sft import train_round
+from training.trainer import TrainingJob
 
 
 class TrainRow(Frozen):
@@ -44,13 +44,6 @@ class EvaluatedRow(Frozen):
     skills: tuple[str, ...]
     before: bool
     after: bool
-
-
-def _base(bench: Bench) -> Path:
-    base = bench.config.student.base
-    if base is None:
-        raise ConfigError("student.base is needed to train; set it, or stop with --until dataset")
-    return base
 
 
 def examples_of(bench: Bench, rows: Sequence[DatasetRow]) -> list[Example]:
@@ -96,39 +89,35 @@ def _train_inputs(bench: Bench) -> dict[str, str]:
     }
 
 
-def sft_settings(bench: Bench, examples: int) -> SftSettings:
-    """The trainer's settings: as many steps as the epochs come to."""
-    section = bench.config.train
-    steps = max(1, math.ceil(examples * section.epochs / section.sft.batch_size))
-    return section.sft.model_copy(
-        update={"steps": min(steps, section.max_steps or steps), "seed": bench.config.seed}
-    )
+def steps_of(section: StatTrainSection, examples: int) -> int:
+    """As many optimizer steps as the epochs come to."""
+    steps = max(1, math.ceil(examples * section.epochs / section.batch_size))
+    return min(steps, section.max_steps or steps)
 
 
 def _train(bench: Bench) -> Result:
-    base = _base(bench)
+    if bench.config.student.base is None:
+        raise ConfigError("student.base is needed to train; set it, or stop with --until dataset")
+    section = bench.config.train
     rows = bench.folder.rows(bench.named("dataset"), DatasetRow)
     everything = examples_of(bench, rows)
-    examples = _fitting(bench, everything, bench.config.train.sft.max_length)
+    examples = _fitting(bench, everything, section.max_length)
     if not examples:
-        raise DataError(
-            f"no pair fits into train.sft.max_length = {bench.config.train.sft.max_length} tokens; raise it"
-        )
-    settings = sft_settings(bench, len(examples))
+        raise DataError(f"no pair fits into train.max_length = {section.max_length} tokens; raise it")
     inputs = _train_inputs(bench)
-    out = (
-        bench.folder.root
-        / bench.named("train")
-        / text_sha256(*(f"{key} {inputs[key]}" for key in sorted(inputs)))[:12]
+    digest = text_sha256(*(f"{key} {inputs[key]}" for key in sorted(inputs)))
+    job = TrainingJob(
+        base_dir=bench.open_student().base,
+        champion=None,
+        examples=examples,
+        out_dir=bench.folder.root / bench.named("train") / digest[:12],
+        steps=steps_of(section, len(examples)),
+        batch_size=section.batch_size,
+        max_length=section.max_length,
+        seed=bench.config.seed,
     )
-    done = train_round(
-        settings,
-        base,
-        None,
-        examples,
-        out,
-        lambda step, total, loss: bench.runner.progress("train", step, total),
-    )
+    trainer = bench.open_trainer()
+    done = trainer.train(job, lambda step, total, loss: bench.runner.progress("train", step, total))
     row = TrainRow(
         adapter=str(done.adapter_dir.relative_to(bench.folder.root)),
         sha256=done.sha256,
@@ -140,7 +129,7 @@ def _train(bench: Bench) -> Result:
         final_loss=done.final_loss if math.isfinite(done.final_loss) else None,  # too few steps for a report
     )
     notes = (
-        [f"{row.too_long} pairs are longer than {settings.max_length} tokens and were not trained on"]
+        [f"{row.too_long} pairs are longer than {section.max_length} tokens and were not trained on"]
         if row.too_long
         else []
     )

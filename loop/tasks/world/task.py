@@ -7,11 +7,11 @@ from typing import Literal
 from agent.catalog import SkillCatalog
 from agent.items import HeldOutItem, PoolItem
 from graphs.labels import Labeller, MemoryLabels
-from loop.config import Config, DemoSection
-from loop.tasks.student import base_dir
+from graphs.teacher import PaidTeacher, Teacher
+from loop.config import Config, ConfigError, DemoSection
+from loop.tasks.student import Student
 from loop.tasks.task import Task
 from loop.tasks.world.checker import grade
-from loop.tasks.world.teacher import SymbolicTeacher
 from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS
 from loop.tasks.world.world import COMMON, DESCRIPTIONS, SKILLS, STUBBORN, HeldOutSizes, held_out, pool
 
@@ -39,11 +39,17 @@ def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutI
     return held_out(kind, sizes)
 
 
-def demo_task(config: Config) -> Task:
+def demo_task(config: Config, student: Student, teacher: Teacher) -> Task:
     """Everything the loop needs of the demo's world. The teacher labels the pool, as it labels users'
-    questions."""
-    rates = config.teacher.model_dump(exclude={"kind", "chat"})
-    teacher = SymbolicTeacher(**rates, seed=config.seed)
+    questions.
+
+    Raises `ConfigError` for a teacher that is paid by the call: every process labels the pool anew.
+    """
+    if isinstance(teacher, PaidTeacher):
+        raise ConfigError(
+            f"teacher.kind {config.teacher.kind!r} needs task.kind 'files': the demo's world has its symbolic"
+            " teacher"
+        )
     catalog = SkillCatalog.of(*((name, DESCRIPTIONS[name]) for name in SKILLS))
     labeller = Labeller(teacher, catalog, MemoryLabels())
     items = [
@@ -51,6 +57,4 @@ def demo_task(config: Config) -> Task:
         for item in pool(config.seed, pool_sizes(config))
     ]
     labelled: tuple[PoolItem, ...] = tuple(item for item in items if item.skills)
-    return Task(
-        catalog, labelled, items_of("gate", config.demo), grade, teacher, base_dir(config.student.base)
-    )
+    return Task(catalog, labelled, items_of("gate", config.demo), grade, teacher, student.base)

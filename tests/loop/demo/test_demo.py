@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from agent.profile import ALL
 from loop.backends import open_log, open_store
 from loop.config import load
-from loop.wiring import open_registry
+from loop.doors import open_registry
 from loop.workers.record import open_rounds
 
 FIGURES = {

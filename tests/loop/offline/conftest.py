@@ -67,7 +67,7 @@ held_out = ["test.jsonl"]
 [filters]
 grade = "text"
 [teacher]
-script = "script.json"
+scripted = { script = "script.json" }
 [strategy]
 pairs = 60
 """

@@ -38,7 +38,7 @@ def chat(config: Path, server: TeacherServer, price: str = "{ free = true }", mo
         f'[teacher.chat]\nbase_url = "{server.base_url}"\nmodel = "scripted"\nbackoff_s = 0.01\n'
         f"max_tokens = 64\nprice = {price}\n"
     )
-    text = config.read_text().replace('script = "script.json"', 'kind = "chat"\n' + settings)
+    text = config.read_text().replace('scripted = { script = "script.json" }', 'kind = "chat"\n' + settings)
     config.write_text(text.replace("pairs = 60", "pairs = 20\nk_sel = 1") + more)
 
 
@@ -124,7 +124,7 @@ def test_money_is_agreed_to_and_capped_before_the_call_that_would_pass_the_cap(
 ) -> None:
     config = make_files()
     with TeacherServer() as server:
-        chat(config, server, PRICED, "[budget]\ncap_usd = 0.002\n")
+        chat(config, server, PRICED, "[budget]\nusd_per_round = 0.002\n")
         with pytest.raises(NotConfirmed, match="--yes"):
             run(command, config)
         assert not server.calls

@@ -22,7 +22,7 @@ def test_every_committed_file_is_valid(path: Path) -> None:
         ("[stratgy]\nname = 'mix'", "did you mean 'strategy'"),
         ("[strategy]\nk_sell = 3", "did you mean 'k_sel'"),
         ("[strategy]\nname = 'stat'", "strategy.name"),
-        ("[teacher]\nkind = 'chat'", "teacher.chat is needed"),
+        ("[teacher]\nkind = 'chat'", "needs its server in [teacher.chat]"),
         ("[catalog]\nsource = 'file'", "catalog.file is needed"),
         ("[filters]\norder = ['prm']", "filters.prm is needed"),
         ("[", "cannot read"),
@@ -51,7 +51,8 @@ def test_paths_start_at_the_files_folder_and_the_environment_is_on_top(make_file
 def test_a_key_in_the_environment_stays_secret(make_files: Files) -> None:
     config = make_files()
     chat = '[teacher.chat]\nbase_url = "http://h/v1"\nmodel = "m"\nprice = { free = true }\n'
-    config.write_text(config.read_text().replace('script = "script.json"', 'kind = "chat"\n' + chat))
+    scripted = 'scripted = { script = "script.json" }'
+    config.write_text(config.read_text().replace(scripted, 'kind = "chat"\n' + chat))
     loaded = load_stat(config, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "sk-secret"})
     assert loaded.teacher.chat is not None and loaded.teacher.chat.api_key.get_secret_value() == "sk-secret"
     assert "sk-secret" not in repr(loaded)

@@ -15,11 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
-from loop.config import ConfigError
+from loop.config import ConfigError, EngineSection
+from loop.doors import open_student
 from loop.offline import pipeline, rewards
 from loop.offline.config import load_stat
 from loop.offline.opening import open_bench
-from loop.tasks.student import HfStudent
 from streams.files import read_objects
 
 BYTES = [f"<{number}>" for number in range(4)]
@@ -64,7 +64,8 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_prompt_is_the_chat_template_without_a_second_beginning(student: Path) -> None:
-    assert HfStudent(student).prompt("2+2?") == "<bos>Q: 2+2?\nA:"  # this tokenizer adds none by itself
+    # This tokenizer adds none by itself.
+    assert open_student(student, EngineSection()).prompt("2+2?") == "<bos>Q: 2+2?\nA:"
 
 
 def test_the_data_set_trains_in_trl_without_conversion(
@@ -101,12 +102,12 @@ def test_the_command_trains_and_measures(
 ) -> None:
     config = make_files()
     sft = (
-        "[train]\nmax_steps = 3\n[train.sft]\nsteps = 1\nbatch_size = 4\n"
-        "micro_batch_size = 4\nmax_length = 200\nlr = 1e-3\nlora_r = 4\n"
+        "[train]\nmax_steps = 3\nbatch_size = 4\nmax_length = 200\n"
+        "[train.sft]\nmicro_batch_size = 4\nlr = 1e-3\nlora_r = 4\n"
     )
     settings = (
-        f'[student]\nbase = "{student}"\nmax_new_tokens = 8\nbatch_size = 4\n'
-        f"temperature = 0.0\n{sft}[evaluate]\nitems = 5\n"
+        f'[student]\nbase = "{student}"\nmax_new_tokens = 8\ntemperature ='
+        f" 0.0\n[engine.transformers]\nbatch_size = 4\n{sft}[evaluate]\nitems = 5\n"
     )
     config.write_text(config.read_text().replace('answers = "answers.jsonl"\n', "") + settings)
     events: list[tuple[str, str]] = []

@@ -25,7 +25,7 @@ def test_noise_validates_or_is_abstained_from(make_files: Callable[..., Path], v
     chat = (
         f'[teacher.chat]\nbase_url = "{vllm_url}"\nmodel = "teacher"\nprice = {{ free = true }}\n{sampling}'
     )
-    text = config.read_text().replace('script = "script.json"', 'kind = "chat"\n' + chat)
+    text = config.read_text().replace('scripted = { script = "script.json" }', 'kind = "chat"\n' + chat)
     # Noise finds no missing skill, so the data set is made by a strategy that needs none: the pool's
     # solutions in other words.
     config.write_text(text.replace("pairs = 60", 'name = "augment"\npairs = 12'))

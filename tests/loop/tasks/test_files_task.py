@@ -21,14 +21,16 @@ from loop.backends import open_log, open_store
 from loop.cli.look import rebuild_profile
 from loop.config import Config, ConfigError, load
 from loop.demo.stream import START, DemoStream
+from loop.doors import open_task
 from loop.embedded import Embedded
 from loop.tasks.records import CatalogRow, LabelRow
 from loop.tasks.world.checker import grade
 from loop.tasks.world.task import items_of, pool_sizes
 from loop.tasks.world.teacher import SymbolicTeacher
 from loop.tasks.world.world import DESCRIPTIONS, SKILLS, pool
-from loop.wiring import open_services, open_task, set_up_student
+from loop.wiring import open_services, set_up_student
 from loop.workers.record import LoopRound
+from loop.workers.services import Ports
 from streams.clock import HandClock
 from streams.files import DataError
 from streams.state.ledger import entries
@@ -122,7 +124,7 @@ def run_stream(config: Config, root: Path) -> Ran:
     # Only the demo's checker finds the final answer in its student's lines.
     task = replace(open_task(config, root, store), grade=grade)
     with (
-        open_services(config, root, {"clock": clock, "task": task, "store": store}) as services,
+        open_services(config, root, Ports(clock=clock, task=task, store=store)) as services,
         open_log(config, root) as log,
     ):
         set_up_student(services)
@@ -158,7 +160,6 @@ def test_wrong_settings_are_named(config_file: Path, tmp_path: Path) -> None:
     text = config_file.read_text()
     store = open_store(load(None), tmp_path)
     for changed, message in (
-        (text.replace('kind = "chat"', 'kind = "symbolic"'), "needs teacher.kind 'chat'"),
         (text.replace('labels = ["labels.jsonl"]', ""), "name its labels in task.labels"),
         (text.replace('pool = "pool.jsonl"', ""), "kind = 'files' needs pool"),
         (text.replace('kind = "files"', 'kind = "demo"'), "the demo's world has its symbolic teacher"),

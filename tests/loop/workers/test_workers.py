@@ -82,6 +82,7 @@ def make_services(
         "engine": engine,
         "registry": AbsentRegistry(),
         "clock": clock,
+        "trainer": None,  # nothing gets that far
         "crash": no_crash,
         "owner": "test",
     }

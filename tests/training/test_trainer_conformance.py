@@ -1,0 +1,24 @@
+"""Every trainer passes the suite of the port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.items import Example
+from training.settings import SftSettings
+from training.sft import SftTrainer
+from training.testing.trainer_conformance import CHECKS, Check
+from training.trainer import Trainer, TrainingJob
+
+SFT = SftTrainer(SftSettings(lora_r=2, lora_alpha=4, lora_dropout=0.1, lr=5e-3, save_every=2, report_every=1))
+
+
+@pytest.mark.parametrize("trainer", [SFT], ids=["sft"])
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_trainer_keeps_the_contract(
+    check: Check, trainer: Trainer, llama: Path, make_examples: Callable[[int], list[Example]], tmp_path: Path
+) -> None:
+    check(trainer, TrainingJob(llama, None, make_examples(24), tmp_path / "round", 6, 4, 64))

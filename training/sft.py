@@ -37,7 +37,7 @@ from training.checkpoints import RESULT, Marker, claim, last_complete, mark_comp
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
-from training.trainer import Progress, Trained, TrainingJob, unwatched
+from training.trainer import Progress, TrainedAdapter, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class SftTrainer:
 
     settings: SftSettings
 
-    def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> Trained:
+    def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`."""
         claim(job.out_dir, _fingerprint(self.settings, job))
         done = finished_result(job.out_dir)
@@ -76,11 +76,12 @@ class SftTrainer:
         adapter = job.out_dir / "adapter"
         tokens = sum(len(rows[i].input_ids) for i in plan)
         figures = (job.steps, watch.seconds(), tokens, watch.loss)
-        result = Trained(adapter, adapter_sha256(adapter), *figures, too_long=len(job.examples) - len(rows))
+        too_long = len(job.examples) - len(rows)
+        result = TrainedAdapter(adapter, adapter_sha256(adapter), *figures, too_long=too_long)
         return _finish(job.out_dir, result)
 
 
-def finished_result(out_dir: Path) -> Trained | None:
+def finished_result(out_dir: Path) -> TrainedAdapter | None:
     """The result of a finished round, or None. Raises `CorruptAdapter` when the adapter is no longer the one
     it wrote."""
     found = read_json(out_dir / RESULT)
@@ -93,7 +94,7 @@ def finished_result(out_dir: Path) -> Trained | None:
             f"{adapter_dir} is not the adapter that {out_dir / RESULT} describes; train the round in a"
             " new directory"
         )
-    return Trained(adapter_dir=adapter_dir, **found)
+    return TrainedAdapter(adapter_dir=adapter_dir, **found)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
@@ -256,7 +257,7 @@ def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
     temporary.rename(final)
 
 
-def _finish(out_dir: Path, result: Trained) -> Trained:
+def _finish(out_dir: Path, result: TrainedAdapter) -> TrainedAdapter:
     values = {key: value for key, value in asdict(result).items() if key != "adapter_dir"}
     write_json(out_dir / RESULT, values)
     shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)

@@ -41,7 +41,7 @@ class TrainingJob:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedAdapter:
     """A finished round. `adapter_dir` is `out_dir / "adapter"`, in PEFT's format, and `sha256` its hash
     (`training.adapters`).
 
@@ -62,13 +62,14 @@ class Trained:
 class Trainer(Protocol):
     """Trains rounds, one at a time."""
 
-    def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> Trained:
+    def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """Train the round.
 
         Called again with an equal job after a crash it resumes, or returns the finished result without
         training; the result is that of an undisturbed round. Raises `training.errors.TrainingError` and its
         children: `DatasetError` (no examples, an empty completion), `ExampleTooLong` (no example with
         something new to learn fits; nothing is truncated),
-        `AdapterError` (a champion that is corrupt or does not fit), `TrainingDiverged`, `NothingLearned`, and
+        `AdapterError` (a champion that does not fit),
+        `serving.adapter_files.CorruptAdapter`, `TrainingDiverged`, `NothingLearned`, and
         `TrainingError` itself for an `out_dir` that belongs to another job.
         """

@@ -40,7 +40,8 @@ def _curated(record: RoundParts) -> str:
 def _trained(record: RoundParts) -> str:
     made = record.need_trained()
     left_out = f", {made.too_long} examples too long and left out" if made.too_long else ""
-    return f"trained {record.decision.steps} steps, {made.tokens} tokens, loss {made.loss:.3f}{left_out}"
+    loss = "not reported" if made.loss is None else f"{made.loss:.3f}"
+    return f"trained {record.decision.steps} steps, {made.tokens} tokens, loss {loss}{left_out}"
 
 
 def _gate(verdict: GateVerdict) -> tuple[str, str]:

@@ -64,7 +64,9 @@ class JudgeWorker(RoundWorker):
         registry.log_evaluation(run_id, "before", champion)
         registry.log_evaluation(run_id, "after", challenger)
         figures = {"loss": trained.loss, "tokens": trained.tokens, "too_long": trained.too_long}
-        registry.log_metrics(run_id, {f"train/{name}": float(value) for name, value in figures.items()})
+        registry.log_metrics(
+            run_id, {f"train/{name}": float(value) for name, value in figures.items() if value is not None}
+        )
         registry.log_manifest(run_id, manifest)
         registry.log_verdict(run_id, verdict)
         sha256 = registry.log_adapter(run_id, adapter)

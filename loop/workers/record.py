@@ -48,7 +48,7 @@ class Trained(Frozen):
 
     adapter_sha256: str
     tokens: int
-    loss: float
+    loss: float | None
     parent: int
     directory: str = "sft"
     too_long: int = 0

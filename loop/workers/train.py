@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from loop.workers.curate import DATASET, round_seed
@@ -12,8 +13,7 @@ from loop.workers.round import RoundWorker
 from streams.state.ledger import entry_row
 from training.attempts import begin_attempt, sweep_attempts
 from training.mix import assert_disjoint, read_dataset
-from training.trainer import Trained as Adapter
-from training.trainer import TrainingJob
+from training.trainer import TrainedAdapter, TrainingJob
 
 ADAPTERS = "sft"
 
@@ -33,7 +33,7 @@ class TrainWorker(RoundWorker):
         part = Trained(
             adapter_sha256=result.sha256,
             tokens=result.tokens,
-            loss=result.final_loss,
+            loss=result.final_loss if math.isfinite(result.final_loss) else None,
             parent=champion.version,
             directory=str(attempt.relative_to(root)),
             too_long=result.too_long,
@@ -49,7 +49,7 @@ class TrainWorker(RoundWorker):
         self.advance(round_, "trained", part, [cost])
         sweep_attempts(root / ADAPTERS, attempt)
 
-    def _train(self, round_: LoopRound, adapter: Path | None, attempt: Path, lease: Lease) -> Adapter:
+    def _train(self, round_: LoopRound, adapter: Path | None, attempt: Path, lease: Lease) -> TrainedAdapter:
         services, task, size = self.services, self.services.task, self.services.config.train
         curated = read_dataset(services.round_dir(round_.round_id) / DATASET)
         assert_disjoint(curated, task.held_out)

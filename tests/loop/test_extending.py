@@ -24,6 +24,7 @@ from streams.clock import HandClock
 from streams.codec import Codec, encode
 from streams.events import Diagnosed, StudentOutput
 from streams.files import read_objects
+from training.mix import read_dataset
 from training.registry import MlflowRegistry
 
 HERE = Path(__file__).parent
@@ -48,11 +49,14 @@ def test_an_example_is_short(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_engine_trainer_teacher_and_filter_are_used_by_a_running_loop(folder: Path, tmp_path: Path) -> None:
+def test_engine_trainer_teacher_filter_and_strategy_are_used_by_a_running_loop(
+    folder: Path, tmp_path: Path
+) -> None:
     small = tomllib.loads((HERE / "small.toml").read_text())
     small["demo"] |= {"questions": 200}
     small["policy"] |= {"min_pool": 10, "examples_per_skill": 16}
     small["curate"] = {"replay_candidates": 40}
+    small["strategy"] = {"rewrite": False}
     config = load(folder / "loop.toml", overrides=small)
     clock = HandClock(START)
     empty = StudentOutput(
@@ -72,10 +76,13 @@ def test_engine_trainer_teacher_and_filter_are_used_by_a_running_loop(folder: Pa
         embedded.settle()
         ended = services.rounds.list("demo")[0]
         diagnoses = [Codec().decode(record) for record in log.read("diagnoses")]
-    assert ended.state in ("promoted", "rejected"), ended.record.get("error")
+    assert ended.state in ("promoted", "rejected"), ended.record.ended
     assert type(services.engine).__name__ == "RememberingEngine" and vars(services.engine)["known"]
-    trained = json.loads((services.round_dir(ended.round_id) / "sft" / "result.json").read_text())
-    assert trained["steps"] < ended.record["decision"]["steps"]
+    made = ended.record.need_trained()
+    (result,) = services.round_dir(ended.round_id).glob("sft/*/result.json")
+    assert json.loads(result.read_text())["steps"] < ended.record.decision.steps and made.tokens > 0
+    rows = read_dataset(services.round_dir(ended.round_id) / "dataset.jsonl")
+    assert {row.provenance.part for row in rows if row.provenance.strategy != "replay"} == {"single-skill"}
     assert isinstance(services.registry, MlflowRegistry)
     found = [event for event in diagnoses if isinstance(event, Diagnosed)]
     assert {"unfinished", "gold"} == {event.decided_by for event in found}

@@ -26,6 +26,7 @@ from loop.tasks.grading import grade_text
 from loop.tasks.task import Task
 from loop.wiring import open_services
 from loop.workers.monitor import MonitorWorker
+from loop.workers.services import Ports
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
 from streams.codec import Codec, encode
@@ -146,7 +147,8 @@ def online(folder: Path, order: Sequence[str], constrain: bool) -> Said:
         teacher(),
         folder,
     )
-    ports = {"task": task, "engine": engine, "registry": object(), "clock": HandClock(NOW)}
+    absent: Any = object()
+    ports = Ports(task=task, engine=engine, registry=absent, trainer=absent, clock=HandClock(NOW))
     with open_services(config, folder, ports) as services, LocalLog(folder / "log.db") as log:
         log.append([encode(output(number)) for number in range(QUESTIONS)])
         worker = MonitorWorker(services, log)

@@ -29,7 +29,7 @@ from training.errors import (
 from training.mix import write_dataset
 from training.settings import SftSettings
 from training.sft import SftTrainer, finished_result
-from training.trainer import Progress, Trained, TrainingJob, unwatched
+from training.trainer import Progress, TrainedAdapter, TrainingJob, unwatched
 
 SETTINGS = SftSettings(lora_r=4, lora_alpha=8, lora_dropout=0.1, lr=5e-3, save_every=5, report_every=1)
 SIZE = {"steps": 12, "batch_size": 8, "seed": 3}
@@ -42,7 +42,7 @@ def train(
     out_dir: Path,
     on_progress: Progress = unwatched,
     **changes: Any,
-) -> Trained:
+) -> TrainedAdapter:
     """A round with `SETTINGS` and `SIZE`, changed."""
     recipe = {name: changes.pop(name) for name in SftSettings.model_fields if name in changes}
     job = TrainingJob(base, champion, examples, out_dir, **{**SIZE, **changes})

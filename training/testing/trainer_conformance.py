@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from serving.adapter_files import adapter_sha256
+from serving.adapter_files import CorruptAdapter, adapter_sha256
 from training.adapters import load_check
 from training.errors import AdapterError, DatasetError, ExampleTooLong, TrainingError
 from training.trainer import Trainer, TrainingJob
@@ -114,7 +114,7 @@ def refuses_bad_data(trainer: Trainer, job: TrainingJob) -> None:
 
 def refuses_a_champion_that_is_none(trainer: Trainer, job: TrainingJob) -> None:
     """A directory without an adapter is no champion."""
-    assert isinstance(_raised(trainer, replace(job, champion=job.base_dir)), AdapterError)
+    assert isinstance(_raised(trainer, replace(job, champion=job.base_dir)), (AdapterError, CorruptAdapter))
 
 
 CHECKS: tuple[Check, ...] = (

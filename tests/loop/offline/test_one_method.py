@@ -25,7 +25,7 @@ from loop.tasks.grading import grade_text
 from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker, round_seed
 from loop.workers.decide import changed
-from loop.workers.record import Opened, Record, open_rounds
+from loop.workers.record import Opened, RoundParts, open_rounds
 from loop.workers.services import Services
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
@@ -96,6 +96,7 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         task=task,
         engine=engine,
         registry=None,  # type: ignore[arg-type]
+        trainer=None,  # type: ignore[arg-type]
         clock=HandClock(NOW),
         crash=no_crash,
         owner="test",
@@ -106,7 +107,9 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         for skill in task.catalog.names
     )
     decision = Decision(kind="select", skills=targets, examples=strategy.pairs, steps=1, reasons=("test",))
-    planned = replace(ROUND, record=Record(decision=decision, opened=Opened(champion=1, at=NOW, answers=0)))
+    planned = replace(
+        ROUND, record=RoundParts(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
+    )
     services.rounds.open(planned, changed(planned, "planned", {}))
     assert CurateWorker(services, lambda: nullcontext(log)).step()
     made = read_dataset(services.round_dir(ROUND.round_id) / "dataset.jsonl")

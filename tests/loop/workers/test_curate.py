@@ -23,7 +23,7 @@ from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
 from loop.workers.failures import recent_failures
-from loop.workers.record import Opened, Record, open_rounds
+from loop.workers.record import Opened, RoundParts, open_rounds
 from loop.workers.services import Services
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
@@ -93,13 +93,14 @@ def session(tmp_path: Path) -> Session:
             task=task,
             engine=engine,
             registry=None,  # type: ignore[arg-type]
+            trainer=None,  # type: ignore[arg-type]
             clock=HandClock(NOW),
             crash=crash,
             owner="test",
         )
         target = SkillTarget(skill="add", weight=1.0, examples=6, strategy="synthesize")
         decision = Decision(kind="synthesize", skills=(target,), examples=6, steps=1, reasons=("test",))
-        record = Record(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
+        record = RoundParts(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
         round_ = Round("demo-r001", "demo", 1, "planned", None, record)
         services.rounds.open(round_, changed(round_, "planned", {}))
         return services

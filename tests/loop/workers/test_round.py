@@ -89,6 +89,7 @@ class Room:
             task=task,
             engine=ScriptedEngine(lambda *_: "answer"),
             registry=absent,
+            trainer=None,  # type: ignore[arg-type]
             clock=self.clock,
             crash=no_crash,
             owner=owner,

@@ -39,9 +39,9 @@ class StrategySettings(Frozen):
     """The paper's parameters. `pairs` bounds the data set; `answers` are answers for each drawn question.
 
     `k_embed` counts nearest questions for each difficult one; `prompts` are requests for each (difficult
-    question, missing skill): 500 x 2.5 x 2 questions cannot reach the paper's 4k unique ones (method.md, weak
-    spot 8). `share` is the targeted part of `mix`, `hard_levels` what counts as hard. `rewrite` false keeps
-    the pool's own solution as the one answer.
+    question, missing skill): 500 x 2.5 x 2 questions cannot reach the paper's 4k unique ones. `share` is the
+    targeted part of `mix`, `hard_levels` what counts as hard. `rewrite` false keeps the pool's own solution
+    as the one answer.
     """
 
     pairs: int = Field(default=9_500, ge=1)

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, profile, rounds."""
+"""Commands that only look: status, profile, rounds."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
     standing = _standing(config, root, store)
     if standing is None:
-        console.print("no answers of the served version were watched yet", highlight=False)
+        console.print("no answer of the served version has been watched yet", highlight=False)
         return
     console.print(f"policy: {standing.decision.kind}")
     for reason in standing.decision.reasons:
@@ -77,7 +77,7 @@ def show_profile(config: Config, root: Path, console: Console) -> None:
     root = prepare(root)
     standing = _standing(config, root, open_store(config, root))
     if standing is None:
-        console.print("no answers of the served version were watched yet")
+        console.print("no answer of the served version has been watched yet")
         return
     console.print(profile_table(standing.profile, set(standing.alarms)))
 
@@ -134,7 +134,7 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
         )
         table.add_row(*row, round_.record.get("error") or gate)
     console.print(table)
-    console.print("`skillloop rounds show ROUND` gives the reasons", style="dim")
+    console.print("`skillloop rounds show ROUND` shows the reasons", style="dim")
 
 
 def show_round(config: Config, root: Path, round_id: str, console: Console) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from loop.cli.main import app
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("agent", "benchmarks", "graphs", "loop", "serving", "streams", "training")
 FOLDERS = (*PACKAGES, "configs", "docs", "tests")
@@ -15,6 +17,7 @@ SUFFIXES = (".md", ".py", ".toml", ".yaml")
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/[\w./*-]*\w")
 MODULE = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.[a-z_]\w*)+(?![\w(/-])")
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
+COMMAND = re.compile(r"(?:`|^ *|# +)skillloop ([a-z]+)", re.MULTILINE)
 DECISION = re.compile(r"decisions?[ /](0\d{3})")
 ELSEWHERE = re.compile(r"\b(?:design|facts|method|world|conventions)\.md\b|shared/\w+\.md\b")
 NAMES_THE_PAST = ("CHANGELOG.md", "tests/test_documents.py")
@@ -78,6 +81,15 @@ def test_links_between_documents_lead_somewhere() -> None:
     links = [pair for pair in named(LINK) if pair[0].endswith(".md")]
     wrong = [(name, link) for name, link in links if not (ROOT / name).parent.joinpath(link).exists()]
     assert links and not wrong, listing(wrong)
+
+
+def test_every_command_that_is_named_exists() -> None:
+    groups = {group.name for group in app.registered_groups}
+    known = groups | {
+        command.name or command.callback.__name__ for command in app.registered_commands if command.callback
+    }
+    wrong = [pair for pair in named(COMMAND) if pair[1] not in known]
+    assert not wrong, listing(wrong)
 
 
 def test_cited_decisions_exist() -> None:

@@ -1,7 +1,7 @@
 """Events to bytes and back: JSON value, CloudEvents 1.0 attributes in headers (Kafka binary content mode).
 
 Source: CloudEvents 1.0.2, Kafka Protocol Binding, section 3.2. Decoding is ours and never a deserializer of
-the client, since one that raises hangs kafka-python (facts.md).
+the client, since one that raises hangs kafka-python (docs/dependencies.md).
 """
 
 from __future__ import annotations

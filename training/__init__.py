@@ -1,2 +1,2 @@
-"""How a student changes: data mix, LoRA SFT, evaluation, gate, MLflow registry. Only importer of peft, trl,
+"""How a student changes: data mix, LoRA SFT, evaluation, gate, MLflow registry. Only importer of trl and
 mlflow."""

@@ -1,4 +1,4 @@
-"""`skillloop doctor`: one line per thing that must work, with what to do where it does not."""
+"""`skillloop doctor`: one line for each part that has to work, saying what to do where it does not."""
 
 from __future__ import annotations
 
@@ -103,9 +103,9 @@ def _student(config: Config, root: Path) -> str:
 def _champion(config: Config, root: Path) -> str:
     route = open_rounds(open_store(config, root)).route(config.student.name)
     if route is None:
-        return "none yet: `skillloop up` or `skillloop demo` sets the student up"
+        return "none yet: `skillloop up`, `skillloop demo` or `skillloop worker deploy` sets the student up"
     champion = open_registry(config, root).champion()
     if champion.version != route[0]:
-        told = f"MLflow says champion {champion.version}, version {route[0]} is served"
+        told = f"MLflow's champion is version {champion.version}, but version {route[0]} is served"
         raise RuntimeError(f"{told}; `skillloop promote {champion.version}` makes them agree")
     return f"version {champion.version}, served and in MLflow"

@@ -1,5 +1,4 @@
-"""Commands about the event log: topics, backfill, dead letters. Mounted by loop/cli/main.py; everything heavy
-is imported inside."""
+"""Commands about the event log: topics, backfill, dead letters. Everything heavy is imported inside."""
 
 from __future__ import annotations
 
@@ -15,23 +14,26 @@ if TYPE_CHECKING:
     from streams.log import EventLog
 
 topics_app = typer.Typer(
-    no_args_is_help=True, help="The event log's topics: create what is missing, or list them with their ends."
+    no_args_is_help=True, help="The event log's topics: create the missing ones, or list them all."
 )
 dlq_app = typer.Typer(
-    no_args_is_help=True, help="Dead letters: records that could not be processed. List, look at, send again."
+    no_args_is_help=True,
+    help="Dead letters, records that could not be processed: list them, show one, send them again.",
 )
 
-DirOption = Annotated[Path, typer.Option("--dir", help="Folder of the run.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="TOML configuration. Default: demo.")]
+DirOption = Annotated[Path, typer.Option("--dir", help="The run's directory.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML configuration. Default: the demo's.")
+]
 TopicOption = Annotated[
-    str, typer.Option("--topic", help="The topic whose dead letters are meant, without `.dlq`.")
+    str, typer.Option("--topic", help="The topic that the dead letters come from, without `.dlq`.")
 ]
 DEFAULT_DIR = Path("runs/demo")
 DEFAULT_TOPIC = "student-outputs"
 
 
 def _open(directory: Path, config: Path | None) -> EventLog:
-    """The configured log. Its own group member name is not needed: nothing here joins a group."""
+    """The configured log, without a member name: nothing here joins a consumer group."""
     from loop.backends import open_log, prepare
     from loop.cli.main import load_config
 
@@ -43,11 +45,10 @@ def topics_create(
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
     replication: Annotated[
-        int, typer.Option(min=1, help="Copies of each partition (Kafka): 3 in production.")
+        int, typer.Option(min=1, help="Replicas of each partition (Kafka): 3 in production.")
     ] = 1,
 ) -> None:
-    """Create the topics that do not exist, with their partitions and retention. Existing ones stay as they
-    are."""
+    """Create the missing topics, with their partitions and retention. Existing ones are left alone."""
     from streams.local_log import LocalLog
     from streams.topics import TOPICS
 
@@ -64,7 +65,7 @@ def topics_create(
 
 @topics_app.command("list")
 def topics_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Every topic with its partitions, its retention and how many records it has had."""
+    """List all topics with their partitions, retention and number of records so far."""
     from streams.log import TopicMissing
     from streams.topics import DAY_MS, TOPICS
 
@@ -75,7 +76,9 @@ def topics_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None)
                 state = f"{len(ends)} partitions, {sum(ends.values())} records so far"
             except TopicMissing:
                 state = "missing: run `skillloop topics create`"
-            kept = "kept for ever" if spec.retention_ms < 0 else f"kept {spec.retention_ms // DAY_MS} days"
+            kept = (
+                "kept indefinitely" if spec.retention_ms < 0 else f"kept {spec.retention_ms // DAY_MS} days"
+            )
             typer.echo(f"{spec.name:24} {state}, {kept}")
 
 
@@ -103,16 +106,21 @@ def topics_adopt(
 
 def ingest(
     file: Annotated[
-        Path, typer.Argument(help="JSON Lines: our events, or OpenAI chat completions ({request, response}).")
+        Path,
+        typer.Argument(
+            help="JSON Lines: StudentOutput events, or OpenAI chat completions ({request, response})."
+        ),
     ],
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
     version: Annotated[
-        int, typer.Option(min=1, help="The student's version where a line does not say it.")
+        int, typer.Option(min=1, help="The student's version, for lines that do not give one.")
     ] = 1,
 ) -> None:
-    """Put answers from a file into the event log. Stopped and started again it goes on; done twice it has no
-    second effect."""
+    """Put answers from a file into the event log.
+
+    Interrupted and started again, it resumes; a second run of the same file has no effect.
+    """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from loop.backends import prepare
@@ -136,7 +144,7 @@ def ingest(
     for reason in done.reasons:
         typer.echo(reason, err=True)
     began = f" after line {done.resumed_at}" if done.resumed_at else ""
-    typer.echo(f"{done.lines} lines{began}: {done.events} answers into the log, {done.bad} bad lines")
+    typer.echo(f"{done.lines} lines{began}: {done.events} answers written to the log, {done.bad} bad lines")
     if done.bad:
         raise typer.Exit(2)
 
@@ -151,7 +159,7 @@ def _letters(log: EventLog, topic: str) -> Iterator[DeadLetter]:
 def dlq_list(
     directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, topic: TopicOption = DEFAULT_TOPIC
 ) -> None:
-    """One line per dead letter: its id (topic/partition/offset of the original), size, reason and message."""
+    """List dead letters: id (topic/partition/offset of the original), size, reason and message."""
     with _open(directory, config) as log:
         count = 0
         for letter in _letters(log, topic):
@@ -177,7 +185,7 @@ def dlq_show(
     config: ConfigOption = None,
     topic: TopicOption = DEFAULT_TOPIC,
 ) -> None:
-    """Everything about one dead letter: why, how often it was tried, headers, key and value."""
+    """Show one dead letter: reason, number of attempts, headers, key and value."""
     with _open(directory, config) as log:
         letter = _find(log, topic, letter_id)
     record = letter.position
@@ -195,14 +203,18 @@ def dlq_redrive(
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
     topic: TopicOption = DEFAULT_TOPIC,
-    letter_id: Annotated[str | None, typer.Option("--id", help="Only this one. Default: all.")] = None,
+    letter_id: Annotated[
+        str | None, typer.Option("--id", help="Only this dead letter. Default: all of them.")
+    ] = None,
     reason: Annotated[
-        str | None, typer.Option(help="Only those with this reason, for example `failed`.")
+        str | None, typer.Option(help="Only dead letters with this reason, for example `failed`.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also letters that were sent again before.")] = False,
 ) -> None:
-    """Send dead letters to their topic again, after the cause is gone: each once, unless forced. An event
-    that was counted meanwhile stays counted once."""
+    """Send dead letters to their topic again, once the cause has been removed: each once, unless forced.
+
+    An event that has been counted in the meantime is not counted again.
+    """
     from loop.backends import open_store, prepare
     from loop.cli.main import load_config
     from streams.dead_letters import redrive
@@ -218,7 +230,7 @@ def dlq_redrive(
         store.close()
     typer.echo(
         f"{sent} dead letters sent again to {topic}, {len(whole) - sent} were sent before (--force sends them"
-        f" again), {len(chosen) - len(whole)} cut ones left"
+        f" again), {len(chosen) - len(whole)} truncated ones left"
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: status, profile, rounds."""
+"""Commands that only look: status, profile, rounds."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def show_status(config: Config, root: Path, console: Console) -> None:
         )
     standing = _standing(config, root, store)
     if standing is None:
-        console.print("no answers of the served version were watched yet", highlight=False)
+        console.print("no answer of the served version has been watched yet", highlight=False)
         return
     console.print(f"policy: {standing.decision.kind}")
     for reason in standing.decision.reasons:
@@ -83,7 +83,7 @@ def show_profile(config: Config, root: Path, console: Console) -> None:
     root = prepare(root)
     standing = _standing(config, root, open_store(config, root))
     if standing is None:
-        console.print("no answers of the served version were watched yet")
+        console.print("no answer of the served version has been watched yet")
         return
     console.print(profile_table(standing.profile, set(standing.alarms)))
 
@@ -131,7 +131,7 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
             _outcome(round_),
         )
     console.print(table)
-    console.print("`skillloop rounds show ROUND` gives the reasons", style="dim")
+    console.print("`skillloop rounds show ROUND` shows the reasons", style="dim")
 
 
 def _outcome(round_: LoopRound) -> str:

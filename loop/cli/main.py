@@ -31,12 +31,12 @@ app = typer.Typer(
 )
 worker_app = typer.Typer(
     no_args_is_help=True,
-    help="Run one worker of the loop as a process of its own; start as many as you need.",
+    help="Run one worker of the loop in its own process; start as many as you need.",
 )
 profile_app = typer.Typer(
     no_args_is_help=True, help="The Missing-Skill-Profile: show it, or rebuild it from the log and compare."
 )
-rounds_app = typer.Typer(no_args_is_help=True, help="The training rounds and why they happened.")
+rounds_app = typer.Typer(no_args_is_help=True, help="The training rounds, and why each of them happened.")
 app.add_typer(worker_app, name="worker")
 app.add_typer(profile_app, name="profile")
 app.add_typer(rounds_app, name="rounds")
@@ -46,13 +46,13 @@ app.command()(ingest)
 app.command()(stat)
 
 DirOption = Annotated[
-    Path, typer.Option("--dir", help="Folder of the run: state, log, MLflow database, rounds, adapters.")
+    Path, typer.Option("--dir", help="The run's directory: state, log, MLflow database, rounds, adapters.")
 ]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="TOML configuration; SKILLLOOP_<SECTION>__<KEY> overrides single keys. Default: demo.",
+        help="TOML configuration; SKILLLOOP_<SECTION>__<KEY> overrides a key. Default: the demo's.",
     ),
 ]
 DEFAULT_DIR = Path("runs/demo")
@@ -61,7 +61,7 @@ DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "demo.toml"
 
 def main() -> None:
     """Entry point: errors that a user can act on are one line, without a traceback."""
-    # LangGraph must not import arbitrary types from checkpoints (facts.md); read once at its import.
+    # LangGraph must not import arbitrary types from checkpoints (docs/dependencies.md). Read at its import.
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -98,12 +98,19 @@ def demo(
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Changes pool, traffic and training; the shipped student stays.")
+        int | None,
+        typer.Option(
+            min=0, help="Changes the pool, the traffic and the training; the student is the shipped one."
+        ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the figures to this file.")
+    ] = None,
 ) -> None:
-    """Watch the loop close on this machine: no account, no server, no GPU. Killed at any point and started
-    again, it goes on."""
+    """Watch the loop close on this machine.
+
+    Needs no account, no server and no GPU. Killed at any point and started again, it resumes.
+    """
     from loop.demo.run import run_demo
 
     loaded = load_config(config, **({} if seed is None else {"seed": seed}))
@@ -114,11 +121,9 @@ def demo(
 def up(
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
-    once: Annotated[
-        bool, typer.Option("--once", help="Work until nothing is left to do, then stop.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Stop when there is nothing left to do.")] = False,
 ) -> None:
-    """Run all workers in this process: consume outputs, watch the profile, teach, gate, promote."""
+    """Run all workers in one process: consume outputs, keep the profile, teach, gate, promote."""
     from loop.run import run_up
 
     run_up(load_config(config), directory, once, open_console())
@@ -130,14 +135,14 @@ def _worker(kind: str, directory: Path, config: Path | None, once: bool) -> None
     run_worker(load_config(config), directory, kind, once)
 
 
-OnceOption = Annotated[bool, typer.Option("--once", help="Stop when there is nothing to do.")]
+OnceOption = Annotated[bool, typer.Option("--once", help="Stop when there is nothing left to do.")]
 
 
 @worker_app.command("monitor")
 def worker_monitor(
     directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
 ) -> None:
-    """Consume student outputs into diagnoses and the profile; open rounds when the policy says so."""
+    """Turn student outputs into diagnoses and the profile; open rounds when the policy says so."""
     _worker("monitor", directory, config, once)
 
 
@@ -161,13 +166,13 @@ def worker_train(
 def worker_deploy(
     directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
 ) -> None:
-    """Promote judged rounds after proof, or reject them."""
+    """Promote judged rounds after proof that they are what is served, or reject them."""
     _worker("deploy", directory, config, once)
 
 
 @app.command()
 def status(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """What is served, what was consumed, what the policy would do now and why."""
+    """Show what is served, what is waiting, and what the policy would do now and why."""
     from loop.cli.look import show_status
 
     show_status(load_config(config), directory, open_console())
@@ -175,7 +180,7 @@ def status(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> N
 
 @profile_app.command("show")
 def profile_show(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """The served version's profile with intervals."""
+    """Show the served version's profile, with intervals."""
     from loop.cli.look import show_profile
 
     show_profile(load_config(config), directory, open_console())
@@ -183,8 +188,10 @@ def profile_show(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None
 
 @profile_app.command("rebuild")
 def profile_rebuild(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Fold all diagnoses in the log again and compare with the live profile, byte for byte. Exit code 1 when
-    they differ."""
+    """Rebuild the profile from the log and compare it with the live one, byte for byte.
+
+    The exit code is 1 when they differ.
+    """
     from loop.cli.look import rebuild_profile
 
     if not rebuild_profile(load_config(config), directory, open_console()):
@@ -193,7 +200,7 @@ def profile_rebuild(directory: DirOption = DEFAULT_DIR, config: ConfigOption = N
 
 @rounds_app.command("list")
 def rounds_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """All rounds: kind, skills, state, version."""
+    """List all rounds: kind, skills, state, version."""
     from loop.cli.look import list_rounds
 
     list_rounds(load_config(config), directory, open_console())
@@ -201,7 +208,7 @@ def rounds_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None)
 
 @rounds_app.command("show")
 def rounds_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """One round: reasons, data, gate table, registry entry."""
+    """Show one round: reasons, data, the gate's table, the registered version."""
     from loop.cli.look import show_round
 
     show_round(load_config(config), directory, round_id, open_console())
@@ -209,7 +216,7 @@ def rounds_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: Confi
 
 @app.command()
 def promote(version: int, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Make VERSION the champion by hand, past the gate."""
+    """Make VERSION the champion by hand, bypassing the gate."""
     from loop.run import promote_version
 
     promote_version(load_config(config), directory, version, open_console())
@@ -217,7 +224,7 @@ def promote(version: int, directory: DirOption = DEFAULT_DIR, config: ConfigOpti
 
 @app.command()
 def rollback(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Go back to the champion before this one."""
+    """Make the previous champion the champion again."""
     from loop.run import roll_back
 
     roll_back(load_config(config), directory, open_console())
@@ -225,8 +232,10 @@ def rollback(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) ->
 
 @app.command()
 def doctor(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Check configuration, folder, store, log, student, teacher and registry; say what to do about what is
-    wrong."""
+    """Check libraries, directory, store, log, task, student and champion, and say how to mend them.
+
+    The exit code is 1 when a check fails. It does not call the teacher.
+    """
     from loop.cli.doctor import examine
 
     if not examine(load_config(config), directory, open_console()):

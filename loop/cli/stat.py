@@ -23,28 +23,32 @@ CHOICES = (
 
 
 class NotConfirmed(LoopError):
-    """Money would be spent and nobody agreed to it."""
+    """Money would be spent, and nobody has agreed to it."""
 
 
 def stat(
     config: Annotated[Path, typer.Option("--config", help="TOML configuration; examples in configs/stat/.")],
     run: Annotated[
         Path,
-        typer.Option("--run", help="Folder of the run: results, answers, ledger. Started again, it goes on."),
+        typer.Option(
+            "--run", help="The run's directory: results, answers, ledger. Started again, it resumes."
+        ),
     ],
     until: Annotated[
-        str, typer.Option("--until", help="Last stage: catalog ... dataset, train, evaluate.")
+        str, typer.Option("--until", help="The last stage to run: catalog ... dataset, train, evaluate.")
     ] = "dataset",
     first: Annotated[
-        str | None, typer.Option("--from", help="Do this stage and the ones after it again.")
+        str | None, typer.Option("--from", help="Run this stage and all later ones again.")
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", help=f"Instead of the configured one: {CHOICES}.")
+        str | None, typer.Option("--strategy", help=f"Overrides the configured strategy: {CHOICES}.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Spend without asking.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Spend without asking for confirmation.")] = False,
 ) -> None:
-    """Make a skill-targeted data set from questions and a student's answers (STAT), train on it, measure it:
-    stage by stage."""
+    """Make a skill-targeted data set from questions and a student's answers (STAT).
+
+    Then, if asked to, train on it and measure the student before and after, stage by stage.
+    """
     from rich.console import Console
 
     from loop.offline import pipeline
@@ -75,7 +79,7 @@ def _strategy(name: str | None) -> Any:
 
 
 def _agree(console: Console, lines: list[Line], price: Price, cap_usd: float | None, yes: bool) -> None:
-    """Show the estimate; go on when it costs nothing, was agreed to beforehand, or is agreed to now."""
+    """Show the estimate; return when it costs nothing, was agreed to beforehand, or is agreed to now."""
     from loop.offline.estimate import total
     from loop.offline.show import show_estimate
 
@@ -85,5 +89,7 @@ def _agree(console: Console, lines: list[Line], price: Price, cap_usd: float | N
         return
     usd = total(lines, price).usd
     if not console.is_terminal:
-        raise NotConfirmed(f"this would cost about {usd:.2f} USD; agree with --yes, or run it in a terminal")
+        raise NotConfirmed(
+            f"this would cost about {usd:.2f} USD; pass --yes to agree, or run it in a terminal"
+        )
     typer.confirm(f"Spend about {usd:.2f} USD?", abort=True)

@@ -1,1 +1,1 @@
-"""The demo's world: generated problems with exact ground truth, a symbolic teacher and a tiny student."""
+"""The demo: its users, screen, report and timeline. Its world is `loop.tasks.world`."""

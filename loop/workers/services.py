@@ -78,8 +78,8 @@ class Services:
     def adapter_of(self, version: int) -> Path | None:
         """A version's adapter, fetched from the registry and checked against its hash; None for the base.
 
-        Every version has a directory of its own, never reused (facts.md: vLLM keeps cache blocks of the old
-        weights).
+        Every version has a directory of its own, never reused: vLLM keeps cache blocks of the old weights
+        (docs/dependencies.md).
         """
         return self.registry.download(version, self.root / "adapters" / f"{self.student}-v{version}")
 

@@ -57,7 +57,7 @@ def test_engine_trainer_teacher_filter_and_strategy_are_used_by_a_running_loop(
     small["policy"] |= {"min_pool": 10, "examples_per_skill": 16}
     small["curate"] = {"replay_candidates": 40}
     small["strategy"] = {"rewrite": False}
-    config = load(folder / "loop.toml", overrides=small)
+    config = load(folder / "mine.toml", overrides=small)
     clock = HandClock(START)
     empty = StudentOutput(
         event_id="e",
@@ -113,11 +113,11 @@ def test_a_strategy_is_used_by_the_offline_method(folder: Path) -> None:
 
 
 def test_a_mistake_in_a_plugins_options_is_named(folder: Path, tmp_path: Path) -> None:
-    config = load(folder / "loop.toml", {"SKILLLOOP_TRAIN__FEW_PASSES__PASSES": "many"})
+    config = load(folder / "mine.toml", {"SKILLLOOP_TRAIN__FEW_PASSES__PASSES": "many"})
     with pytest.raises(ConfigError, match=r"trainer 'few_passes': passes: .*integer"):
         open_trainer(config.train)
     with pytest.raises(ConfigError, match=r"SKILLLOOP_TRAIN__OTHER__\*: unknown key 'train\.other'"):
-        load(folder / "loop.toml", {"SKILLLOOP_TRAIN__OTHER__PASSES": "1"})
+        load(folder / "mine.toml", {"SKILLLOOP_TRAIN__OTHER__PASSES": "1"})
     broken = tmp_path / "broken.toml"
     broken.write_text('plugins = ["gone.py"]')
     with pytest.raises(ConfigError, match=r"gone\.py is not a Python file"):

@@ -60,7 +60,7 @@ def test_a_file_is_ingested_and_bad_lines_set_the_exit_status(tmp_path: Path) ->
     file = tmp_path / "a.jsonl"
     file.write_text(output(1).model_dump_json() + "\n" + output(2).model_dump_json() + "\noops\n")
     result = run(ingest_app, file, "--dir", tmp_path, expect=2)
-    assert "3 lines: 2 answers into the log, 1 bad lines" in result.output
+    assert "3 lines: 2 answers written to the log, 1 bad lines" in result.output
     assert "line 3: not JSON" in result.output
     assert "0 lines after line 3" in run(ingest_app, file, "--dir", tmp_path).output
 

@@ -1,5 +1,5 @@
-"""The offline method on ../shared/data: what the issue asks to be shown. No text of that folder is printed or
-kept."""
+"""The offline method on real questions and answers, where ../shared/data is there. No text of that folder is
+printed or kept."""
 
 from __future__ import annotations
 

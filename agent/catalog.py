@@ -38,17 +38,17 @@ class UnknownSkill(AgentError, KeyError):
 
 
 class Skill(Frozen):
-    """One skill that can be taught. `*` is not a name: the profile uses it for "every answer"."""
+    """One skill that can be taught. No name begins with `*`: the profile's own rows do."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=199)
     description: str = ""
 
     @field_validator("name")
     @classmethod
     def _not_reserved(cls, name: str) -> str:
-        if name == "*" or name != name.strip():
+        if name.startswith("*") or name != name.strip():
             raise ValueError(
-                f"skill name {name!r}: '*' is reserved, and a name neither starts nor ends with a blank"
+                f"skill name {name!r}: a leading '*' is reserved, and a name neither starts nor ends with a blank"
             )
         return name
 

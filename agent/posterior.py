@@ -6,6 +6,10 @@ For each skill, with w(b) = 2^(-(as_of - b) / half_life) for the buckets b insid
     needed = sum of w(b) * needed_b,  missing = sum of w(b) * missing_b
     posterior = Beta(a0 + missing, b0 + needed - missing)
 
+Answers judged wrong that nobody could explain are opportunities with an unknown miss. They count as misses in
+the proportion of the explained ones that needed the same skill, and both counts shrink to what that guess is
+worth (`_explained`; docs/decisions/0026).
+
 The prior (a0, b0) is `prior_strength` pseudo-answers at `prior_mean`, plus the predecessor's evidence in the
 same window, scaled by `predecessor_weight` and capped at `predecessor_cap` pseudo-answers: a promoted student
 soon speaks for itself.
@@ -13,18 +17,27 @@ soon speaks for itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from pydantic import Field
 
 from agent.beta import quantile
-from agent.profile import ALL, BucketKey, Counts
+from agent.profile import (
+    ALL,
+    RESERVED,
+    UNDECIDED,
+    UNEXPLAINED,
+    UNLABELLED,
+    BucketKey,
+    Counts,
+    wrong_row,
+)
 from agent.settings import Settings
 
-_Buckets = dict[int, Counts]
-_NO_BUCKETS: Mapping[int, Counts] = MappingProxyType({})
+_BLOCK = 128
+"""Buckets that are summed together: a read costs a step per block, not per bucket."""
 
 
 class ReadSettings(Settings):
@@ -47,9 +60,11 @@ DEFAULT_READ = ReadSettings()
 class SkillEstimate:
     """What is believed of one skill of one student version.
 
-    `needed` and `missing` are discounted counts, `raw` the plain integers in the window; `mean`, `low` and
-    `high` are the posterior's mean and its 5 % and 95 % quantiles; `share` is the part of the traffic that
-    needs the skill; `priority` is mean x share: the part of all answers that this skill spoils.
+    `needed` and `missing` are discounted counts, corrected for wrong answers that nobody could explain; `raw`
+    the plain integers in the window; `mean`, `low` and `high` are the posterior's mean and its 5 % and 95 %
+    quantiles; `share` is the part of the judged traffic that needs the skill; `priority` is mean x share: the
+    part of all answers that this skill spoils. Coverage, plain counts: of the answers that needed the skill,
+    `wrong` were judged wrong, `unexplained` of them without a missing skill.
     """
 
     skill: str
@@ -61,6 +76,28 @@ class SkillEstimate:
     high: float
     share: float
     priority: float
+    wrong: int = 0
+    unexplained: int = 0
+
+    @property
+    def explained(self) -> float | None:
+        """The part of its wrong answers that was explained; None when there were none, or older diagnoses."""
+        return 1.0 - self.unexplained / self.wrong if self.wrong else None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the estimates rest on, in plain counts of the window: of the answers watched, how many were
+    judged; of those, how many have skill labels; of the labelled ones, how many are wrong, and explained.
+
+    Diagnoses of before coverage was recorded are not in it.
+    """
+
+    watched: int = 0
+    judged: int = 0
+    labelled: int = 0
+    wrong: int = 0
+    explained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +115,7 @@ class Profile:
     incorrect: int
     accuracy: float | None
     skills: tuple[SkillEstimate, ...]
+    coverage: Coverage = Coverage()
 
     def get(self, skill: str) -> SkillEstimate | None:
         """The estimate of one skill, None when neither this version nor its predecessor met it."""
@@ -100,27 +138,40 @@ class ProfileView:
     """
 
     def __init__(self, table: Mapping[BucketKey, Counts] | None = None) -> None:
-        self._versions: dict[tuple[str, int], dict[str, _Buckets]] = {}
+        self._versions: dict[tuple[str, int], dict[str, _Series]] = {}
         self.add(table or {})
 
     def add(self, table: Mapping[BucketKey, Counts]) -> None:
         """Add the rows of another table, such as the fold of one batch."""
         for (student, version, skill, bucket), counts in table.items():
-            buckets = self._versions.setdefault((student, version), {}).setdefault(skill, {})
-            known = buckets.get(bucket)
-            buckets[bucket] = counts if known is None else known.plus(counts)
+            series = self._series(student, version, skill)
+            series.put(bucket, series.rows.get(bucket, Counts()).plus(counts))
+
+    def put(self, table: Mapping[BucketKey, Counts]) -> None:
+        """Take over rows as they are now, in place of what was known of them."""
+        for (student, version, skill, bucket), counts in table.items():
+            self._series(student, version, skill).put(bucket, counts)
+
+    def forget(self, student: str, version: int, before: int) -> None:
+        """Drop the blocks of buckets that end before the bucket `before`: no later read looks at them."""
+        for series in self._versions.get((student, version), {}).values():
+            series.forget(before)
+
+    def _series(self, student: str, version: int, skill: str) -> _Series:
+        return self._versions.setdefault((student, version), {}).setdefault(skill, _Series())
 
     def versions(self) -> tuple[tuple[str, int], ...]:
         """The (student, version) pairs that have rows, sorted."""
         return tuple(sorted(self._versions))
 
     def skills(self, student: str, version: int) -> tuple[str, ...]:
-        """The skills that this version met, sorted, without the pseudo-skill."""
-        return tuple(sorted(skill for skill in self._versions.get((student, version), {}) if skill != ALL))
+        """The skills that this version met, sorted, without the pseudo-skills."""
+        known = self._versions.get((student, version), {})
+        return tuple(sorted(skill for skill in known if not skill.startswith(RESERVED)))
 
     def buckets(self, student: str, version: int, skill: str) -> Mapping[int, Counts]:
         """Counts of one skill by bucket; empty when there are none."""
-        return MappingProxyType(self._versions.get((student, version), {}).get(skill, {}))
+        return MappingProxyType(self._versions.get((student, version), {}).get(skill, _NO_SERIES).rows)
 
     def read(
         self,
@@ -137,18 +188,15 @@ class ProfileView:
         predecessor : int, optional
             The version that this one replaced; its evidence becomes a weak prior. None for the first student.
         """
-        own = {
-            skill: _discount(rows, as_of_bucket, settings)
-            for skill, rows in self._versions.get((student, version), {}).items()
-        }
-        before = {} if predecessor is None else self._versions.get((student, predecessor), {})
+        own = self._evidence(student, version, as_of_bucket, settings)
+        before = {} if predecessor is None else self._evidence(student, predecessor, as_of_bucket, settings)
         total = own.get(ALL, _NOTHING)
         estimates = []
-        for skill in {*own, *before} - {ALL}:
-            prior = _discount(before.get(skill, _NO_BUCKETS), as_of_bucket, settings)
-            seen = own.get(skill, _NOTHING)
-            if seen.raw.needed or prior.raw.needed:
-                estimates.append(_estimate(skill, seen, prior, total.needed, settings))
+        for skill in {*own, *before}:
+            seen, prior = own.get(skill, _NOTHING), before.get(skill, _NOTHING)
+            if not skill.startswith(RESERVED) and (seen.raw.needed or prior.raw.needed):
+                wrong = own.get(wrong_row(skill), _NOTHING).raw
+                estimates.append(_estimate(skill, (seen, prior), wrong, total.needed, settings))
         return Profile(
             student=student,
             version=version,
@@ -157,7 +205,14 @@ class ProfileView:
             incorrect=total.raw.missing,
             accuracy=1.0 - total.missing / total.needed if total.needed else None,
             skills=tuple(sorted(estimates, key=lambda e: (-e.priority, e.skill))),
+            coverage=_coverage(own),
         )
+
+    def _evidence(
+        self, student: str, version: int, as_of: int, settings: ReadSettings
+    ) -> dict[str, _Evidence]:
+        series = self._versions.get((student, version), {})
+        return _explained({skill: rows.discounted(as_of, settings) for skill, rows in series.items()})
 
 
 def read(
@@ -177,54 +232,151 @@ def read(
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
+    """Discounted counts and plain ones. `worth` is the part of `needed` that the posterior may count."""
+
     needed: float
     missing: float
     raw: Counts
+    worth: float = 1.0
 
 
 _NOTHING = _Evidence(0.0, 0.0, Counts())
 
 
-def _discount(rows: Mapping[int, Counts], as_of: int, settings: ReadSettings) -> _Evidence:
-    """Sum the buckets in the window, in bucket order so that the floats do not depend on arrival order."""
-    oldest = None if settings.window_buckets is None else as_of - settings.window_buckets
-    raw = Counts()
-    needed = missing = 0.0
-    for bucket in sorted(rows):
-        if bucket > as_of or (oldest is not None and bucket <= oldest):
-            continue
-        half_life = settings.half_life_buckets
-        weight = 1.0 if half_life is None else 2.0 ** ((bucket - as_of) / half_life)
-        counts = rows[bucket]
-        needed += weight * counts.needed
-        missing += weight * counts.missing
-        raw = raw.plus(counts)
-    return _Evidence(needed, missing, raw)
+class _Series:
+    """One skill's counts by bucket, with the sums of whole blocks kept: they do not depend on when one reads.
+
+    All sums run in bucket order, so the floats depend on the counts only, not on their arrival.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Counts] = {}
+        self._blocks: dict[int, set[int]] = {}
+        self._sums: dict[int, tuple[float | None, _Evidence]] = {}
+
+    def put(self, bucket: int, counts: Counts) -> None:
+        self.rows[bucket] = counts
+        self._blocks.setdefault(bucket // _BLOCK, set()).add(bucket)
+        self._sums.pop(bucket // _BLOCK, None)
+
+    def forget(self, before: int) -> None:
+        for block in [block for block in self._blocks if (block + 1) * _BLOCK <= before]:
+            for bucket in self._blocks.pop(block):
+                del self.rows[bucket]
+            self._sums.pop(block, None)
+
+    def discounted(self, as_of: int, settings: ReadSettings) -> _Evidence:
+        """The sum of the buckets in the window."""
+        oldest = None if settings.window_buckets is None else as_of - settings.window_buckets
+        half_life, raw, needed, missing = settings.half_life_buckets, Counts(), 0.0, 0.0
+        for block in sorted(self._blocks):
+            first, last = block * _BLOCK, block * _BLOCK + _BLOCK - 1
+            if first > as_of or (oldest is not None and last <= oldest):
+                continue
+            if last > as_of or (oldest is not None and first <= oldest):
+                inside = [b for b in self._blocks[block] if b <= as_of and (oldest is None or b > oldest)]
+                last = min(last, as_of)
+                part = self._sum(inside, last, half_life)
+            else:
+                part = self._whole(block, last, half_life)
+            weight = 1.0 if half_life is None else 2.0 ** ((last - as_of) / half_life)
+            needed, missing = needed + weight * part.needed, missing + weight * part.missing
+            raw = raw.plus(part.raw)
+        return _Evidence(needed, missing, raw)
+
+    def _whole(self, block: int, last: int, half_life: float | None) -> _Evidence:
+        known = self._sums.get(block)
+        if known is None or known[0] != half_life:
+            known = self._sums[block] = (half_life, self._sum(self._blocks[block], last, half_life))
+        return known[1]
+
+    def _sum(self, buckets: Iterable[int], last: int, half_life: float | None) -> _Evidence:
+        raw, needed, missing = Counts(), 0.0, 0.0
+        for bucket in sorted(buckets):
+            weight = 1.0 if half_life is None else 2.0 ** ((bucket - last) / half_life)
+            counts = self.rows[bucket]
+            needed, missing = needed + weight * counts.needed, missing + weight * counts.missing
+            raw = raw.plus(counts)
+        return _Evidence(needed, missing, raw)
+
+
+_NO_SERIES = _Series()
+_GUESSED = 0.5
+"""How many of its needed skills a wrong answer misses, before any was explained."""
+
+
+def _explained(seen: dict[str, _Evidence]) -> dict[str, _Evidence]:
+    """Give the unexplained wrong answers of each skill their expected misses.
+
+    Of n answers that needed the skill W were judged wrong, w of them explained and m of those missed it. An
+    unexplained one missed it with probability c, about m / w (one pseudo-answer at the pooled proportion of
+    all skills keeps it defined), so the misses are m + (W - w) c. Guessing costs evidence: by the delta
+    method n shrinks by 1 + W (W - w) c (1 - c) / ((w + 1) n p (1 - p)), which is 1 when all are explained,
+    and when c is 1: a question's only skill.
+    """
+    skills = [skill for skill in seen if not skill.startswith(RESERVED) and wrong_row(skill) in seen]
+    rows = [(seen[skill].missing, seen[wrong_row(skill)]) for skill in skills]
+    if not any(wrong.missing for _, wrong in rows):
+        return seen
+    explained = sum(wrong.needed - wrong.missing for _, wrong in rows)
+    pooled = min(sum(missing for missing, _ in rows) / explained, 1.0) if explained else _GUESSED
+    return seen | {skill: _guess(seen[skill], seen[wrong_row(skill)], pooled) for skill in skills}
+
+
+def _guess(seen: _Evidence, wrong: _Evidence, pooled: float) -> _Evidence:
+    explained = wrong.needed - wrong.missing
+    c = min((seen.missing + pooled) / (explained + 1.0), 1.0)
+    missing = min(seen.missing + wrong.missing * c, seen.needed)
+    spread = missing * (1.0 - missing / seen.needed) if seen.needed else 0.0
+    if not wrong.missing or spread <= 0.0:
+        return replace(seen, missing=missing)
+    extra = wrong.needed * wrong.missing * c * (1.0 - c) / (explained + 1.0)
+    return replace(seen, missing=missing, worth=1.0 / (1.0 + extra / spread))
+
+
+def _coverage(own: Mapping[str, _Evidence]) -> Coverage:
+    """Plain counts of the pseudo-skills' rows."""
+    undecided, unlabelled, unexplained = (
+        own.get(name, _NOTHING).raw for name in (UNDECIDED, UNLABELLED, UNEXPLAINED)
+    )
+    judged = undecided.needed - undecided.missing
+    return Coverage(
+        watched=undecided.needed,
+        judged=judged,
+        labelled=judged - unlabelled.needed,
+        wrong=unexplained.needed,
+        explained=unexplained.needed - unexplained.missing,
+    )
 
 
 def _estimate(
-    skill: str, seen: _Evidence, prior: _Evidence, total: float, settings: ReadSettings
+    skill: str, evidence: tuple[_Evidence, _Evidence], wrong: Counts, total: float, settings: ReadSettings
 ) -> SkillEstimate:
+    """`evidence` is the version's own and its predecessor's."""
+    seen, prior = evidence
     scale = 0.0
     if prior.needed > 0.0:
-        scale = min(settings.predecessor_weight, settings.predecessor_cap / prior.needed)
-    a = settings.prior_strength * settings.prior_mean + scale * prior.missing + seen.missing
+        scale = min(settings.predecessor_weight * prior.worth, settings.predecessor_cap / prior.needed)
+    needed, missing = seen.worth * seen.needed, seen.worth * seen.missing
+    a = settings.prior_strength * settings.prior_mean + scale * prior.missing + missing
     b = (
         settings.prior_strength * (1.0 - settings.prior_mean)
         + scale * (prior.needed - prior.missing)
-        + seen.needed
-        - seen.missing
+        + needed
+        - missing
     )
     mean = a / (a + b)
     share = min(seen.needed / total, 1.0) if total else 0.0
     return SkillEstimate(
         skill=skill,
-        needed=seen.needed,
-        missing=seen.missing,
+        needed=needed,
+        missing=missing,
         raw=seen.raw,
         mean=mean,
         low=quantile(settings.tail, a, b),
         high=quantile(1.0 - settings.tail, a, b),
         share=share,
         priority=mean * share,
+        wrong=wrong.needed,
+        unexplained=wrong.missing,
     )

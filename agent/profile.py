@@ -18,9 +18,22 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-ALL = "*"
-"""Pseudo-skill that every diagnosed answer needs: `needed` counts answers, `missing` counts incorrect
-ones."""
+RESERVED = "*"
+"""What the names of pseudo-skills begin with; no skill's name does."""
+ALL = RESERVED
+"""Pseudo-skill that every judged answer needs: `needed` counts answers, `missing` counts incorrect ones."""
+UNDECIDED = "**undecided"
+"""`needed` counts the answers watched, `missing` those that nobody could judge."""
+UNLABELLED = "**unlabelled"
+"""Judged answers whose question has no skill labels (both numbers; no row where there are none)."""
+UNEXPLAINED = "**unexplained"
+"""`needed` counts labelled answers judged wrong, `missing` those whose missing skill nobody could say."""
+
+
+def wrong_row(skill: str) -> str:
+    """The pseudo-skill beside a skill: `needed` counts answers judged wrong that needed the skill, `missing`
+    those of them that nobody could explain."""
+    return RESERVED + skill
 
 
 class BucketKey(NamedTuple):
@@ -67,13 +80,16 @@ class Observation:
     missing : tuple of str
         Those that the student failed to apply: a subset of `needed`; see `constrain`.
     incorrect : bool
-        The answer is wrong though no missing skill is known (all labels were discarded). Any missing skill
-        implies it.
+        The answer is wrong though no missing skill is known (nobody could explain it, or all labels were
+        discarded). Any missing skill implies it.
+    judged : bool or None
+        Whether anybody could say if the answer is right; an undecided one counts in `UNDECIDED` only. None:
+        an older diagnosis that does not say; it counts as it always did, without the rows of coverage.
 
     Raises
     ------
     ValueError
-        When `missing` is not a subset of `needed`, a name repeats, or the reserved name `*` is used.
+        When `missing` is not a subset of `needed`, a name repeats, or a reserved name (`*...`) is used.
     """
 
     student: str
@@ -82,6 +98,7 @@ class Observation:
     needed: tuple[str, ...]
     missing: tuple[str, ...] = ()
     incorrect: bool = False
+    judged: bool | None = None
 
     def __post_init__(self) -> None:
         needed, missing = set(self.needed), set(self.missing)
@@ -92,8 +109,8 @@ class Observation:
                 f"missing skills {sorted(missing - needed)} are not needed by the question; "
                 "call constrain() first"
             )
-        if ALL in needed:
-            raise ValueError(f"the skill name {ALL!r} is reserved for the count of all answers")
+        if any(name.startswith(RESERVED) for name in needed):
+            raise ValueError(f"skill names that begin with {RESERVED!r} are reserved, got {self.needed}")
 
     @property
     def wrong(self) -> bool:
@@ -171,11 +188,33 @@ def fold_counted(counted: Iterable[tuple[Observation, int]]) -> ProfileTable:
     """`fold` where each observation comes with how often it was made."""
     sums: dict[BucketKey, list[int]] = {}
     for seen, count in counted:
-        _add(sums, BucketKey(seen.student, seen.version, ALL, seen.bucket), count, seen.wrong)
-        for skill in seen.needed:
-            key = BucketKey(seen.student, seen.version, skill, seen.bucket)
-            _add(sums, key, count, skill in seen.missing)
+        for skill, missed in rows_of(seen.needed, seen.missing, seen.wrong, seen.judged):
+            _add(sums, BucketKey(seen.student, seen.version, skill, seen.bucket), count, missed)
     return {key: Counts(needed, missing) for key, (needed, missing) in sums.items()}
+
+
+def rows_of(
+    needed: Sequence[str], missing: Sequence[str], wrong: bool, judged: bool | None
+) -> list[tuple[str, bool]]:
+    """The rows that one diagnosed answer adds to: (skill or pseudo-skill, whether it counts in `missing`).
+
+    Examples
+    --------
+    >>> rows_of(("gcd",), (), wrong=True, judged=None)
+    [('*', True), ('gcd', False)]
+    >>> rows_of(("gcd",), (), wrong=True, judged=True)[2:]
+    [('**undecided', False), ('**unexplained', True), ('*gcd', True)]
+    """
+    if judged is False:
+        return [(UNDECIDED, True)]
+    rows = [(ALL, wrong), *((skill, skill in missing) for skill in needed)]
+    if judged:
+        rows.append((UNDECIDED, False))
+        if not needed:
+            rows.append((UNLABELLED, True))
+        elif wrong:
+            rows += [(name, not missing) for name in (UNEXPLAINED, *map(wrong_row, needed))]
+    return rows
 
 
 def _add(sums: dict[BucketKey, list[int]], key: BucketKey, count: int, missed: bool) -> None:

@@ -91,8 +91,10 @@ class StudentOutput(Event):
 class Diagnosed(Event):
     """What the teacher found in one output (`causation_id`). Folding these gives the profile (contract 3).
 
-    `missing` is a subset of `needed`; `discarded` counts labels outside it that were dropped. An abstention
-    counts nowhere.
+    `missing` is a subset of `needed`; `discarded` counts labels outside it that were dropped. `verdict` is
+    `abstained` where the teacher has nothing to say of a wrong answer, or nobody could judge it; `judged` is
+    what the difficulty filters say. None: an event of before there was this field, whose abstention counts
+    nowhere.
     """
 
     TYPE: ClassVar[str] = "skillloop.diagnosed"
@@ -107,6 +109,7 @@ class Diagnosed(Event):
     decided_by: str
     teacher: str
     bucket: Bucket
+    judged: Literal["correct", "incorrect", "undecided"] | None = None
 
 
 class RoundChanged(Event):
@@ -134,7 +137,12 @@ class Deployed(Event):
 
 
 class Alert(Event):
-    """A skill's miss rate has drifted upwards (CUSUM alarm)."""
+    """Something has drifted: what a skill's answers miss, its share of the traffic, or the part of the
+    answers that cannot be judged or explained (`skill` is then a pseudo-skill, `**undecided` or
+    `**unexplained`).
+
+    `statistic` and `threshold` are those of the test that raised the alarm, in nats, at `bucket`.
+    """
 
     TYPE: ClassVar[str] = "skillloop.alert"
     TOPIC: ClassVar[str] = "alerts"
@@ -144,6 +152,7 @@ class Alert(Event):
     bucket: Bucket
     statistic: float = Field(allow_inf_nan=False)
     threshold: float = Field(allow_inf_nan=False)
+    kind: Literal["miss rate", "traffic", "abstention"] = "miss rate"
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (StudentOutput, Diagnosed, RoundChanged, Deployed, Alert)

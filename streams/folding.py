@@ -13,20 +13,26 @@ from streams.events import Diagnosed, Event, StudentOutput
 
 
 def fold_diagnoses(events: Iterable[Diagnosed]) -> ProfileTable:
-    """The profile of some diagnoses; each event id must occur once. An abstention adds nothing.
+    """The profile of some diagnoses; each event id must occur once. An abstention that does not say how the
+    answer was judged adds nothing.
 
     Equal diagnoses are counted first and then added up once: one dictionary step per event instead of one per
     event and skill. Raises `ValueError` for an event whose `missing` is not a subset of `needed`, that
-    repeats a skill, or that names the reserved `*`.
+    repeats a skill, or that names a reserved one (`*...`).
     """
     groups = Counter(
-        [(e.student, e.student_version, e.bucket, e.needed, e.missing, e.verdict) for e in events]
+        [(e.student, e.student_version, e.bucket, e.needed, e.missing, e.verdict, e.judged) for e in events]
     )
     return fold_counted(
-        (Observation(student, version, bucket, needed, missing, verdict == "incorrect"), count)
-        for (student, version, bucket, needed, missing, verdict), count in groups.items()
-        if verdict != "abstained"
+        (Observation(student, version, bucket, needed, missing, *_opinion(verdict, judged)), count)
+        for (student, version, bucket, needed, missing, verdict, judged), count in groups.items()
+        if verdict != "abstained" or judged
     )
+
+
+def _opinion(verdict: str, judged: str | None) -> tuple[bool, bool | None]:
+    """Whether the answer is wrong, and whether anybody judged it."""
+    return "incorrect" in (verdict, judged), None if judged is None else judged != "undecided"
 
 
 def fold_handler(events: Sequence[Event]) -> Effects:

@@ -4,11 +4,12 @@ graph."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from datetime import date
+from typing import Any, Literal
 
 from agent.budget import Usage
 from agent.profile import bucket_of
+from graphs.filters.assess import NOBODY
 from graphs.monitor.diagnose import MonitorContext, OutputDiagnosis
 from graphs.monitor.graph import build_monitor, diagnose_outputs
 from loop.config import MonitorSection
@@ -76,7 +77,7 @@ class DiagnoseHandler:
             buckets=fold_diagnoses(diagnosed),
             watermarks=watermarks(output for output, _ in pairs),
             outbox=[encode(event) for event in diagnosed],
-            ledger=_costs(pairs) if self._book else (),
+            ledger=_costs(pairs, self._clock.now().date()) if self._book else (),
             failed=failed,
         )
 
@@ -96,24 +97,28 @@ class DiagnoseHandler:
             decided_by=result.decided_by,
             teacher=self._context.teacher.name,
             bucket=bucket_of(output.occurred_at.timestamp(), self._settings.bucket_s),
+            judged=_judged(result),
         )
 
 
-def _costs(pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]]) -> list[dict[str, Any]]:
-    """One ledger row per student and day of the batch; an event is in one committed batch only, so its id
-    names the row."""
-    total: dict[tuple[str, str], Usage] = {}
-    first: dict[tuple[str, str], str] = {}
+def _judged(result: OutputDiagnosis) -> Literal["correct", "incorrect", "undecided"]:
+    """What the difficulty filters say. An abstention in which one of them decided is a wrong answer that
+    nobody could explain."""
+    if result.decided_by == NOBODY:
+        return "undecided"
+    return "correct" if result.verdict == "correct" else "incorrect"
+
+
+def _costs(pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], today: date) -> list[dict[str, Any]]:
+    """One ledger row per student of the batch, on the day of the loop's clock; an event is in one committed
+    batch only, so its id names the row."""
+    total: dict[str, Usage] = {}
+    first: dict[str, str] = {}
     for output, result in pairs:
-        key = (output.student, _day(output.occurred_at))
-        total[key] = total.get(key, Usage()) + result.usage
-        first.setdefault(key, output.event_id)
+        total[output.student] = total.get(output.student, Usage()) + result.usage
+        first.setdefault(output.student, output.event_id)
     return [
-        entry_row(derived_id(first[key], "cost"), key[0], None, key[1], "diagnose", usage)
-        for key, usage in total.items()
+        entry_row(derived_id(first[student], "cost"), student, None, today.isoformat(), "diagnose", usage)
+        for student, usage in total.items()
         if usage.calls
     ]
-
-
-def _day(moment: datetime) -> str:
-    return moment.date().isoformat()

@@ -134,3 +134,82 @@ def test_a_bad_skill_is_found_in_a_noiseless_stream() -> None:
             stream.append(Observation("s", 1, bucket, (skill,), (skill,) if rng.random() < rate else ()))
     profile = read(fold(stream), "s", 1, 59)
     assert [e.skill for e in profile.skills if e.low > 0.25] == ["gcd"]
+
+
+def half_explained(
+    rates: dict[str, float], answers: int, silent: float, unlabelled: float, seed: int
+) -> list[Observation]:
+    """Answers that need one to three of the skills; nobody explains a `silent` part of the wrong ones."""
+    rng, stream = random.Random(seed), []
+    for _ in range(answers):
+        needed = tuple(rng.sample(sorted(rates), rng.randint(1, len(rates))))
+        missing = tuple(skill for skill in needed if rng.random() < rates[skill])
+        wrong, told = bool(missing), missing if rng.random() >= silent else ()
+        if rng.random() < unlabelled:
+            needed, told = (), ()
+        stream.append(Observation("s", 1, 0, needed, told, wrong, judged=True))
+    return stream
+
+
+def test_wrong_answers_that_nobody_explains_do_not_flatter_the_student() -> None:
+    """They were left out while all right ones counted: a true miss rate of .40 read .30."""
+    rates = {"add": 0.4, "gcd": 0.2, "max": 0.1}
+    means: dict[str, list[float]] = {skill: [] for skill in rates}
+    inside = 0
+    for seed in range(60):
+        profile = read(fold(half_explained(rates, 600, 0.4, 0.0, seed)), "s", 1, 0, PLAIN)
+        for estimate in profile.skills:
+            means[estimate.skill].append(estimate.mean)
+            inside += estimate.low <= rates[estimate.skill] <= estimate.high
+            assert estimate.wrong > estimate.unexplained > 0 and estimate.needed < estimate.raw.needed
+    for skill, rate in rates.items():
+        assert sum(means[skill]) / 60 == pytest.approx(rate, abs=0.01)
+    assert 0.84 <= inside / 180 <= 0.96
+
+
+def test_questions_without_labels_count_whether_right_or_wrong() -> None:
+    """Right ones counted and wrong ones did not: a true .374 read .237."""
+    stream = half_explained({"add": 0.374}, 4_000, silent=0.0, unlabelled=0.5, seed=1)
+    profile = read(fold(stream), "s", 1, 0, PLAIN)
+    assert profile.accuracy == pytest.approx(1 - 0.374, abs=0.02)
+    coverage = profile.coverage
+    assert (coverage.watched, coverage.judged) == (4_000, 4_000)
+    assert coverage.labelled == pytest.approx(2_000, abs=120)
+    assert coverage.wrong == coverage.explained == pytest.approx(0.374 * coverage.labelled, abs=60)
+    (add,) = profile.skills
+    assert add.mean == pytest.approx(0.374, abs=0.03) and add.explained == 1.0
+
+
+def test_undecided_answers_show_in_the_coverage_only() -> None:
+    stream = [*answers("gcd", 10, 5), *[Observation("s", 1, 0, ("gcd",), judged=False)] * 5]
+    profile = read(fold(stream), "s", 1, 0, PLAIN)
+    assert profile.answers == 10 and profile.coverage.watched - profile.coverage.judged == 5
+
+
+def test_a_skill_that_nobody_could_explain_yet_is_uncertain_not_mastered() -> None:
+    stream = [Observation("s", 1, 0, ("gcd", "add"), (), i < 50, judged=True) for i in range(100)]
+    gcd = read(fold(stream), "s", 1, 0, PLAIN).get("gcd")
+    assert gcd is not None and gcd.low < 0.15 and gcd.high > 0.4 and gcd.explained == 0.0
+
+
+def test_explained_answers_only_read_as_without_coverage() -> None:
+    stream = half_explained({"add": 0.4, "gcd": 0.2}, 300, 0.0, 0.0, seed=2)
+    plain = [Observation("s", 1, 0, o.needed, o.missing) for o in stream]
+    with_coverage, without = read(fold(stream), "s", 1, 0, PLAIN), read(fold(plain), "s", 1, 0, PLAIN)
+    assert [(e.mean, e.low, e.high) for e in with_coverage.skills] == [
+        (e.mean, e.low, e.high) for e in without.skills
+    ]
+
+
+def test_a_view_takes_rows_over_and_forgets_old_ones() -> None:
+    table = fold([a for b in range(400) for a in answers("gcd", 2, 1, bucket=b)])
+    view, settings = ProfileView(table), ReadSettings(window_buckets=100, half_life_buckets=50.0)
+    before = view.read("s", 1, 399, settings)
+    view.put(table)
+    view.forget("s", 1, 300)
+    assert view.read("s", 1, 399, settings) == before
+    assert min(view.buckets("s", 1, "gcd")) == 256
+    view.put({BucketKey("s", 1, "gcd", 399): Counts(4, 2)})
+    assert view.read("s", 1, 399, settings) == ProfileView(
+        table | {BucketKey("s", 1, "gcd", 399): Counts(4, 2)}
+    ).read("s", 1, 399, settings)

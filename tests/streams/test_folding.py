@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.profile import Observation, fold
+from agent.profile import (
+    ALL,
+    UNDECIDED,
+    UNEXPLAINED,
+    UNLABELLED,
+    Observation,
+    canonical_bytes,
+    fold,
+    wrong_row,
+)
 from streams.events import Diagnosed
 from streams.folding import fold_diagnoses, fold_handler
 from streams.testing.synthetic import SKILLS, diagnosed, output
@@ -28,15 +37,22 @@ def diagnoses(draw: st.DrawFn) -> Diagnosed:
         "student_version": draw(st.integers(1, 2)),
         "bucket": draw(st.integers(0, 2)),
     }
-    return EVENT.model_copy(update={**where, "needed": needed, "missing": missing, "verdict": verdict})
+    by_filters = "correct" if verdict == "correct" else "incorrect"
+    judged = draw(st.sampled_from([None, by_filters, *(["undecided"] if verdict == "abstained" else [])]))
+    found = {"needed": needed, "missing": missing, "verdict": verdict, "judged": judged}
+    return EVENT.model_copy(update={**where, **found})
 
 
 @given(events=st.lists(diagnoses(), max_size=30))
 def test_in_bulk_as_one_by_one(events: list[Diagnosed]) -> None:
     one_by_one = fold(
-        Observation(e.student, e.student_version, e.bucket, e.needed, e.missing, e.verdict == "incorrect")
+        Observation(
+            *(e.student, e.student_version, e.bucket, e.needed, e.missing),
+            "incorrect" in (e.verdict, e.judged),
+            None if e.judged is None else e.judged != "undecided",
+        )
         for e in events
-        if e.verdict != "abstained"
+        if e.verdict != "abstained" or e.judged
     )
     assert fold_diagnoses(events) == one_by_one
     effects = fold_handler(events)
@@ -59,3 +75,44 @@ def test_in_bulk_as_one_by_one(events: list[Diagnosed]) -> None:
 def test_an_unclean_diagnosis_is_refused(needed: tuple[str, ...], missing: tuple[str, ...], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         fold_diagnoses([EVENT.model_copy(update={"needed": needed, "missing": missing})])
+
+
+def test_diagnoses_that_do_not_say_how_they_were_judged_fold_as_they_always_did() -> None:
+    """`profile rebuild` of an old log gives the old bytes."""
+    unexplained = {"verdict": "incorrect", "needed": ("add", "gcd"), "missing": ()}
+    old = [
+        EVENT.model_copy(
+            update={"event_id": str(n), "student": "s", "student_version": 1, "bucket": 7} | more
+        )
+        for n, more in enumerate(
+            [
+                {"verdict": "incorrect", "needed": ("add", "gcd"), "missing": ("gcd",)},
+                {"verdict": "abstained", "needed": ("add",), "missing": ()},
+                {"verdict": "correct", "needed": (), "missing": ()},
+                unexplained,
+            ]
+        )
+    ]
+    expected = b'["s",1,"*",7,3,2]\n["s",1,"add",7,2,0]\n["s",1,"gcd",7,2,1]\n'
+    assert canonical_bytes(fold_diagnoses(old)) == expected
+
+
+def test_right_and_wrong_answers_count_alike_whether_labelled_or_explained_or_not() -> None:
+    cases = [
+        ("correct", "correct", ("add",), ()),
+        ("incorrect", "incorrect", ("add",), ("add",)),
+        ("abstained", "incorrect", ("add",), ()),  # the teacher has nothing to say
+        ("correct", "correct", (), ()),
+        ("abstained", "incorrect", (), ()),  # nobody labelled the question
+        ("abstained", "undecided", ("add",), ()),
+    ]
+    names = ("verdict", "judged", "needed", "missing")
+    events = [EVENT.model_copy(update=dict(zip(names, case, strict=True))) for case in cases]
+    assert {key[2]: counts for key, counts in fold_diagnoses(events).items()} == {
+        ALL: (5, 3),
+        "add": (3, 1),
+        wrong_row("add"): (2, 1),
+        UNDECIDED: (6, 1),
+        UNLABELLED: (2, 2),
+        UNEXPLAINED: (2, 1),
+    }

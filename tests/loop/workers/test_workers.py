@@ -13,7 +13,7 @@ import pytest
 from agent.catalog import SkillCatalog
 from agent.decision import Decision, SkillTarget
 from agent.items import HeldOutItem, PoolItem
-from agent.profile import ALL
+from agent.profile import ALL, UNDECIDED, UNEXPLAINED, wrong_row
 from graphs.teacher import Diagnosis
 from graphs.testing.scripted import ScriptedTeacher
 from loop.backends import prepare
@@ -138,7 +138,8 @@ def test_unknown_skills_of_a_teacher_are_discarded_and_counted(tmp_path: Path) -
     services = make_services(tmp_path, teacher())
     fold_outputs(services, [output(1), output(2)])
     counts = {key[2]: value for key, value in services.store.buckets("demo").items()}
-    assert counts == {"add": (2, 2), ALL: (2, 2)}
+    coverage = {UNDECIDED: (2, 0), UNEXPLAINED: (2, 0), wrong_row("add"): (2, 0)}
+    assert counts == {"add": (2, 2), ALL: (2, 2), **coverage}
 
 
 def test_an_event_from_the_future_is_a_dead_letter_and_moves_no_clock(tmp_path: Path) -> None:

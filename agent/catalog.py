@@ -48,7 +48,7 @@ class Skill(Frozen):
     def _not_reserved(cls, name: str) -> str:
         if name.startswith("*") or name != name.strip():
             raise ValueError(
-                f"skill name {name!r}: a leading '*' is reserved, and a name neither starts nor ends with a blank"
+                f"skill name {name!r}: a leading '*' is reserved, and no name starts or ends with a blank"
             )
         return name
 

@@ -166,8 +166,11 @@ class ProfileView:
 
     def skills(self, student: str, version: int) -> tuple[str, ...]:
         """The skills that this version met, sorted, without the pseudo-skills."""
-        known = self._versions.get((student, version), {})
-        return tuple(sorted(skill for skill in known if not skill.startswith(RESERVED)))
+        return tuple(skill for skill in self.names(student, version) if not skill.startswith(RESERVED))
+
+    def names(self, student: str, version: int) -> tuple[str, ...]:
+        """The skills and pseudo-skills that this version has rows of, sorted."""
+        return tuple(sorted(self._versions.get((student, version), {})))
 
     def buckets(self, student: str, version: int, skill: str) -> Mapping[int, Counts]:
         """Counts of one skill by bucket; empty when there are none."""

@@ -35,9 +35,10 @@ class Statements(NamedTuple):
     buckets: sa.TextClause
 
 
-BUCKET_COLUMNS = ("student", "version", "skill", "bucket", "needed", "missing")
+BUCKET_COLUMNS = ("student", "version", "skill", "bucket", "needed", "missing", "written")
 _ADD = """ON CONFLICT (student, version, skill, bucket)
-    DO UPDATE SET needed = buckets.needed + excluded.needed, missing = buckets.missing + excluded.missing"""
+    DO UPDATE SET needed = buckets.needed + excluded.needed, missing = buckets.missing + excluded.missing,
+        written = excluded.written"""
 _INTO = f"INSERT INTO buckets ({', '.join(BUCKET_COLUMNS)}) SELECT"
 STATEMENTS = {
     "postgresql": Statements(
@@ -46,14 +47,15 @@ STATEMENTS = {
         sa.text(
             f"""{_INTO} * FROM unnest(
             CAST(:student AS text[]), CAST(:version AS integer[]), CAST(:skill AS text[]),
-            CAST(:bucket AS bigint[]), CAST(:needed AS bigint[]), CAST(:missing AS bigint[])) {_ADD}"""
+            CAST(:bucket AS bigint[]), CAST(:needed AS bigint[]), CAST(:missing AS bigint[]),
+            CAST(:written AS bigint[])) {_ADD}"""
         ),
     ),
     "sqlite": Statements(
         sa.text("INSERT INTO seen_events (event_id) SELECT value FROM json_each(:ids)"),
         sa.text("SELECT event_id FROM seen_events WHERE event_id IN (SELECT value FROM json_each(:ids))"),
         sa.text(
-            f"""{_INTO} {", ".join(f"json_extract(value, '$[{n}]')" for n in range(6))}
+            f"""{_INTO} {", ".join(f"json_extract(value, '$[{n}]')" for n in range(7))}
             FROM json_each(:rows) WHERE true {_ADD}"""
         ),
     ),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
 
 from agent.budget import Activity, LedgerEntry, Usage
 from streams.state import tables
@@ -50,30 +49,31 @@ def book(store: StateStore, entry: LedgerEntry) -> None:
 
 
 def spent_on(store: StateStore, student: str, day: str) -> list[LedgerEntry]:
-    """The money of a day, one sum per round and one for monitoring: what several processes' meters look at
-    (`graphs.chat.meter`)."""
-    column = tables.ledger.c
-    if store.engine.dialect.name == "postgresql":
-        usd: Any = sa.cast(sa.cast(column.entry, JSONB)["usage"]["usd"].astext, sa.Float)
-    else:
-        usd = sa.func.json_extract(column.entry, "$.usage.usd")
-    query = (
-        sa.select(column.round_id, sa.func.sum(usd))
-        .where(column.student == student, column.day == day)
-        .group_by(column.round_id)
+    """What was spent on a day, one sum per round and activity: enough for `agent.budget` and for what several
+    processes' meters look at (`graphs.chat.meter`).
+
+    A round of the day that began on an earlier one has an empty line of that day. Costs a few rows, however
+    long the ledger is.
+    """
+    sums, earlier = tables.ledger_sums.c, tables.ledger_sums.alias().c
+    began = (
+        sa.select(sa.func.min(earlier.day))
+        .where(earlier.student == student, earlier.round_id == sums.round_id, sums.round_id != "")
+        .scalar_subquery()
+    )
+    query = sa.select(sums.round_id, sums.activity, sums.usd, sums.seconds, began).where(
+        sums.student == student, sums.day == day
     )
     with store.transaction(read_only=True) as connection:
-        return [
-            LedgerEntry(
-                entry_id=f"{round_id}/{day}",
-                student=student,
-                round_id=round_id,
-                day=day,
-                activity="label",
-                usage=Usage(usd=money),
-            )
-            for round_id, money in connection.execute(query)
-        ]
+        rows = connection.execute(query).all()
+    lines = [_line(student, day, row[0], row[1], usage=Usage(usd=row[2]), seconds=row[3]) for row in rows]
+    begun = {row[0]: row[4] for row in rows if row[4] is not None and row[4] < day}
+    return lines + [_line(student, before, round_id, "label") for round_id, before in begun.items()]
+
+
+def _line(student: str, day: str, round_id: str, activity: str, **sums: Any) -> LedgerEntry:
+    names = {"student": student, "day": day, "activity": activity, "round_id": round_id or None}
+    return LedgerEntry.model_validate({"entry_id": f"{round_id}/{day}/{activity}", **names, **sums})
 
 
 def entries(store: StateStore, student: str, rounds_only: bool = False) -> list[LedgerEntry]:

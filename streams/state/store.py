@@ -97,8 +97,13 @@ class StateStore:
             # Several processes may start on a new database at once
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
+            sums_are_new = not sa.inspect(connection).has_table("ledger_sums")
             tables.metadata.create_all(connection)
             _add_columns(connection)
+            for index in tables.buckets.indexes:  # of a database of before there was the column
+                index.create(connection, checkfirst=True)
+            for statement in tables.ledger_triggers(self.engine.dialect.name) if sums_are_new else ():
+                connection.exec_driver_sql(statement)
 
     @contextmanager
     def transaction(self, read_only: bool = False) -> Iterator[sa.Connection]:
@@ -152,16 +157,17 @@ class StateStore:
         1. offsets, by compare-and-set: `StaleOffsets` if any differs from `expected` (the partition was
            lost);
         2. event ids: `DuplicateEvents` if one is known already;
-        3. profile buckets: integer increments;
-        4. watermarks and ledger;
-        5. outbox rows: the only way out for events and dead letters.
+        3. watermarks, which hold a version's row: its batches commit one after the other;
+        4. profile buckets: integer increments, numbered by the version's batch (`written_since`);
+        5. ledger;
+        6. outbox rows: the only way out for events and dead letters.
         """
         try:
             with self.transaction() as connection:
                 self._move_offsets(batch, connection)
                 self._add_ids(batch.event_ids, connection)
-                self._add_buckets(batch, connection)
                 self._add_watermarks(batch, connection)
+                self._add_buckets(batch, connection)
                 self.insert_new(tables.ledger, batch.ledger, connection)
                 self.publish(batch.outbox, connection)
         except IntegrityError as exc:
@@ -204,7 +210,8 @@ class StateStore:
     def _add_buckets(self, batch: Batch, connection: sa.Connection) -> None:
         if not batch.buckets:
             return
-        rows = [(*key, *counts) for key, counts in sorted(batch.buckets.items())]
+        numbers = {where: self._last_batch(where, connection) + 1 for where in {k[:2] for k in batch.buckets}}
+        rows = [(*key, *counts, numbers[key[:2]]) for key, counts in sorted(batch.buckets.items())]
         if self.engine.dialect.name == "postgresql":
             values: dict[str, Any] = {
                 name: list(column)
@@ -214,6 +221,12 @@ class StateStore:
             values = {"rows": json.dumps(rows, ensure_ascii=False)}
             check_64_bits(rows)
         connection.execute(self._statements.buckets, values)
+
+    def _last_batch(self, where: tuple[str, int], connection: sa.Connection) -> int:
+        column = tables.buckets.c
+        of_version = (column.student == where[0], column.version == where[1])
+        newest = sa.select(column.written).where(*of_version).order_by(column.written.desc()).limit(1)
+        return connection.execute(newest).scalar_one_or_none() or 0
 
     def _add_watermarks(self, batch: Batch, connection: sa.Connection) -> None:
         if not batch.watermarks:
@@ -305,13 +318,43 @@ class StateStore:
                 connection.execute(self._statements.known, {"ids": self._id_list(event_ids)}).scalars()
             )
 
-    def buckets(self, student: str | None = None) -> ProfileTable:
-        """The profile's table, of one student or of all."""
-        query = sa.select(tables.buckets)
+    def buckets(
+        self, student: str | None = None, version: int | None = None, since_bucket: int | None = None
+    ) -> ProfileTable:
+        """The profile's table: of one student or of all, of one version or of all, from a bucket on."""
+        column = tables.buckets.c
+        query = sa.select(
+            column.student, column.version, column.skill, column.bucket, column.needed, column.missing
+        )
         if student is not None:
-            query = query.where(tables.buckets.c.student == student)
+            query = query.where(column.student == student)
+        if version is not None:
+            query = query.where(column.version == version)
+        if since_bucket is not None:
+            query = query.where(column.bucket >= since_bucket)
         with self.transaction(read_only=True) as connection:
             return {BucketKey(*row[:4]): Counts(*row[4:6]) for row in connection.execute(query)}
+
+    def written_since(self, student: str, version: int, batch: int) -> tuple[int, ProfileTable]:
+        """The rows of a version that were written after its batch number `batch` (-1: all), as they are now,
+        and the number of its newest batch: what to ask with next time."""
+        column = tables.buckets.c
+        query = sa.select(column.skill, column.bucket, column.needed, column.missing, column.written).where(
+            column.student == student, column.version == version, column.written > batch
+        )
+        rows: ProfileTable = {}
+        with self.transaction(read_only=True) as connection:
+            for skill, bucket, needed, missing, written in connection.execute(query):
+                rows[BucketKey(student, version, skill, bucket)] = Counts(needed, missing)
+                batch = max(batch, written)
+        return batch, rows
+
+    def answers(self, student: str) -> int:
+        """Answers watched so far, of all versions: the policy's clock."""
+        column = tables.watermarks.c
+        query = sa.select(sa.func.coalesce(sa.func.sum(column.outputs), 0)).where(column.student == student)
+        with self.transaction(read_only=True) as connection:
+            return int(connection.execute(query).scalar_one())
 
     def watermark(self, student: str, version: int) -> tuple[int, float] | None:
         """(outputs counted, latest event time in epoch seconds) of one version, or None before its first
@@ -376,3 +419,14 @@ def _add_columns(connection: sa.Connection) -> None:
 def outgoing(row: Any) -> Outgoing:
     """The record in a row of the outbox."""
     return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))
+
+
+def _add_columns(connection: sa.Connection) -> None:
+    """Give the tables of an older database the columns that were added since."""
+    stored = sa.inspect(connection).get_multi_columns()
+    for table in tables.metadata.sorted_tables:
+        known = {column["name"] for column in stored[None, table.name]}
+        for column in table.columns:
+            if column.name not in known:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))

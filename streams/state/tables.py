@@ -21,6 +21,8 @@ buckets = Table(
     Column("bucket", BigInteger, primary_key=True),
     Column("needed", BigInteger, nullable=False),
     Column("missing", BigInteger, nullable=False),
+    Column("written", BigInteger, nullable=False, server_default="0"),  # numbers a version's batches
+    Index("buckets_by_batch", "student", "version", "written"),
     sqlite_with_rowid=False,
 )
 
@@ -133,6 +135,21 @@ ledger = Table(
     Index("ledger_of_a_day", "student", "day"),
 )
 
+# The ledger added up, by triggers (streams.state.ledger): what the policy and the meters read. '' is
+# monitoring, which belongs to no round.
+ledger_sums = Table(
+    "ledger_sums",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("round_id", String(200), primary_key=True),
+    Column("activity", String(20), primary_key=True),
+    Column("entries", BigInteger, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Index("days_of_a_round", "student", "round_id", "day"),
+)
+
 labels = Table(
     "labels",
     metadata,
@@ -149,3 +166,39 @@ watermarks = Table(
     Column("outputs", BigInteger, nullable=False),
     Column("latest", Float, nullable=False),
 )
+
+_FIELDS = {
+    "sqlite": ("json_extract({row}.entry, '$.usage.usd')", "json_extract({row}.entry, '$.seconds')"),
+    "postgresql": (
+        "CAST(CAST({row}.entry AS jsonb) -> 'usage' ->> 'usd' AS double precision)",
+        "CAST(CAST({row}.entry AS jsonb) ->> 'seconds' AS double precision)",
+    ),
+}
+_ADD_UP = """INSERT INTO ledger_sums (student, day, round_id, activity, entries, usd, seconds)
+    SELECT NEW.student, NEW.day, coalesce(NEW.round_id, ''), NEW.activity, 1, {usd}, {seconds} {where}
+    ON CONFLICT (student, day, round_id, activity) DO UPDATE SET
+        entries = ledger_sums.entries + 1, usd = ledger_sums.usd + excluded.usd,
+        seconds = ledger_sums.seconds + excluded.seconds;"""
+_ALL_SUMS = """INSERT INTO ledger_sums (student, day, round_id, activity, entries, usd, seconds)
+    SELECT student, day, coalesce(round_id, ''), activity, count(*), sum({usd}), sum({seconds})
+    FROM ledger GROUP BY student, day, coalesce(round_id, ''), activity"""
+
+
+def ledger_triggers(dialect: str) -> list[str]:
+    """The statements that fill `ledger_sums` from the rows that are there, and keep it with every new row,
+    whoever inserts it."""
+    usd, seconds = (field.format(row="NEW") for field in _FIELDS[dialect])
+    old = dict(
+        zip(("usd", "seconds"), (field.format(row="ledger") for field in _FIELDS[dialect]), strict=True)
+    )
+    if dialect == "sqlite":
+        body = _ADD_UP.format(usd=usd, seconds=seconds, where="WHERE true")
+        made = [f"CREATE TRIGGER ledger_sum AFTER INSERT ON ledger BEGIN {body} END"]
+    else:
+        body = _ADD_UP.format(usd=usd, seconds=seconds, where="")
+        made = [
+            "CREATE OR REPLACE FUNCTION ledger_sum() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$sum$ BEGIN {body} RETURN NULL; END $sum$",
+            "CREATE TRIGGER ledger_sum AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION ledger_sum()",
+        ]
+    return [_ALL_SUMS.format(**old), *made]

@@ -168,10 +168,13 @@ watermarks = Table(
 )
 
 _FIELDS = {
-    "sqlite": ("json_extract({row}.entry, '$.usage.usd')", "json_extract({row}.entry, '$.seconds')"),
+    "sqlite": (
+        "coalesce(json_extract({row}.entry, '$.usage.usd'), 0.0)",
+        "coalesce(json_extract({row}.entry, '$.seconds'), 0.0)",
+    ),
     "postgresql": (
-        "CAST(CAST({row}.entry AS jsonb) -> 'usage' ->> 'usd' AS double precision)",
-        "CAST(CAST({row}.entry AS jsonb) ->> 'seconds' AS double precision)",
+        "coalesce(CAST(CAST({row}.entry AS jsonb) -> 'usage' ->> 'usd' AS double precision), 0.0)",
+        "coalesce(CAST(CAST({row}.entry AS jsonb) ->> 'seconds' AS double precision), 0.0)",
     ),
 }
 _ADD_UP = """INSERT INTO ledger_sums (student, day, round_id, activity, entries, usd, seconds)

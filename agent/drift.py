@@ -33,7 +33,7 @@ from typing import Literal
 from pydantic import Field
 
 from agent.posterior import ProfileView
-from agent.profile import ALL, RESERVED, UNDECIDED, UNEXPLAINED, Counts
+from agent.profile import ALL, RESERVED, UNDECIDED, UNEXPLAINED, BucketKey, Counts
 from agent.settings import Settings
 
 Kind = Literal["miss rate", "traffic", "abstention"]
@@ -333,13 +333,12 @@ def scan_version(
 ) -> tuple[Alarm, ...]:
     """Every alarm of a version whose whole history is in `view`, as of a bucket."""
     scanner = Scanner(catalog, settings)
-    scanner.put(rows_of_version(view, student, version))
+    for skill in view.names(student, version):
+        scanner.put((skill, *row) for row in view.buckets(student, version, skill).items())
     scanner.advance(as_of_bucket)
     return scanner.alarms
 
 
-def rows_of_version(view: ProfileView, student: str, version: int) -> Iterable[tuple[str, int, Counts]]:
-    """The rows of one version in a view, for `Scanner.put`."""
-    for skill in view.names(student, version):
-        for bucket, counts in view.buckets(student, version, skill).items():
-            yield skill, bucket, counts
+def rows_of(table: Mapping[BucketKey, Counts]) -> Iterable[tuple[str, int, Counts]]:
+    """The rows of one version's table, for `Scanner.put`."""
+    return ((key.skill, key.bucket, counts) for key, counts in table.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from agent.posterior import Profile
+from agent.posterior import Coverage, Profile
 from training.gate import GateVerdict
 
 
@@ -13,10 +13,33 @@ def accuracy_line(profile: Profile) -> str:
     return f"version {profile.version}, rolling accuracy {accuracy} over {profile.answers} answers"
 
 
+def coverage_line(coverage: Coverage) -> str:
+    """What the estimates rest on: how many answers could be judged, labelled and explained."""
+    if not coverage.watched:
+        return "coverage: not recorded by these diagnoses"
+    parts = (
+        f"{coverage.judged} of {coverage.watched} answers judged",
+        f"{coverage.labelled} of those labelled",
+        f"{coverage.explained} of {coverage.wrong} wrong ones explained",
+    )
+    return f"coverage: {', '.join(parts)}"
+
+
 def profile_table(profile: Profile, alarms: set[str]) -> Table:
     """The missing-skill profile with 90 % intervals, most harmful skill first."""
     table = Table(title=f"Missing-Skill-Profile: {accuracy_line(profile)}", title_justify="left")
-    for name in ("skill", "needed", "missing", "miss rate", "90 % interval", "share", "priority", "drift"):
+    names = (
+        "skill",
+        "needed",
+        "missing",
+        "explained",
+        "miss rate",
+        "90 % interval",
+        "share",
+        "priority",
+        "drift",
+    )
+    for name in names:
         table.add_column(name, justify="left" if name in ("skill", "drift") else "right")
     for row in profile.skills:
         interval = f"{row.low:.2f} - {row.high:.2f}"
@@ -24,6 +47,7 @@ def profile_table(profile: Profile, alarms: set[str]) -> Table:
             row.skill,
             str(row.raw.needed),
             str(row.raw.missing),
+            "" if row.explained is None else f"{row.explained:.0%}",
             f"{row.mean:.2f}",
             interval,
             f"{row.share:.1%}",

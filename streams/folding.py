@@ -36,8 +36,7 @@ def _opinion(verdict: str, judged: str | None) -> tuple[bool, bool | None]:
 
 
 def fold_handler(events: Sequence[Event]) -> Effects:
-    """A handler that folds `Diagnosed` events from the log straight into the store's profile (`monitor.source
-    = "diagnoses"`)."""
+    """A handler that folds `Diagnosed` events from the log into the store's profile as they are."""
     diagnosed = [event for event in events if isinstance(event, Diagnosed)]
     failed = {
         event.event_id: f"{event.TYPE} is not expected here"

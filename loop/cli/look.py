@@ -11,8 +11,9 @@ from agent.profile import canonical_bytes
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config, ConfigError
 from loop.doors import open_task
-from loop.tables import profile_table, verdict_table
+from loop.tables import coverage_line, profile_table, verdict_table
 from loop.workers.decide import Decider, Standing
+from loop.workers.external import in_its_bucket
 from loop.workers.monitor import GROUP
 from loop.workers.record import LoopRound, open_rounds
 from streams.codec import Codec, DecodeError
@@ -73,7 +74,7 @@ def dead_letters(log: EventLog) -> int:
     names = {spec.name for spec in TOPICS}
     return sum(
         sum(log.end_offsets(name).values())
-        for name in (dead_letter_topic("student-outputs"),)
+        for name in (dead_letter_topic("student-outputs"), dead_letter_topic("diagnoses"))
         if name in names
     )
 
@@ -86,12 +87,14 @@ def show_profile(config: Config, root: Path, console: Console) -> None:
         console.print("no answer of the served version has been watched yet")
         return
     console.print(profile_table(standing.profile, set(standing.alarms)))
+    console.print(coverage_line(standing.profile.coverage), highlight=False)
 
 
 def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
     root = prepare(root)
-    live = open_store(config, root).buckets()
+    store = open_store(config, root)
+    live = store.buckets()
     codec, unreadable = Codec(), 0
     events: dict[str, Diagnosed] = {}
     with open_log(config, root, None) as log:
@@ -103,6 +106,10 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
                 continue
             if isinstance(event, Diagnosed):
                 events.setdefault(event.event_id, event)
+    if config.monitor.source == "diagnoses":  # what was refused is not in the profile
+        known = store.known(list(events))
+        bucket_s = config.monitor.bucket_s
+        events = {name: in_its_bucket(event, bucket_s) for name, event in events.items() if name in known}
     rebuilt, kept = canonical_bytes(fold_diagnoses(events.values())), canonical_bytes(live)
     same = rebuilt == kept
     console.print(

@@ -83,13 +83,16 @@ class Display:
 
     def _watched(self, standing: Standing) -> None:
         self._standing = standing
-        for skill, state in standing.alarms.items():
-            key = f"{standing.version}/{skill}/{state.alarm_bucket}"
+        for alarm in standing.drifts:
+            key = f"{standing.version}/{alarm.kind}/{alarm.skill}/{alarm.bucket}"
             if key not in self._said:
                 self._said.add(key)
+                before, after = (
+                    100 * counts.missing / counts.needed for counts in (alarm.before, alarm.after)
+                )
                 self._say(
-                    "drift alarm: "
-                    f"version {standing.version} misses {skill!r} more often than a mastered skill",
+                    f"drift alarm: version {standing.version}, {alarm.kind} of {alarm.skill!r}: "
+                    f"{before:.0f} % before, {after:.0f} % since",
                     "yellow",
                 )
         decision = standing.decision

@@ -203,7 +203,7 @@ class CurateWorker(RoundWorker):
             f"{round_.round_id}/curate",
             round_.student,
             round_.round_id,
-            round_.record.day,
+            today(self.services),
             "synthesize",
             curation.report.usage,
         )

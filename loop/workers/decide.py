@@ -10,19 +10,21 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from agent import drift
 from agent.budget import left
 from agent.decision import Decision, Outcome, PolicyInput, PoolState, RoundRecord
+from agent.drift import Alarm
 from agent.policy import decide
-from agent.posterior import Profile, ProfileView
-from agent.profile import ALL, Counts, bucket_of
+from agent.posterior import Profile
+from agent.profile import bucket_of
 from loop.config import Config
 from loop.tasks.task import Task
 from loop.workers.record import LoopRound, LoopRounds, Opened, RoundParts, State, announced
+from loop.workers.watch import ProfileWatch
+from streams.clock import Clock, SystemClock
 from streams.codec import encode
 from streams.events import Alert, Event, RoundChanged, derived_id
 from streams.state import tables
-from streams.state.ledger import entries
+from streams.state.ledger import spent_on
 from streams.state.rounds import ACTIVE, Round
 from streams.state.store import StateStore
 
@@ -36,7 +38,10 @@ class Standing:
     version: int
     as_of: datetime
     profile: Profile
-    alarms: dict[str, drift.CusumState]
+    alarms: dict[str, Alarm]
+    """The skills that have drifted and not come back."""
+    drifts: tuple[Alarm, ...]
+    """Every alarm of this version, also of its traffic and of abstentions, also those that have ended."""
     decision: Decision
 
 
@@ -44,11 +49,15 @@ class Decider:
     """Looks at one student and opens a round when the policy says so. Looking twice at the same evidence does
     nothing new."""
 
-    def __init__(self, config: Config, store: StateStore, rounds: LoopRounds, task: Task) -> None:
+    def __init__(
+        self, config: Config, store: StateStore, rounds: LoopRounds, task: Task, clock: Clock | None = None
+    ) -> None:
         self._config = config
         self._store = store
         self._rounds = rounds
         self._task = task
+        self._clock = clock or SystemClock()
+        self._watch = ProfileWatch(config, store, len(task.catalog.names))
         self._sizes = {skill: set(task.skill_map.items(skill)) for skill in task.catalog.names}
         self._announced: set[str] = set()
         shared = {"examples_per_step": config.train.batch_size, "replay_share": config.curate.replay.share}
@@ -62,16 +71,12 @@ class Decider:
         mark = self._store.watermark(student, route[0]) if route else None
         if route is None or mark is None:
             return None
-        table = self._store.buckets(student)
-        view = ProfileView(table)
         bucket = bucket_of(mark[1], self._config.monitor.bucket_s)
-        profile = view.read(student, route[0], bucket, self._config.profile, predecessor=route[1])
-        states = drift.scan_version(view, student, route[0], bucket, {}, self._config.drift)
-        alarms = {skill: state for skill, state in states.items() if state.alarm_bucket is not None}
+        profile, drifts = self._watch.look(route[0], route[1], bucket)
+        alarms = {a.skill: a for a in drifts if a.kind == "miss rate" and a.cleared is None}
         as_of = datetime.fromtimestamp(mark[1], UTC)
-        total = sum(counts.needed for key, counts in table.items() if key.skill == ALL)
-        decision = decide(self._policy_input(profile, total, as_of), self._policy)
-        return Standing(route[0], as_of, profile, alarms, decision)
+        decision = decide(self._policy_input(profile), self._policy)
+        return Standing(route[0], as_of, profile, alarms, drifts, decision)
 
     def step(self) -> Standing | None:
         """Publish new alarms and open the round that the policy wants; returns what it saw."""
@@ -82,39 +87,41 @@ class Decider:
                 self._open(standing)
         return standing
 
-    def _policy_input(self, profile: Profile, total: int, as_of: datetime) -> PolicyInput:
+    def _policy_input(self, profile: Profile) -> PolicyInput:
         rounds = self._rounds.list(profile.student)
         history = [round_record(round_) for round_ in rounds]
         used = {item for round_ in rounds if (made := round_.record.curated) for item in made.used}
-        ledger = entries(self._store, profile.student)
+        today = self._clock.now().date().isoformat()  # as the meters book it
         return PolicyInput(
             profile=profile,
             answers_watched=profile.answers,
-            answers_total=total,
+            answers_total=self._store.answers(profile.student),
             pools={
                 skill: PoolState(available=len(ids), used=len(ids & used))
                 for skill, ids in self._sizes.items()
             },
             history=history,
-            budget=left(self._config.budget, ledger, as_of.date().isoformat()),
+            budget=left(self._config.budget, spent_on(self._store, profile.student, today), today),
         )
 
     def _publish_alarms(self, standing: Standing) -> None:
         student = standing.profile.student
-        for skill, state in standing.alarms.items():
-            bucket = state.alarm_bucket or 0
-            event_id = derived_id(f"{student}/{standing.version}/{skill}/{bucket}", "alert")
+        for alarm in standing.drifts:
+            cause = f"{student}/{standing.version}/{alarm.kind}/{alarm.skill}/{alarm.bucket}"
+            event_id = derived_id(cause, "alert")
             if event_id in self._announced:
                 continue
+            ended = (alarm.bucket + 1) * self._config.monitor.bucket_s
             event = Alert(
                 event_id=event_id,
-                occurred_at=datetime.fromtimestamp((bucket + 1) * self._config.monitor.bucket_s, UTC),
+                occurred_at=min(datetime.fromtimestamp(max(ended, 0), UTC), standing.as_of),
                 student=student,
                 student_version=standing.version,
-                skill=skill,
-                bucket=bucket,
-                statistic=state.statistic,
-                threshold=drift.design(Counts(), len(self._sizes), self._config.drift).h,
+                skill=alarm.skill,
+                bucket=alarm.bucket,
+                statistic=alarm.statistic,
+                threshold=alarm.threshold,
+                kind=alarm.kind,
             )
             publish_once(self._store, event)
             self._announced.add(event_id)
@@ -126,16 +133,13 @@ class Decider:
         opened = Opened(
             champion=standing.version,
             at=standing.as_of,
-            answers=self._answers_total(student),
+            answers=self._store.answers(student),
             profile=standing.profile.skills,
         )
         record = RoundParts(decision=standing.decision, opened=opened)
         round_ = Round(round_id, student, number, "planned", None, record)
         if self._rounds.open(round_, changed(round_, "planned", announced(record.decision))):
             logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
-
-    def _answers_total(self, student: str) -> int:
-        return sum(counts[0] for key, counts in self._store.buckets(student).items() if key[2] == ALL)
 
 
 def publish_once(store: StateStore, event: Event) -> None:

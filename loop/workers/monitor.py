@@ -15,6 +15,7 @@ from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
 from loop.config import ConfigError
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
+from loop.workers.external import ExternalDiagnoses
 from loop.workers.messages import Watched
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
@@ -23,7 +24,6 @@ from serving.step_rewards import RewardModel
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
 from streams.events import StudentOutput
-from streams.folding import fold_handler
 from streams.log import EventLog, LogUnavailable
 from streams.state.labels import StoredLabels
 from streams.state.outbox import OutboxRelay
@@ -50,7 +50,7 @@ class MonitorWorker:
             transient=(*TRANSIENT, *STOPS_THE_BATCH),
             look_first=not folds,
         )
-        handler: Handler = fold_handler
+        handler: Handler = ExternalDiagnoses(task.catalog, settings, services.clock)
         if not folds:
             labels = StoredLabels(services.store, task.catalog)
             context = MonitorContext(
@@ -69,7 +69,7 @@ class MonitorWorker:
             log, services.store, handler, consume, clock=SystemClock(), crash=services.crash
         )
         self.relay = OutboxRelay(services.store, log, services.crash)
-        self.decider = Decider(services.config, services.store, services.rounds, task)
+        self.decider = Decider(services.config, services.store, services.rounds, task, services.clock)
         self._listen = services.listen
 
     def step(self) -> bool:

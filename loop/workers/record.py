@@ -103,11 +103,6 @@ class RoundParts(Frozen):
         """The skills that the round teaches."""
         return tuple(target.skill for target in self.decision.skills)
 
-    @property
-    def day(self) -> str:
-        """The day (UTC, event time) whose budget pays for the round."""
-        return self.opened.at.date().isoformat()
-
     def need_curated(self) -> Curated:
         """The part that curation fills. Raises `LookupError` when it is not there."""
         return _need(self.curated, "curated")

@@ -87,3 +87,9 @@ class Services:
         """Make a version servable, unless it already is."""
         if version not in self.engine.versions():
             self.engine.load(version, self.adapter_of(version))
+
+
+def today(services: Services) -> str:
+    """The day (UTC, by the loop's clock) on which money is booked: the meters', the rounds' and the
+    policy's."""
+    return services.clock.now().date().isoformat()

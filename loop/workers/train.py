@@ -42,7 +42,7 @@ class TrainWorker(RoundWorker):
             f"{round_.round_id}/train",
             round_.student,
             round_.round_id,
-            round_.record.day,
+            today(self.services),
             "train",
             seconds=result.seconds,
         )

@@ -335,13 +335,17 @@ class StateStore:
         with self.transaction(read_only=True) as connection:
             return {BucketKey(*row[:4]): Counts(*row[4:6]) for row in connection.execute(query)}
 
-    def written_since(self, student: str, version: int, batch: int) -> tuple[int, ProfileTable]:
+    def written_since(
+        self, student: str, version: int, batch: int, since_bucket: int | None = None
+    ) -> tuple[int, ProfileTable]:
         """The rows of a version that were written after its batch number `batch` (-1: all), as they are now,
-        and the number of its newest batch: what to ask with next time."""
+        from a bucket on, and the number of the newest batch read: what to ask with next time."""
         column = tables.buckets.c
         query = sa.select(column.skill, column.bucket, column.needed, column.missing, column.written).where(
             column.student == student, column.version == version, column.written > batch
         )
+        if since_bucket is not None:
+            query = query.where(column.bucket >= since_bucket)
         rows: ProfileTable = {}
         with self.transaction(read_only=True) as connection:
             for skill, bucket, needed, missing, written in connection.execute(query):
@@ -419,14 +423,3 @@ def _add_columns(connection: sa.Connection) -> None:
 def outgoing(row: Any) -> Outgoing:
     """The record in a row of the outbox."""
     return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))
-
-
-def _add_columns(connection: sa.Connection) -> None:
-    """Give the tables of an older database the columns that were added since."""
-    stored = sa.inspect(connection).get_multi_columns()
-    for table in tables.metadata.sorted_tables:
-        known = {column["name"] for column in stored[None, table.name]}
-        for column in table.columns:
-            if column.name not in known:
-                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))

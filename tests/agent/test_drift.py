@@ -17,7 +17,7 @@ from agent.drift import (
     DriftSettings,
     Scanner,
     Watch,
-    rows_of_version,
+    rows_of,
     scan_version,
     sidak,
     threshold,
@@ -140,8 +140,8 @@ def test_a_scanner_that_is_fed_in_parts_says_what_one_look_says(
     seed: int, cuts: set[int], late: bool
 ) -> None:
     stream = bursts(seed % 3, ("add", "gcd"), bad="gcd")
-    view = ProfileView(fold(stream))
-    rows = list(rows_of_version(view, "s", 1))
+    table = fold(stream)
+    rows = list(rows_of(table))
     random.Random(seed).shuffle(rows)
     scanner, times = Scanner(20), [*sorted(cuts), 200]
     shift = 5 if late else 0
@@ -149,7 +149,7 @@ def test_a_scanner_that_is_fed_in_parts_says_what_one_look_says(
         known = [row for row in rows if row[1] + shift < end]
         scanner.put(row for row in known if row[1] + shift >= start)
         scanner.advance(end, history=partial(iter, known))
-    assert scanner.alarms == scan_version(view, "s", 1, 200, catalog=20)
+    assert scanner.alarms == scan_version(ProfileView(table), "s", 1, 200, catalog=20)
 
 
 def test_a_grader_that_falls_silent_is_an_alarm() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from agent.budget import BudgetExceeded, Caps, Price, Usage
+from agent.budget import BudgetExceeded, Caps, LedgerEntry, Price, Usage, left
 from graphs.chat.meter import LOOK_EVERY, Meter, Work
 from streams.clock import HandClock
 from streams.state.ledger import book, entries, spent_on
@@ -63,3 +64,45 @@ def test_spending_that_is_not_in_the_ledger_yet_is_not_forgotten(store: StateSto
     clock.sleep(60)
     with pytest.raises(BudgetExceeded):
         spend(alone, 2)
+
+
+def test_sums_of_a_day_are_those_of_the_entries(store: StateStore) -> None:
+    lines = [
+        ("a", None, "2026-11-23", "diagnose", 0.5, 0.0),
+        ("b", None, "2026-11-24", "diagnose", 0.25, 0.0),
+        ("c", "r1", "2026-11-23", "synthesize", 1.0, 0.0),
+        ("d", "r1", "2026-11-24", "train", 0.0, 30.0),
+        ("e", "r2", "2026-11-24", "synthesize", 2.0, 0.0),
+        ("e", "r2", "2026-11-24", "synthesize", 2.0, 0.0),  # once more: it counts once
+    ]
+    for name, round_id, day, activity, usd, seconds in lines:
+        entry = {"entry_id": name, "student": "s", "round_id": round_id, "day": day, "activity": activity}
+        book(store, LedgerEntry.model_validate(entry | {"usage": Usage(usd=usd), "seconds": seconds}))
+    caps = Caps(usd_per_day=5.0, rounds_per_day=3, train_seconds_per_day=100.0)
+    for day in ("2026-11-22", "2026-11-23", "2026-11-24", "2026-11-25"):
+        assert left(caps, spent_on(store, "s", day), day) == left(caps, entries(store, "s"), day)
+    assert left(caps, spent_on(store, "s", "2026-11-24"), "2026-11-24").rounds_left_today == 2
+
+
+def test_an_older_ledger_is_added_up_when_it_is_opened(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    store = StateStore(url)
+    book(
+        store,
+        LedgerEntry.model_validate(
+            {
+                "entry_id": "a",
+                "student": "s",
+                "round_id": None,
+                "day": "2026-11-23",
+                "activity": "label",
+                "usage": {"usd": 2},
+            }
+        ),
+    )
+    with store.transaction() as connection:
+        for statement in ("DROP TRIGGER ledger_sum", "DROP TABLE ledger_sums"):
+            connection.exec_driver_sql(statement)
+    store.close()
+    again = StateStore(url)
+    assert [entry.usage.usd for entry in spent_on(again, "s", "2026-11-23")] == [2.0]

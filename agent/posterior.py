@@ -17,6 +17,7 @@ soon speaks for itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -36,7 +37,7 @@ from agent.profile import (
 )
 from agent.settings import Settings
 
-_BLOCK = 128
+_BLOCK = 64
 """Buckets that are summed together: a read costs a step per block, not per bucket."""
 
 
@@ -246,6 +247,10 @@ class _Evidence:
 _NOTHING = _Evidence(0.0, 0.0, Counts())
 
 
+_Part = tuple[float, float, int, int]
+"""Discounted needed and missing, and the plain ones."""
+
+
 class _Series:
     """One skill's counts by bucket, with the sums of whole blocks kept: they do not depend on when one reads.
 
@@ -255,7 +260,7 @@ class _Series:
     def __init__(self) -> None:
         self.rows: dict[int, Counts] = {}
         self._blocks: dict[int, set[int]] = {}
-        self._sums: dict[int, tuple[float | None, _Evidence]] = {}
+        self._sums: dict[int, tuple[float | None, _Part]] = {}
 
     def put(self, bucket: int, counts: Counts) -> None:
         self.rows[bucket] = counts
@@ -270,37 +275,41 @@ class _Series:
 
     def discounted(self, as_of: int, settings: ReadSettings) -> _Evidence:
         """The sum of the buckets in the window."""
-        oldest = None if settings.window_buckets is None else as_of - settings.window_buckets
-        half_life, raw, needed, missing = settings.half_life_buckets, Counts(), 0.0, 0.0
+        oldest = -math.inf if settings.window_buckets is None else as_of - settings.window_buckets
+        half_life, needed, missing, raw_needed, raw_missing = settings.half_life_buckets, 0.0, 0.0, 0, 0
         for block in sorted(self._blocks):
             first, last = block * _BLOCK, block * _BLOCK + _BLOCK - 1
-            if first > as_of or (oldest is not None and last <= oldest):
+            if first > as_of or last <= oldest:
                 continue
-            if last > as_of or (oldest is not None and first <= oldest):
-                inside = [b for b in self._blocks[block] if b <= as_of and (oldest is None or b > oldest)]
+            if last <= as_of and first > oldest:
+                part = self._whole(block, last, half_life)
+            else:
+                inside = [bucket for bucket in self._blocks[block] if oldest < bucket <= as_of]
                 last = min(last, as_of)
                 part = self._sum(inside, last, half_life)
-            else:
-                part = self._whole(block, last, half_life)
             weight = 1.0 if half_life is None else 2.0 ** ((last - as_of) / half_life)
-            needed, missing = needed + weight * part.needed, missing + weight * part.missing
-            raw = raw.plus(part.raw)
-        return _Evidence(needed, missing, raw)
+            needed += weight * part[0]
+            missing += weight * part[1]
+            raw_needed += part[2]
+            raw_missing += part[3]
+        return _Evidence(needed, missing, Counts(raw_needed, raw_missing))
 
-    def _whole(self, block: int, last: int, half_life: float | None) -> _Evidence:
+    def _whole(self, block: int, last: int, half_life: float | None) -> _Part:
         known = self._sums.get(block)
         if known is None or known[0] != half_life:
             known = self._sums[block] = (half_life, self._sum(self._blocks[block], last, half_life))
         return known[1]
 
-    def _sum(self, buckets: Iterable[int], last: int, half_life: float | None) -> _Evidence:
-        raw, needed, missing = Counts(), 0.0, 0.0
+    def _sum(self, buckets: Iterable[int], last: int, half_life: float | None) -> _Part:
+        needed, missing, raw_needed, raw_missing = 0.0, 0.0, 0, 0
         for bucket in sorted(buckets):
             weight = 1.0 if half_life is None else 2.0 ** ((bucket - last) / half_life)
-            counts = self.rows[bucket]
-            needed, missing = needed + weight * counts.needed, missing + weight * counts.missing
-            raw = raw.plus(counts)
-        return _Evidence(needed, missing, raw)
+            n, m = self.rows[bucket]
+            needed += weight * n
+            missing += weight * m
+            raw_needed += n
+            raw_missing += m
+        return needed, missing, raw_needed, raw_missing
 
 
 _NO_SERIES = _Series()

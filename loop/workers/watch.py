@@ -18,21 +18,22 @@ class ProfileWatch:
         self._student = config.student.name
         self._route: tuple[int, int | None] | None = None
         self._batches: dict[int, int] = {}
+        self._profile: Profile | None = None
 
     def look(self, version: int, predecessor: int | None, as_of: int) -> tuple[Profile, tuple[Alarm, ...]]:
         """The profile as of the bucket `as_of`, and every alarm of the version so far."""
         if self._route != (version, predecessor):
             self._route = (version, predecessor)
-            self._view, self._batches = ProfileView(), {}
+            self._view, self._batches, self._profile = ProfileView(), {}, None
             self._scanner = Scanner(self._catalog, self._config.drift)
-        for known in (version, predecessor):
-            if known is not None:
-                self._read(known, as_of)
-        self._scanner.advance(as_of, self._history)
-        profile = self._view.read(self._student, version, as_of, self._config.profile, predecessor)
-        return profile, self._scanner.alarms
+        new = [self._read(known, as_of) for known in (version, predecessor) if known is not None]
+        if self._profile is None or any(new) or as_of != self._profile.as_of_bucket:
+            self._scanner.advance(as_of, self._history)
+            self._profile = self._view.read(self._student, version, as_of, self._config.profile, predecessor)
+        return self._profile, self._scanner.alarms
 
-    def _read(self, version: int, as_of: int) -> None:
+    def _read(self, version: int, as_of: int) -> bool:
+        """Take over what is new of a version; whether there was anything."""
         last = self._batches.get(version, -1)
         window = self._config.profile.window_buckets
         oldest = None if window is None else as_of - window
@@ -44,6 +45,7 @@ class ProfileWatch:
         self._view.put({key: c for key, c in rows.items() if oldest is None or key.bucket > oldest})
         if oldest is not None:
             self._view.forget(self._student, version, oldest)
+        return bool(rows)
 
     def _history(self) -> list[tuple[str, int, Counts]]:
         version = self._route[0] if self._route else None

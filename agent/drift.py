@@ -10,7 +10,7 @@ l(n, m) = m log(m / n) + (n - m) log(1 - m / n):
 1. The reference is the version's own evidence before the split, at least `reference` opportunities of it. Its
    uncertainty is in G, so there is no miss rate that counts as "in order", and nothing to know beforehand.
 2. The law of max G hardly depends on the miss rate, and its tail falls as exp(-h): `threshold` is a formula,
-   fitted to simulations of it and checked by others in tests (docs/decisions/0027).
+   fitted to simulations of it and checked by others in tests (docs/decisions/0005).
 3. Counts enter in closed buckets (as_of > bucket + lateness), gathered to `GRAIN` opportunities. Fewer splits
    and fewer looks can only delay an alarm, so the false-alarm rate holds for every grouping. What a series
    says depends on its own buckets, the settings and the size of the catalog, on nothing else that arrives.

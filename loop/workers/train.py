@@ -10,6 +10,7 @@ from loop.workers.lease import Lease
 from loop.workers.messages import Training
 from loop.workers.record import LoopRound, Trained
 from loop.workers.round import RoundWorker
+from loop.workers.services import today
 from streams.state.ledger import entry_row
 from training.attempts import begin_attempt, sweep_attempts
 from training.mix import assert_disjoint, read_dataset

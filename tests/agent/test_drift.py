@@ -211,4 +211,4 @@ def test_thresholds_grow_with_the_catalog_and_the_horizon() -> None:
 )
 def test_settings_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
-        DriftSettings(**bad)  # type: ignore[arg-type]
+        DriftSettings(**bad)

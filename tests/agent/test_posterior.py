@@ -110,7 +110,7 @@ def test_a_row_without_answers_has_no_share() -> None:
 )
 def test_settings_are_checked(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError):
-        ReadSettings(**bad)  # type: ignore[arg-type]
+        ReadSettings(**bad)
 
 
 def test_the_profile_is_light_to_import() -> None:

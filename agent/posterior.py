@@ -8,7 +8,7 @@ For each skill, with w(b) = 2^(-(as_of - b) / half_life) for the buckets b insid
 
 Answers judged wrong that nobody could explain are opportunities with an unknown miss. They count as misses in
 the proportion of the explained ones that needed the same skill, and both counts shrink to what that guess is
-worth (`_explained`; docs/decisions/0026).
+worth (`_explained`; docs/decisions/0028).
 
 The prior (a0, b0) is `prior_strength` pseudo-answers at `prior_mean`, plus the predecessor's evidence in the
 same window, scaled by `predecessor_weight` and capped at `predecessor_cap` pseudo-answers: a promoted student

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random
 
 
 def sqlite_pragmas(connection: Any, _: Any) -> None:
@@ -14,10 +16,21 @@ def sqlite_pragmas(connection: Any, _: Any) -> None:
     # Event ids fall on random pages: larger ones (of a new database only), kept in memory and written home
     # seldom, share writes.
     connection.execute("PRAGMA page_size=16384")
-    connection.execute("PRAGMA journal_mode=WAL")
+    _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA cache_size=-16384")  # KiB
     connection.execute("PRAGMA wal_autocheckpoint=4000")  # pages
+
+
+@retry(
+    retry=retry_if_exception_type(sqlite3.OperationalError),
+    stop=stop_after_delay(30),
+    wait=wait_random(0, 0.1),
+    reraise=True,
+)
+def _switch_to_wal(connection: Any) -> None:
+    """Several processes may open a new file at once, and this pragma does not wait for a lock as others do."""
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def sqlite_begin(connection: sa.Connection) -> None:

@@ -29,7 +29,7 @@ def sqlite_pragmas(connection: Any, _: Any) -> None:
     reraise=True,
 )
 def _switch_to_wal(connection: Any) -> None:
-    """Several processes may open a new file at once, and this pragma does not wait for a lock as others do."""
+    """Several processes may open a new file at once, and this pragma waits for no lock, unlike others."""
     connection.execute("PRAGMA journal_mode=WAL")
 
 

@@ -166,21 +166,14 @@ def _unready(champion: Evaluation, challenger: Evaluation, case: _Case) -> Itera
 
 
 def _decide(case: _Case) -> Verdict:
-    settings, searched = case.settings, case.search.looks()
-    rows = _rows([look for look, _ in searched], [harm for _, harm in searched], case)
-    rows = [row for row in rows if row.against == CHAMPION or row.passed is False]
-    apart = [*_protected_beside_earlier(case), *_reported(case)]
-    rows = [_gain(case), *rows, *_rows(apart, [None] * len(apart), case)]
+    search, settings = case.search, case.settings
+    looks: list[tuple[Look, float | None]] = [(search.group("target skills", "targets", CHAMPION, search.targets), None)]
+    # beside earlier champions only what closes the gate is told
+    looks += [(look, harm) for look, harm in search.looks() if look.against == CHAMPION or harm <= settings.harm_rate]
+    looks += [(look, None) for look in (*_protected_beside_earlier(case), *_reported(case))]
+    rows = _rows(looks, case)
     refused = tuple(_reason(row, settings) for row in rows if row.passed is False)
     return Verdict(promote=not refused, reasons=refused or (_praise(rows, case),), table=tuple(rows))
-
-
-def _gain(case: _Case) -> Row:
-    look = case.search.group("target skills", "rest", CHAMPION, case.search.targets)
-    chosen = case.champion.difference[(case.search.targets > 0) & (case.champion.decided > 0)]
-    p_value = sign_flip_p(chosen)
-    row = _rows([look], [None], case)[0]
-    return row.model_copy(update={"kind": "targets", "p_value": p_value, "passed": p_value <= case.settings.alpha})
 
 
 def _protected_beside_earlier(case: _Case) -> Iterator[Look]:
@@ -192,26 +185,26 @@ def _protected_beside_earlier(case: _Case) -> Iterator[Look]:
 def _reported(case: _Case) -> Iterator[Look]:
     for name in case.untested:
         if not name.startswith(SKILL_STRATUM):
-            weights = marks(case.layout.strata[name], len(case.search.traffic))
-            yield case.search.group(name, "stratum", CHAMPION, weights)
+            yield case.search.group(name, "reported", CHAMPION, marks(case.layout.strata[name], len(case.search.traffic)))
 
 
-def _rows(looks: Sequence[Look], harms: Sequence[float | None], case: _Case) -> list[Row]:
-    """The looks as lines of the table, each tested for harm and, where that is asked, for being shown not worse."""
-    settings, kinds = case.settings, [_kind(look, case) for look in looks]
-    gained, lost, items = np.array([look.counts for look in looks]).reshape(-1, 3).T
+def _rows(looks: Sequence[tuple[Look, float | None]], case: _Case) -> list[Row]:
+    """The looks, each with its adjusted p-value of harm, as lines of the table."""
+    settings, kinds = case.settings, [_kind(look, case) for look, _ in looks]
+    gained, lost, items = np.array([look.counts for look, _ in looks]).T
     alphas = np.array([settings.regression_alpha if kind == "protected" else settings.alpha for kind in kinds])
     margins = np.array([settings.whole_margin if kind == "whole" else settings.margin for kind in kinds])
     some = np.maximum(items, 1e-9)
-    bounds = np.where(items > 0, tango_lower_bound(gained, lost, some, alphas), -1.0)
+    bounds = np.where(items > 0, tango_lower_bound(gained, lost, some, alphas), -1.0).tolist()
     p_values = [upper_tail(z) for z in np.where(items > 0, tango_score(gained, lost, some, -margins), -np.inf).tolist()]
+    p_values[0] = sign_flip_p(case.champion.difference[case.search.targets * case.champion.decided > 0])
     return [
         Row(
-            name=look.name, kind=kind, items=look.items, champion=look.shares[0], challenger=look.shares[1], gained=round(look.counts.gained, 6),
-            lost=round(look.counts.lost, 6), p_value=p_value, lower_bound=bound, passed=_passed(look, kind, p_value, harm, settings), harm=harm,
-            against=look.against,
+            name=look.name, kind=kind, items=look.items, champion=look.shares[0], challenger=look.shares[1],
+            gained=round(look.counts.gained, 6), lost=round(look.counts.lost, 6), p_value=p_value, lower_bound=bound,
+            passed=_passed(look, kind, p_value, harm, settings), harm=harm, against=look.against,
         )
-        for look, kind, harm, p_value, bound in zip(looks, kinds, harms, p_values, bounds.tolist(), strict=True)
+        for (look, harm), kind, p_value, bound in zip(looks, kinds, p_values, bounds, strict=True)
     ]  # fmt: skip
 
 
@@ -221,6 +214,8 @@ def _passed(look: Look, kind: Kind, p_value: float, harm: float | None, settings
     harmless = harm is None or harm > settings.harm_rate
     if kind == "protected":
         return harmless and p_value <= settings.regression_alpha
+    if kind == "targets":
+        return p_value <= settings.alpha
     if kind in ("whole", "stratum") and look.against == CHAMPION:
         return harmless and p_value <= settings.alpha
     return harmless
@@ -228,7 +223,7 @@ def _passed(look: Look, kind: Kind, p_value: float, harm: float | None, settings
 
 def _kind(look: Look, case: _Case) -> Kind:
     if look.kind != "skill":
-        return "reported" if look.kind == "stratum" and look.name in case.untested else look.kind
+        return look.kind
     if look.name in case.settings.protected:
         return "protected"
     return "target" if look.name in case.targets else "skill"

@@ -4,7 +4,8 @@
    harm" gains and losses are equally likely, so a skill's loss rate has a Beta posterior: prior from the other skills (empirical
    Bayes, `flip_strength`), evidence from the skill's gains. The p-value is the beta-binomial tail at its losses. A flat prior makes
    it about McNemar's test; what the other skills tell about flips halves the items needed for rare skills.
-2. The skill's p-values against several earlier students become one (`simes`; Simes 1986, Biometrika 73:751-754).
+2. The skill's p-values against several earlier students become one (`simes`; Simes 1986, Biometrika 73:751-754), counted as
+   that many independent ones as they are worth (`independent`; Nyholt 2004, Am. J. Hum. Genet. 74:765-769): they share a challenger.
 3. All p-values are judged together (`adjusted`): Benjamini-Hochberg with weights (Genovese, Roeder, Wasserman 2006, Biometrika
    93:509-524). Weights grow with a skill's items, fixed before any outcome is seen: a skill with three items can show nothing,
    and giving it a share of the error rate would blind the others. If nothing is harmed, anything is reported at most at the rate.
@@ -75,10 +76,26 @@ def flip_strength(flips: Floats, items: Floats) -> float:
     return 1 / correlation - 1
 
 
-def simes(p_values: Floats) -> Floats:
-    """One p-value per row for "nothing in the row is harmed"."""
+def simes(p_values: Floats, independent: float) -> Floats:
+    """One p-value per row for "nothing in the row is harmed"; the row's values are worth that many independent ones.
+
+    >>> simes(np.array([[0.01, 0.02, 0.9]]), independent=3.0).round(3).tolist()
+    [0.03]
+    """
     count = p_values.shape[1]
-    return np.asarray((np.sort(p_values, axis=1) * count / np.arange(1, count + 1)).min(axis=1), dtype=np.float64)
+    worth = np.linspace(1.0, independent, count)
+    return np.asarray(np.minimum((np.sort(p_values, axis=1) * independent / worth).min(axis=1), 1.0), dtype=np.float64)
+
+
+def independent_looks(differences: Floats) -> float:
+    """How many independent comparisons the rows (one per earlier student, by item) are worth, by the spread of their
+    correlation's eigenvalues: from 1 (all the same) to their number.
+    """
+    count = len(differences)
+    if count < 2 or (differences.std(axis=1) == 0).any():
+        return float(count)
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(differences))
+    return float(1 + (count - 1) * (1 - min(eigenvalues.var(ddof=1) / count, 1.0)))
 
 
 def adjusted(p_values: Floats, weights: Floats) -> Floats:

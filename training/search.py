@@ -11,12 +11,14 @@ import numpy as np
 
 from training.comparison import Comparison, Layout, Places
 from training.evaluate import SKILL_STRATUM, Floats
-from training.harm import STRONGEST, adjusted, flip_strength, loss_p, simes
+from training.harm import STRONGEST, adjusted, flip_strength, independent_looks, loss_p, simes
 from training.paired import Counts, loss_z, upper_tail
 
-Seen = Literal["whole", "rest", "stratum", "skill"]
+Seen = Literal["targets", "whole", "rest", "stratum", "skill", "reported"]
 SKILLS_SHARE = 0.8
 """Of the search's error rate, what goes to single skills; the rest to the whole, the rest and the evaluation sets."""
+PLENTY = 300.0
+"""Items from which a skill needs no larger share of the error rate (decision 0025)."""
 CHAMPION = "champion"
 
 
@@ -78,8 +80,8 @@ class Search:
                 yield self.group(name, "stratum", against, marks(places, len(self.traffic)))
 
     def _skills_beside_champion(self) -> Iterator[Look]:
-        p_values, items = self._loss_p(CHAMPION), self._items(CHAMPION)
-        for place, (p_value, weight) in enumerate(zip(p_values.tolist(), items.tolist(), strict=True)):
+        p_values, weights = self._loss_p(CHAMPION), self._weights
+        for place, (p_value, weight) in enumerate(zip(p_values.tolist(), weights.tolist(), strict=True)):
             yield self._skill(place, CHAMPION, p_value, weight)
 
     def _beside_earlier(self) -> Iterator[Look]:
@@ -89,10 +91,11 @@ class Search:
             return
         wholes = [self.group("all skills", "whole", name, self.traffic) for name in earlier]
         surest = min(wholes, key=lambda look: look.p_value)
-        together = simes(np.array([[look.p_value for look in wholes]]))
+        worth = independent_looks(np.array([self.references[name].difference for name in earlier]))
+        together = simes(np.array([[look.p_value for look in wholes]]), worth)
         yield Look(**{**vars(surest), "p_value": float(together[0])})
         p_values = np.column_stack([self._loss_p(name) for name in earlier])
-        columns = zip(simes(p_values).tolist(), p_values.argmin(axis=1).tolist(), self._items(CHAMPION).tolist(), strict=True)
+        columns = zip(simes(p_values, worth).tolist(), p_values.argmin(axis=1).tolist(), self._weights.tolist(), strict=True)
         for place, (p_value, worst, weight) in enumerate(columns):
             yield self._skill(place, earlier[worst], p_value, weight)
 
@@ -102,8 +105,10 @@ class Search:
         name = self.layout.skills[place]
         return Look(name, "skill", against, counts, int(items), (before / share, after / share), p_value, weight)
 
-    def _items(self, against: str) -> Floats:
-        return self._tables[against][4]
+    @cached_property
+    def _weights(self) -> Floats:
+        """By skill. As its items squared: the power of a test grows so steeply; from `PLENTY` on items make up for a smaller share."""
+        return np.asarray(np.minimum(self._tables[CHAMPION][4], PLENTY) ** 2, dtype=np.float64)
 
     @cached_property
     def _tables(self) -> dict[str, Floats]:

@@ -1,12 +1,14 @@
-"""Operating characteristics of the gate: how often `training.gate.judge` itself opens or closes on simulated rounds.
+"""Operating characteristics of the gate: how often `training.gate.judge` itself opens or closes on simulated
+rounds.
 
     python -m benchmarks.gate --json gate.json          # --quick: 50 cases a cell instead of 500
 
-Catalogs with Zipf shares of traffic and of held-out items, in two evaluation sets of 70 and 30 % of the items. Each case is two
-students: the challenger gains 10 to 30 points on two targets (planned as the policy does: items enough for a power of .95 at the
-true gain, or else the two best measured skills), `flips` of all items change either way by chance, and the scenario adds a loss.
-"caught" counts only cases closed by a loss, not those closed for want of a proven gain. Scenarios and variants: `SCENARIOS`,
-`VARIANTS`; what is asked of each: `asked`.
+Catalogs with Zipf shares of traffic and of held-out items, in two evaluation sets of 70 and 30 % of the
+items. Each case is two students: the challenger gains 10 to 30 points on two targets (planned as the policy
+does: items enough for a power of .95 at the true gain, or else the two best measured skills), `flips` of all
+items change either way by chance, and the scenario adds a loss. "caught" counts only cases closed by a loss,
+not those closed for want of a proven gain. Scenarios and variants: `SCENARIOS`, `VARIANTS`; what is asked of
+each: `asked`.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.evaluate import Evaluation, Outcome
+from training.evaluate import Evaluation
 from training.gate import GateSettings, Verdict, judge
 from training.power import power_of_gain
 
@@ -35,7 +37,7 @@ CATALOGS, SIZES, ITEM_SETS, ROUNDS = (13, 112, 500), (500, 1_000, 5_000), 10, 10
 FLIPS = {"5 %": (0.05, 0.05), "5-15 %": (0.05, 0.15), "15 %": (0.15, 0.15)}
 SCENARIOS = {
     "good": "targets gain, nothing is lost",
-    "good, any targets": "the same with two targets drawn at random among skills with 20 items: rounds that should not be bought",
+    "good, any targets": "the same, with two targets drawn at random among the skills with 20 items",
     "good, later": "the sixth such round, with five harmless ones before it as history",
     "equal": "the same student again, but for flips",
     "20 on one": "one skill with at least 100 items loses 20 points",
@@ -76,42 +78,57 @@ class Cell:
 
 
 class Items:
-    """A held-out set: which skills each item needs, and its outcomes ready made for every possible number of right answers."""
+    """A held-out set: which skills each item needs, and its outcomes ready made for every possible number of
+    right answers.
+    """
 
     def __init__(self, rng: np.random.Generator, variant: str, skills: int, items: int) -> None:
         shares = 1 / np.arange(1, skills + 1)
         self.names = tuple(f"skill-{place:03d}" for place in range(skills))
-        self.weights = dict(zip(self.names, (shares / shares.sum()).tolist(), strict=True)) if variant == "even" else None
+        self.weights = (
+            dict(zip(self.names, (shares / shares.sum()).tolist(), strict=True))
+            if variant == "even"
+            else None
+        )
         self.samples = SAMPLES if variant == "sampled" else 1
-        drawn = np.argsort((0.0 if variant == "even" else np.log(shares)) + rng.gumbel(size=(items, skills)), axis=1)[:, ::-1]
+        drawn = np.argsort(
+            (0.0 if variant == "even" else np.log(shares)) + rng.gumbel(size=(items, skills)), axis=1
+        )[:, ::-1]
         count = rng.integers(2, 4, items) if variant == "chains" else np.ones(items, dtype=int)
         self.item_of = np.repeat(np.arange(items), count)
-        self.skill_of = np.concatenate([row[:number] for row, number in zip(drawn, count.tolist(), strict=True)])
+        self.skill_of = np.concatenate(
+            [row[:number] for row, number in zip(drawn, count.tolist(), strict=True)]
+        )
         self.per_item = count
         self.needs = np.zeros((items, skills), dtype=bool)
         self.needs[self.item_of, self.skill_of] = True
         self.counts = np.asarray(self.needs.sum(axis=0), dtype=np.int64)
         strata = np.where(rng.random(items) < 0.7, "recent", "older").tolist()
-        self.outcomes = [self._outcomes(place, row, strata[place]) for place, row in enumerate(self.needs)]
-        self.keys = tuple((row[0].item_id, row[0].stratum, row[0].skills) for row in self.outcomes)
-
-    def _outcomes(self, place: int, needs: npt.NDArray[np.bool_], stratum: str) -> list[Outcome]:
-        skills = tuple(self.names[skill] for skill in np.flatnonzero(needs).tolist())
-        return [
-            Outcome(item_id=f"item-{place}", stratum=stratum, skills=skills, correct=share == 1 if self.samples == 1 else share)
-            for share in (right / self.samples for right in range(self.samples + 1))
-        ]
+        self.keys = tuple(
+            (
+                f"item-{place}",
+                strata[place],
+                tuple(self.names[skill] for skill in np.flatnonzero(row).tolist()),
+            )
+            for place, row in enumerate(self.needs)
+        )
 
     def of_skills(self, values: Floats) -> Floats:
         """By item, the mean over its skills of a value by skill."""
-        return np.bincount(self.item_of, weights=values[self.skill_of], minlength=len(self.per_item)) / self.per_item
+        return (
+            np.bincount(self.item_of, weights=values[self.skill_of], minlength=len(self.per_item))
+            / self.per_item
+        )
 
     def evaluation(self, rng: np.random.Generator, able: npt.NDArray[np.bool_]) -> Evaluation:
-        """The student's answers. The items' keys are the same for all and set at once, to save time."""
-        right = able.astype(int) if self.samples == 1 else rng.binomial(SAMPLES, np.where(able, SURE, 1 - SURE))
-        outcomes = tuple([row[count] for row, count in zip(self.outcomes, right.tolist(), strict=True)])
-        evaluation = Evaluation.model_construct(items_sha256="simulated", outcomes=outcomes)
-        vars(evaluation)["keys"] = self.keys
+        """The student's answers. `judge` reads an evaluation's keys and rates alone, so these are set and no
+        outcome is built.
+        """
+        right = (
+            able.astype(int) if self.samples == 1 else rng.binomial(SAMPLES, np.where(able, SURE, 1 - SURE))
+        )
+        evaluation = Evaluation.model_construct(items_sha256="simulated", outcomes=())
+        vars(evaluation).update(keys=self.keys, rates=right / self.samples)
         return evaluation
 
 
@@ -137,22 +154,38 @@ class Student:
         return cls(items, flips, chance, rng.random(len(chance)) < chance)
 
     def after(self, rng: np.random.Generator, gain: Floats, loss: Floats) -> Student:
-        """The next student: by item, expected gains and losses in points of accuracy, and flips either way."""
+        """The next student: by item, expected gains and losses in points of accuracy, and flips either
+        way.
+        """
         unit = 1.0 if self.items.samples == 1 else 2 * SURE - 1
         flips = np.minimum(self.flips, 2 * np.minimum(self.chance, 1 - self.chance))
-        gains, losses = np.minimum(flips / 2 + gain / unit, 1 - self.chance), np.minimum(flips / 2 + loss / unit, self.chance)
+        gains, losses = (
+            np.minimum(flips / 2 + gain / unit, 1 - self.chance),
+            np.minimum(flips / 2 + loss / unit, self.chance),
+        )
         draw = rng.random(len(self.able))
-        able = np.where(self.able, draw >= losses / np.maximum(self.chance, 1e-9), draw < gains / np.maximum(1 - self.chance, 1e-9))
+        able = np.where(
+            self.able,
+            draw >= losses / np.maximum(self.chance, 1e-9),
+            draw < gains / np.maximum(1 - self.chance, 1e-9),
+        )
         return Student(self.items, self.flips, self.chance + gains - losses, able)
 
 
-def planned(rng: np.random.Generator, items: Items, flips: float, candidates: npt.NDArray[np.intp]) -> tuple[list[int], float]:
-    """Two targets and the gain in points: a pair that the gate has the items for, or else the two best measured candidates."""
+def planned(
+    rng: np.random.Generator, items: Items, flips: float, candidates: npt.NDArray[np.intp]
+) -> tuple[list[int], float]:
+    """Two targets and the gain in points: a pair that the gate has the items for, or else the two best
+    measured candidates.
+    """
     gain = float(rng.uniform(0.1, 0.3))
     for _ in range(20):
         pair = rng.choice(candidates, 2, replace=False)
         pooled = int(items.needs[:, pair].any(axis=1).sum())
-        if items.counts[pair].min() >= GateSettings().min_items and power_of_gain(pooled, gain, flips=flips) >= 0.95:
+        if (
+            items.counts[pair].min() >= GateSettings().min_items
+            and power_of_gain(pooled, gain, flips=flips) >= 0.95
+        ):
             return pair.tolist(), gain
     best = candidates[np.argsort(-items.counts[candidates])[:2]]
     return best.tolist(), gain
@@ -188,7 +221,9 @@ def item_set(variant: str, skills: int, items: int, seed: int) -> Items:
 
 
 def run(cell: Cell, cases: int, seed: int) -> Iterator[Tally | None]:
-    """Simulate a cell; yields None after each case, the tally at the end (without cases when no skill has the items asked for)."""
+    """Simulate a cell; yields None after each case, the tally at the end (without cases when no skill has the
+    items asked for).
+    """
     rng, tally = np.random.default_rng([seed, *cell_seed(cell)]), Tally()
     for case in range(cases):
         items = item_set(cell.variant, cell.skills, cell.items, seed * ITEM_SETS + case * ITEM_SETS // cases)
@@ -204,7 +239,9 @@ def cell_seed(cell: Cell) -> tuple[int, ...]:
 
 def one_case(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally) -> None:
     """Draw targets and the harmed skill, let the students answer, judge."""
-    least = {"20 on one": 100, "10 on one": 300, "creeping": 300, "creeping, protected": 300}.get(cell.scenario)
+    least = {"20 on one": 100, "10 on one": 300, "creeping": 300, "creeping, protected": 300}.get(
+        cell.scenario
+    )
     able = np.flatnonzero(items.counts >= (least or 0))
     if least and not len(able):
         return
@@ -219,7 +256,8 @@ def one_case(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally) -
     targets, gain = planned(rng, items, flips, candidates)
     if cell.scenario == "good, any targets":
         targets = rng.choice(candidates, 2, replace=False).tolist()
-    champion, history = Student.new(rng, items, cell, targets), []
+    champion = Student.new(rng, items, cell, targets)
+    history: list[Evaluation] = []
     for _ in range(5 if cell.scenario == "good, later" else 0):
         history.append(items.evaluation(rng, champion.able))
         champion = champion.after(rng, np.zeros(cell.items), np.zeros(cell.items))
@@ -234,15 +272,24 @@ def one_case(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally) -
         gains[:] = 0.0
     challenger = champion.after(rng, gains, losses)
     first, second = items.evaluation(rng, champion.able), items.evaluation(rng, challenger.able)
-    tally.add(judge(first, second, [items.names[skill] for skill in targets], weights=items.weights, history=history))
+    tally.add(
+        judge(
+            first, second, [items.names[skill] for skill in targets], weights=items.weights, history=history
+        )
+    )
 
 
 def creeping(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally, harmed: int) -> None:
-    """Ten rounds that each lose 3 points on one skill. `lost`: stopped by a loss within four; `within`: never 10 points below its best."""
-    settings = GateSettings(protected=(items.names[harmed],)) if "protected" in cell.scenario else GateSettings()
+    """Ten rounds that each lose 3 points on one skill. `lost`: stopped by a loss within four; `within`: never
+    10 points below its best.
+    """
+    settings = (
+        GateSettings(protected=(items.names[harmed],)) if "protected" in cell.scenario else GateSettings()
+    )
     others = np.array([skill for skill in np.flatnonzero(items.counts >= 20) if skill != harmed])
     champion = Student.new(rng, items, cell, [])
-    kept, history, below, stopped = items.evaluation(rng, champion.able), [], 0, False
+    kept, below, stopped = items.evaluation(rng, champion.able), 0, False
+    history: list[Evaluation] = []
     hurt = items.needs[:, harmed]
     for place in range(ROUNDS):
         room = others[[champion.chance[items.needs[:, skill]].mean() < 0.7 for skill in others]]
@@ -250,7 +297,14 @@ def creeping(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally, h
         taught = items.needs[:, targets].any(axis=1) & ~hurt
         challenger = champion.after(rng, np.where(taught, gain, 0.0), np.where(hurt, 0.03, 0.0))
         answers = items.evaluation(rng, challenger.able)
-        verdict = judge(kept, answers, [items.names[skill] for skill in targets], settings, weights=items.weights, history=history)
+        verdict = judge(
+            kept,
+            answers,
+            [items.names[skill] for skill in targets],
+            settings,
+            weights=items.weights,
+            history=history,
+        )
         if verdict.promote:
             history.append(kept)
             champion, kept, below = challenger, answers, below + 3
@@ -267,9 +321,18 @@ def cells(quick: bool) -> list[Cell]:
     found = []
     for variant in VARIANTS:
         for skills in CATALOGS:
-            for items in SIZES if variant == "single" else SIZES[1:] if variant in ("chains", "sampled") else SIZES[-1:]:
-                found += [Cell(scenario, variant, skills, items, rate) for scenario, rate in _asked(variant, items, quick)]
-    return found
+            for items in (
+                SIZES
+                if variant == "single"
+                else SIZES[1:]
+                if variant in ("chains", "sampled")
+                else SIZES[-1:]
+            ):
+                found += [
+                    Cell(scenario, variant, skills, items, rate)
+                    for scenario, rate in _asked(variant, items, quick)
+                ]
+    return sorted(found, key=lambda cell: cell.scenario.startswith("creeping"))  # the slow ones last
 
 
 def _asked(variant: str, items: int, quick: bool) -> Iterator[tuple[str, str]]:
@@ -293,11 +356,19 @@ def _asked(variant: str, items: int, quick: bool) -> Iterator[tuple[str, str]]:
 
 
 def result(cell: Cell, tally: Tally) -> dict[str, Any]:
-    """A cell as a row of the report; `reached` is None where nothing is asked or nothing could be simulated."""
+    """A cell as a row of the report; `reached` is None where nothing is asked or nothing could be
+    simulated.
+    """
     opens = cell.scenario in ("good", "good, any targets", "good, later", "equal")
     rate = (tally.opened if opens else tally.lost) / tally.cases if tally.cases else None
     bound = float(cell.asked.split()[1]) if cell.asked else 0.0
-    reached = None if rate is None or cell.asked is None else rate >= bound if cell.asked.startswith(">=") else rate <= bound
+    reached = (
+        None
+        if rate is None or cell.asked is None
+        else rate >= bound
+        if cell.asked.startswith(">=")
+        else rate <= bound
+    )
     row = {**vars(cell), "cases": tally.cases, "figure": "opened" if opens else "caught", "rate": rate}
     row |= {"asked": cell.asked, "reached": reached, "closed_by": tally.closed_by}
     if cell.scenario.startswith("creeping") and tally.cases:
@@ -308,12 +379,26 @@ def result(cell: Cell, tally: Tally) -> dict[str, Any]:
 def report(rows: Sequence[dict[str, Any]], console: Console) -> None:
     """The rows as a table, those that miss what is asked in red."""
     table = Table(title="The gate's operating characteristics", title_justify="left")
-    for name in ("scenario", "variant", "skills", "items", "flips", "cases", "figure", "rate", "asked", "never 10 below"):
+    for name in (
+        "scenario",
+        "variant",
+        "skills",
+        "items",
+        "flips",
+        "cases",
+        "figure",
+        "rate",
+        "asked",
+        "never 10 below",
+    ):
         table.add_column(name)
     for row in rows:
         if row["rate"] is not None:
             within = f"{row['never_10_below_best']:.1%}" if "never_10_below_best" in row else ""
-            shown = [str(row[name]) for name in ("scenario", "variant", "skills", "items", "flips", "cases", "figure")]
+            shown = [
+                str(row[name])
+                for name in ("scenario", "variant", "skills", "items", "flips", "cases", "figure")
+            ]
             style = "red" if row["reached"] is False else None
             table.add_row(*shown, f"{row['rate']:.1%}", row["asked"] or "", within, style=style)
     console.print(table)
@@ -330,20 +415,40 @@ def main(
     console, chosen, count = Console(), [], cases or (50 if quick else 500)
     chosen = [cell for cell in cells(quick) if only in cell.scenario or only in cell.variant]
     rows, started = [], time.perf_counter()
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as progress:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    ) as progress:
         task = progress.add_task("cells", total=len(chosen) * count)
         for cell in chosen:
-            progress.update(task, description=f"{cell.scenario}, {cell.variant}, {cell.skills} skills, {cell.items} items")
+            progress.update(
+                task, description=f"{cell.scenario}, {cell.variant}, {cell.skills} skills, {cell.items} items"
+            )
             for tally in run(cell, count, seed):
                 if tally is None:
                     progress.advance(task)
                 else:
                     rows.append(result(cell, tally))
+                    write(json_file, rows, count, seed)
     report(rows, console)
     missed = [row for row in rows if row["reached"] is False]
-    console.print(f"{len(rows)} cells, {len(missed)} miss what is asked, {time.perf_counter() - started:.0f} s")
-    if json_file:
-        json_file.write_text(json.dumps({"cases": count, "seed": seed, "settings": GateSettings().model_dump(), "rows": rows}, indent=1))
+    console.print(
+        f"{len(rows)} cells, {len(missed)} miss what is asked, {time.perf_counter() - started:.0f} s"
+    )
+
+
+def write(path: Path | None, rows: Sequence[dict[str, Any]], cases: int, seed: int) -> None:
+    """The rows so far, after each cell: a long run that is stopped has not been for nothing."""
+    if path:
+        path.write_text(
+            json.dumps(
+                {"cases": cases, "seed": seed, "settings": GateSettings().model_dump(), "rows": rows},
+                indent=1,
+            )
+        )
 
 
 if __name__ == "__main__":

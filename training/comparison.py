@@ -1,4 +1,6 @@
-"""Two students' outcomes on the same items, as arrays: which items count for what, and who gained or lost there."""
+"""Two students' outcomes on the same items, as arrays: which items count for what, and who gained or lost
+there.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Places = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Layout:
-    """Which items count for which skill (the rule is in training/evaluate.py). A pair says that `item_of` counts for `skill_of`."""
+    """Which items count for which skill (the rule is in training/evaluate.py). A pair says that `item_of`
+    counts for `skill_of`.
+    """
 
     skills: tuple[str, ...]
     strata: Mapping[str, Places]
@@ -28,7 +32,8 @@ class Layout:
 
     def by_skill(self, values: Floats) -> Floats:
         """Sum of an item's value over each skill's items."""
-        return np.bincount(self.skill_of, weights=values[self.item_of], minlength=len(self.skills))
+        sums = np.bincount(self.skill_of, weights=values[self.item_of], minlength=len(self.skills))
+        return np.asarray(sums, dtype=np.float64)
 
     def needing(self, skills: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Marks the items that count for any of the skills."""
@@ -40,7 +45,9 @@ class Layout:
 
 @lru_cache(maxsize=4)
 def layout_of(keys: tuple[Key, ...], untested: tuple[str, ...]) -> Layout:
-    """The layout of an item set; items of `untested` strata count for no skill. Skills without items are left out."""
+    """The layout of an item set; items of `untested` strata count for no skill. Skills without items are left
+    out.
+    """
     strata: dict[str, list[int]] = {}
     for place, (_, stratum, _) in enumerate(keys):
         strata.setdefault(stratum, []).append(place)
@@ -87,7 +94,9 @@ class Comparison:
 
     @cached_property
     def scale(self) -> float:
-        """Whole flips per unit of difference, so that flips have their own number as variance; 1 when each item was answered once."""
+        """Whole flips per unit of difference, so that flips have their own number as variance; 1 when each
+        item was answered once.
+        """
         squares = float((self.difference**2).sum())
         return float(np.abs(self.difference).sum()) / squares if squares else 1.0
 
@@ -101,12 +110,19 @@ class Comparison:
         total = float(kept.sum())
         if total <= 0:
             return 0.0, 0.0
-        return float(kept @ np.nan_to_num(self.before)) / total, float(kept @ np.nan_to_num(self.after)) / total
+        return float(kept @ np.nan_to_num(self.before)) / total, float(
+            kept @ np.nan_to_num(self.after)
+        ) / total
 
 
 def compare(challenger: Evaluation, other: Evaluation) -> Comparison:
-    """The comparison, items in the challenger's order. Raises `ItemSetMismatch` unless both are on the same items."""
+    """The comparison, items in the challenger's order. Raises `ItemSetMismatch` unless both are on the same
+    items.
+    """
     require_same_items(other, challenger)
+    for evaluation in (other, challenger):
+        if ((evaluation.rates < 0) | (evaluation.rates > 1)).any():
+            raise EvaluationFailed("an outcome is outside 0 to 1; evaluate again")
     if other.keys == challenger.keys:
         return Comparison(other.rates, challenger.rates)
     place_of = {key: place for place, key in enumerate(other.keys)}
@@ -114,15 +130,20 @@ def compare(challenger: Evaluation, other: Evaluation) -> Comparison:
 
 
 def traffic_weights(layout: Layout, shares: Mapping[str, float] | None) -> Floats:
-    """A weight per item so that the weighted accuracy is the traffic's: each skill's share is spread evenly over its items.
+    """A weight per item so that the weighted accuracy is the traffic's: each skill's share is spread evenly
+    over its items.
 
-    None: items as they are. Raises `EvaluationFailed` for shares that are no mixture or of which no skill was measured.
+    None: items as they are. Raises `EvaluationFailed` for shares that are no mixture or of which no skill was
+    measured.
     """
     if shares is None:
         return layout.tested.astype(np.float64)
     by_skill = np.array([shares.get(skill, 0.0) for skill in layout.skills], dtype=np.float64)
     if not (np.isfinite(by_skill).all() and (by_skill >= 0).all() and by_skill.sum() > 0):
-        raise EvaluationFailed("the traffic's shares must be finite, at least 0, and name a skill that was measured")
+        raise EvaluationFailed(
+            "the traffic's shares must be finite, at least 0, and name a skill that was measured"
+        )
     items = layout.by_skill(layout.tested.astype(np.float64))
     spread = (by_skill / np.maximum(items, 1.0))[layout.skill_of]
-    return np.bincount(layout.item_of, weights=spread, minlength=len(layout.tested)) * layout.tested
+    by_item = np.bincount(layout.item_of, weights=spread, minlength=len(layout.tested))
+    return np.asarray(by_item * layout.tested, dtype=np.float64)

@@ -1,7 +1,9 @@
-"""Evaluation: every held-out item answered and graded, kept item by item so that two students can be compared in pairs.
+"""Evaluation: every held-out item answered and graded, kept item by item so that two students can be compared
+in pairs.
 
-Which items count for a skill: the single-skill stratum `skill:<name>` where the evaluation set has one, and otherwise every item
-that needs the skill among others. Chains therefore never blur a skill that has items of its own.
+Which items count for a skill: the single-skill stratum `skill:<name>` where the evaluation set has one, and
+otherwise every item that needs the skill among others. Chains therefore never blur a skill that has items of
+its own.
 
 An item that the grader could not decide is neither right nor wrong: shares are taken over the decided items.
 """
@@ -14,7 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +29,9 @@ Generate = Callable[[Sequence[str]], list[str]]
 Grade = Callable[[HeldOutItem, str], bool | None]
 """None: undecided, which is not wrong."""
 Correct = bool | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
-"""One answer: right or not. Several sampled answers: the share of right ones among those decided. None: undecided."""
+"""One answer: right or not. Several sampled answers: the share of right ones among those decided. None:
+undecided.
+"""
 Floats = npt.NDArray[np.float64]
 Key = tuple[str, str, tuple[str, ...]]
 
@@ -58,10 +62,19 @@ class Evaluation(BaseModel):
 
     @model_validator(mode="after")
     def _items_once(self) -> Evaluation:
-        repeated = [key for key, count in Counter(outcome.item_id for outcome in self.outcomes).items() if count > 1]
+        repeated = [
+            key for key, count in Counter(outcome.item_id for outcome in self.outcomes).items() if count > 1
+        ]
         if repeated:
             raise ValueError(f"{len(repeated)} items occur twice, first {repeated[0]!r}")
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which works out its own `keys` and `rates`."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in ("keys", "rates"):
+            vars(copy).pop(name, None)
+        return copy
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
@@ -75,7 +88,7 @@ class Evaluation(BaseModel):
 
     def undecided(self) -> float:
         """Share of items that the grader could not decide."""
-        return float(np.isnan(self.rates).mean()) if self.outcomes else 0.0
+        return float(np.isnan(self.rates).mean()) if len(self.rates) else 0.0
 
     def skills(self) -> tuple[str, ...]:
         """Every skill that some item needs, sorted."""
@@ -90,14 +103,18 @@ class Evaluation(BaseModel):
         return {outcome.item_id: outcome.correct for outcome in self.outcomes if outcome.stratum == stratum}
 
     def of_skill(self, skill: str, without: Sequence[str] = ()) -> dict[str, Correct]:
-        """Outcome by item id for one skill (the rule is in the module's docstring); strata in `without` do not count."""
+        """Outcome by item id for one skill (the rule is in the module's docstring); strata in `without` do
+        not count.
+        """
         own = self.of_stratum(SKILL_STRATUM + skill)
         if own:
             return own
         return {o.item_id: o.correct for o in self.outcomes if skill in o.skills and o.stratum not in without}
 
     def accuracy(self) -> float:
-        """Share of the decided items answered correctly, each item once. Raises `EvaluationFailed` when none was decided."""
+        """Share of the decided items answered correctly, each item once. Raises `EvaluationFailed` when none
+        was decided.
+        """
         share = _share(outcome.correct for outcome in self.outcomes)
         if share is None:
             raise EvaluationFailed(f"none of {len(self.outcomes)} items could be graded; check the grader")
@@ -119,10 +136,14 @@ class Evaluation(BaseModel):
         accuracy = self.accuracy_by_stratum()
         unknown = sorted(set(weights) - set(accuracy))
         if unknown:
-            raise EvaluationFailed(f"strata {unknown} were not measured; the evaluation has {sorted(accuracy)}")
+            raise EvaluationFailed(
+                f"strata {unknown} were not measured; the evaluation has {sorted(accuracy)}"
+            )
         total = math.fsum(weights.values())
         if not (math.isfinite(total) and total > 0 and min(weights.values()) >= 0):
-            raise EvaluationFailed(f"weights {dict(weights)} are no mixture; give finite weights of at least 0, not all 0")
+            raise EvaluationFailed(
+                f"weights {dict(weights)} are no mixture; give finite weights of at least 0, not all 0"
+            )
         return math.fsum(weight * accuracy[stratum] for stratum, weight in weights.items()) / total
 
 
@@ -135,18 +156,22 @@ def item_set_sha256(items: Sequence[HeldOutItem]) -> str:
 def evaluate(generate: Generate, grade: Grade, items: Sequence[HeldOutItem], samples: int = 1) -> Evaluation:
     """Answer all items with one call of `generate`, grade each answer, keep every outcome.
 
-    With `samples` above 1 each question is put that many times in a row (`generate` should sample at a temperature above 0) and
-    the outcome is the share of right answers. Raises `EvaluationFailed` when there are no items, an item occurs twice, or
-    generating or grading fails.
+    With `samples` above 1 each question is put that many times in a row (`generate` should sample at a
+    temperature above 0) and the outcome is the share of right answers. Raises `EvaluationFailed` when there
+    are no items, an item occurs twice, or generating or grading fails.
     """
     _check_items(items)
     questions = [item.question for item in items for _ in range(samples)]
     try:
         answers = generate(questions)
     except Exception as exc:
-        raise EvaluationFailed(f"the student could not answer {len(items)} items ({type(exc).__name__}: {exc}); evaluate again") from exc
+        raise EvaluationFailed(
+            f"the student could not answer {len(items)} items ({type(exc).__name__}: {exc}); evaluate again"
+        ) from exc
     if len(answers) != len(questions):
-        raise EvaluationFailed(f"the student gave {len(answers)} answers to {len(questions)} items; there must be one each")
+        raise EvaluationFailed(
+            f"the student gave {len(answers)} answers to {len(questions)} items; there must be one each"
+        )
     outcomes = tuple(
         Outcome(
             item_id=item.item_id,
@@ -163,11 +188,13 @@ def require_same_items(champion: Evaluation, challenger: Evaluation) -> None:
     """Raise `ItemSetMismatch` unless both were measured on the same items, in any order."""
     if champion.items_sha256 != challenger.items_sha256:
         raise ItemSetMismatch(
-            f"the champion was measured on items {champion.items_sha256[:12]}, the challenger on {challenger.items_sha256[:12]}; "
-            "evaluate both on one item set"
+            f"the champion was measured on items {champion.items_sha256[:12]}, the challenger on "
+            f"{challenger.items_sha256[:12]}; evaluate both on one item set"
         )
     if champion.keys != challenger.keys and set(champion.keys) != set(challenger.keys):
-        raise ItemSetMismatch("the two evaluations claim the same item set but list different items; evaluate both again")
+        raise ItemSetMismatch(
+            "the two evaluations claim the same item set but list different items; evaluate both again"
+        )
 
 
 def _check_items(items: Sequence[HeldOutItem]) -> None:
@@ -175,7 +202,9 @@ def _check_items(items: Sequence[HeldOutItem]) -> None:
         raise EvaluationFailed("there are no held-out items; a student cannot be judged without data")
     repeated = [key for key, count in Counter(item.item_id for item in items).items() if count > 1]
     if repeated:
-        raise EvaluationFailed(f"{len(repeated)} held-out items occur twice, first {repeated[0]!r}; item ids must be unique")
+        raise EvaluationFailed(
+            f"{len(repeated)} held-out items occur twice, first {repeated[0]!r}; item ids must be unique"
+        )
 
 
 def _grade(grade: Grade, item: HeldOutItem, answers: Sequence[str]) -> Correct:
@@ -190,7 +219,9 @@ def _grade_answer(grade: Grade, item: HeldOutItem, answer: str) -> bool | None:
     except Exception as exc:
         raise EvaluationFailed(f"grading item {item.item_id!r} failed ({type(exc).__name__}: {exc})") from exc
     if correct is not None and not isinstance(correct, bool):
-        raise EvaluationFailed(f"grading item {item.item_id!r} gave {correct!r}; a grade is True, False or None (undecided)")
+        raise EvaluationFailed(
+            f"grading item {item.item_id!r} gave {correct!r}; a grade is True, False or None (undecided)"
+        )
     return correct
 
 

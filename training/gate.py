@@ -1,13 +1,17 @@
-"""The gate: may the challenger replace the champion? Closed by default, and able to open on a catalog of hundreds of skills.
+"""The gate: may the challenger replace the champion? Closed by default, and able to open on a catalog of
+hundreds of skills.
 
-It opens when all of these hold, item by item on one fixed held-out set (decision 0025 has the operating characteristics):
-1. the target skills gain: exact sign-flip (McNemar) test on their pooled items, so equal students pass in at most `alpha`;
-2. the traffic-weighted whole is shown not worse by `whole_margin`, each evaluation set and each protected skill by `margin`
-   (Tango 1998). Each must pass, so none needs a stricter level; the power must be planned for their number (Schultzberg,
-   Ankargren, Frånberg 2024, arXiv 2402.11609);
-3. no harm is found by a search over everything: the whole, all items but the targets', every set, every skill, against the
-   champion and against each earlier champion (so that small losses cannot add up). Asked whether each skill is *proven* unharmed
-   a long catalog never passes; here a false alarm anywhere closes at most `harm_rate` of good rounds (training/harm.py).
+It opens when all of these hold, item by item on one fixed held-out set (decision 0025 has the operating
+characteristics):
+1. the target skills gain: exact sign-flip (McNemar) test on their pooled items, so equal students pass in at
+   most `alpha`;
+2. the traffic-weighted whole is shown not worse by `whole_margin`, each evaluation set and each protected
+   skill by `margin` (Tango 1998). Each must pass, so none needs a stricter level; the power must be planned
+   for their number (Schultzberg, Ankargren, Frånberg 2024, arXiv 2402.11609);
+3. no harm is found by a search over everything: the whole, all items but the targets', every set, every
+   skill, against the champion and against each earlier champion (so that small losses cannot add up). Asked
+   whether each skill is *proven* unharmed a long catalog never passes; here a false alarm anywhere closes at
+   most `harm_rate` of good rounds (training/harm.py).
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.comparison import Comparison, Layout, compare, layout_of, traffic_weights
 from training.errors import EvaluationFailed
-from training.evaluate import SKILL_STRATUM, Evaluation, Floats
+from training.evaluate import SKILL_STRATUM, Evaluation
 from training.paired import sign_flip_p, tango_lower_bound, tango_score, upper_tail
 from training.search import CHAMPION, Look, Search, marks
 
@@ -31,10 +35,11 @@ Kind = Literal["targets", "target", "skill", "protected", "stratum", "reported",
 class GateSettings(BaseModel):
     """How strict the gate is.
 
-    `alpha`: level of the gain and of each "not worse" but the protected skills', which is `regression_alpha`. `whole_margin` and
-    `margin`: the losses to rule out. `harm_rate`: how often the search for harm may close a round that harmed nothing.
-    `min_items`: decided items that each target needs. `max_undecided`: share of ungraded items that closes the gate.
-    `reported_only` names strata, or prefixes before a colon, that are shown but not tested.
+    `alpha`: level of the gain and of each "not worse" but the protected skills', which is `regression_alpha`.
+    `whole_margin` and `margin`: the losses to rule out. `harm_rate`: how often the search for harm may close
+    a round that harmed nothing. `min_items`: decided items that each target needs. `max_undecided`: share of
+    ungraded items that closes the gate. `reported_only` names strata, or prefixes before a colon, that are
+    shown but not tested.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,8 +58,9 @@ class GateSettings(BaseModel):
 class Row(BaseModel):
     """One line of the verdict's table: the challenger beside `against`, on the items that both decided.
 
-    `p_value`: of the gain for kind "targets", else of "not worse by the margin". `harm`: adjusted p-value of a loss. `passed` None:
-    not tested. `lower_bound`: one-sided, of challenger - other. `gained` and `lost` are fractions when answers were sampled.
+    `p_value`: of the gain for kind "targets", else of "not worse by the margin". `harm`: adjusted p-value of
+    a loss. `passed` None: not tested. `lower_bound`: one-sided, of challenger - other. `gained` and `lost`
+    are fractions when answers were sampled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,8 +100,8 @@ def judge(
 ) -> Verdict:
     """Decide on promotion. Never raises: whatever is missing or odd closes the gate, with a reason.
 
-    `weights`: the skills' shares of traffic; None weighs items as they are. `history`: earlier champions' evaluations on the same
-    items, oldest first, the present champion's not among them.
+    `weights`: the skills' shares of traffic; None weighs items as they are. `history`: earlier champions'
+    evaluations on the same items, oldest first, the present champion's not among them.
     """
     chosen = settings or GateSettings()
     if champion is None or challenger is None:
@@ -153,7 +159,7 @@ def _unready(champion: Evaluation, challenger: Evaluation, case: _Case) -> Itera
     settings = case.settings
     for name, evaluation in ((CHAMPION, champion), ("challenger", challenger)):
         if evaluation.undecided() > settings.max_undecided:
-            share = f"{evaluation.undecided():.1%} of the {name}'s {len(evaluation.outcomes)} answers"
+            share = f"{evaluation.undecided():.1%} of the {name}'s {len(evaluation.rates)} answers"
             yield f"the grader could not decide {share}; at most {settings.max_undecided:.1%} may be undecided"
     decided = dict(zip(case.layout.skills, case.layout.by_skill(case.champion.decided).tolist(), strict=True))
     short = [skill for skill in case.targets if decided.get(skill, 0) < settings.min_items]
@@ -167,9 +173,15 @@ def _unready(champion: Evaluation, challenger: Evaluation, case: _Case) -> Itera
 
 def _decide(case: _Case) -> Verdict:
     search, settings = case.search, case.settings
-    looks: list[tuple[Look, float | None]] = [(search.group("target skills", "targets", CHAMPION, search.targets), None)]
+    looks: list[tuple[Look, float | None]] = [
+        (search.group("target skills", "targets", CHAMPION, search.targets), None)
+    ]
     # beside earlier champions only what closes the gate is told
-    looks += [(look, harm) for look, harm in search.looks() if look.against == CHAMPION or harm <= settings.harm_rate]
+    looks += [
+        (look, harm)
+        for look, harm in search.looks()
+        if look.against == CHAMPION or harm <= settings.harm_rate
+    ]
     looks += [(look, None) for look in (*_protected_beside_earlier(case), *_reported(case))]
     rows = _rows(looks, case)
     refused = tuple(_reason(row, settings) for row in rows if row.passed is False)
@@ -185,30 +197,40 @@ def _protected_beside_earlier(case: _Case) -> Iterator[Look]:
 def _reported(case: _Case) -> Iterator[Look]:
     for name in case.untested:
         if not name.startswith(SKILL_STRATUM):
-            yield case.search.group(name, "reported", CHAMPION, marks(case.layout.strata[name], len(case.search.traffic)))
+            yield case.search.group(
+                name, "reported", CHAMPION, marks(case.layout.strata[name], len(case.search.traffic))
+            )
 
 
 def _rows(looks: Sequence[tuple[Look, float | None]], case: _Case) -> list[Row]:
     """The looks, each with its adjusted p-value of harm, as lines of the table."""
     settings, kinds = case.settings, [_kind(look, case) for look, _ in looks]
     gained, lost, items = np.array([look.counts for look, _ in looks]).T
-    alphas = np.array([settings.regression_alpha if kind == "protected" else settings.alpha for kind in kinds])
+    alphas = np.array(
+        [settings.regression_alpha if kind == "protected" else settings.alpha for kind in kinds]
+    )
     margins = np.array([settings.whole_margin if kind == "whole" else settings.margin for kind in kinds])
     some = np.maximum(items, 1e-9)
     bounds = np.where(items > 0, tango_lower_bound(gained, lost, some, alphas), -1.0).tolist()
-    p_values = [upper_tail(z) for z in np.where(items > 0, tango_score(gained, lost, some, -margins), -np.inf).tolist()]
+    p_values = [
+        upper_tail(z)
+        for z in np.where(items > 0, tango_score(gained, lost, some, -margins), -np.inf).tolist()
+    ]
     p_values[0] = sign_flip_p(case.champion.difference[case.search.targets * case.champion.decided > 0])
     return [
         Row(
             name=look.name, kind=kind, items=look.items, champion=look.shares[0], challenger=look.shares[1],
-            gained=round(look.counts.gained, 6), lost=round(look.counts.lost, 6), p_value=p_value, lower_bound=bound,
-            passed=_passed(look, kind, p_value, harm, settings), harm=harm, against=look.against,
+            gained=round(look.counts.gained, 6), lost=round(look.counts.lost, 6), p_value=p_value,
+            lower_bound=bound, passed=_passed(look, kind, p_value, harm, settings), harm=harm,
+            against=look.against,
         )
         for (look, harm), kind, p_value, bound in zip(looks, kinds, p_values, bounds, strict=True)
     ]  # fmt: skip
 
 
-def _passed(look: Look, kind: Kind, p_value: float, harm: float | None, settings: GateSettings) -> bool | None:
+def _passed(
+    look: Look, kind: Kind, p_value: float, harm: float | None, settings: GateSettings
+) -> bool | None:
     if kind == "reported":
         return None
     harmless = harm is None or harm > settings.harm_rate
@@ -230,7 +252,8 @@ def _kind(look: Look, case: _Case) -> Kind:
 
 
 def _reason(row: Row, settings: GateSettings) -> str:
-    moved = f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items, {row.gained:.4g} gained, {row.lost:.4g} lost"
+    moved = f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items"
+    moved += f", {row.gained:.4g} gained, {row.lost:.4g} lost"
     if row.kind == "targets":
         return f"target skills: no proven gain ({moved}; McNemar p = {row.p_value:.3f} > {settings.alpha})"
     name = row.kind if row.kind == "whole" else f"{row.kind} {row.name}"
@@ -238,14 +261,15 @@ def _reason(row: Row, settings: GateSettings) -> str:
     if row.harm is not None and row.harm <= settings.harm_rate:
         return f"{name}: it lost{beside} ({moved}; p = {row.harm:.2g} with all looks counted)"
     margin = settings.whole_margin if row.kind == "whole" else settings.margin
-    return f"{name}: a loss of {margin:.0%}{beside} is not ruled out ({moved}; lower bound {row.lower_bound:+.1%})"
+    bound = f"lower bound {row.lower_bound:+.1%}"
+    return f"{name}: a loss of {margin:.0%}{beside} is not ruled out ({moved}; {bound})"
 
 
 def _praise(rows: Sequence[Row], case: _Case) -> str:
     gain, whole, skills = rows[0], rows[1], len(case.layout.skills)
     return (
-        f"target skills {gain.champion:.1%} -> {gain.challenger:.1%} on {gain.items} items (McNemar p = {gain.p_value:.2g}); "
-        f"the whole {whole.champion:.1%} -> {whole.challenger:.1%}; no harm found in {skills} skills"
+        f"target skills {gain.champion:.1%} -> {gain.challenger:.1%} on {gain.items} items "
+        f"(McNemar p = {gain.p_value:.2g}); the whole {whole.champion:.1%} -> {whole.challenger:.1%}; no harm found in {skills} skills"
     )
 
 

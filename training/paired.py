@@ -1,11 +1,13 @@
-"""Tests for two students measured on the same items. `gained`: only the challenger is right; `lost`: only the champion is.
+"""Tests for two students measured on the same items. `gained`: only the challenger is right; `lost`: only the
+champion is.
 
-- `mcnemar_p`: exact one-sided McNemar test that the challenger is better (conditional binomial); `sign_flip_p` is the same
-  test for answers sampled several times, where an item's difference is a fraction.
-- `tango_p`: one-sided score test that the challenger is *not worse by the margin* (Tango 1998, Statistics in Medicine
-  17:891-908). Its exact size at alpha .01 and margin .10 is at most .0104 for 50 to 400 items (tests/training/test_paired.py).
-- `equivalent_counts`: weighted or fractional differences as the gains and losses with the same mean and variance, so that
-  Tango's test serves for them too.
+- `mcnemar_p`: exact one-sided McNemar test that the challenger is better (conditional binomial);
+  `sign_flip_p` is the same test for answers sampled several times, where an item's difference is a fraction.
+- `tango_p`: one-sided score test that the challenger is *not worse by the margin* (Tango 1998, Statistics in
+  Medicine 17:891-908). Its exact size at alpha .01 and margin .10 is at most .0104 for 50 to 400 items
+  (tests/training/test_paired.py).
+- `equivalent_counts`: weighted or fractional differences as the gains and losses with the same mean and
+  variance, so that Tango's test serves for them too.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ Numbers = float | Floats
 
 _NORMAL = NormalDist()
 FINEST = 120
-"""Differences are taken as multiples of 1/s, s at most this: every share of up to 6 samples, and of 8, 10, 12, is exact."""
+"""Differences are taken as multiples of 1/s, s at most this: every share of up to 6 samples, and of 8, 10,
+12, is exact.
+"""
 
 
 class Counts(NamedTuple):
@@ -47,13 +51,15 @@ def mcnemar_p(gained: int, lost: int) -> float:
 
 
 def sign_flip_p(differences: Floats) -> float:
-    """Exact one-sided sign-flip test that the mean difference (challenger - champion, each in [-1, 1]) is above 0.
+    """Exact one-sided sign-flip test that the mean difference (challenger - champion, each in [-1, 1]) is
+    above 0.
 
-    Under "no difference" each item's sign is a fair coin, whatever its size. With all differences -1, 0 or 1 this is McNemar's.
+    Under "no difference" each item's sign is a fair coin, whatever its size. With all differences -1, 0 or 1
+    this is McNemar's.
 
     >>> sign_flip_p(np.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0]))
     0.03125
-    >>> sign_flip_p(np.array([0.5, 0.5, -0.25]))
+    >>> round(sign_flip_p(np.array([0.5, 0.5, -0.25])), 6)
     0.25
     """
     steps = _steps(differences)
@@ -81,7 +87,9 @@ def _steps(differences: Floats) -> npt.NDArray[np.int64]:
 
 def _coins(count: int) -> Floats:
     """Binomial(count, 1/2) probabilities."""
-    logs = [math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(count + 1)]
+    logs = [
+        math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in range(count + 1)
+    ]
     weights = np.exp(np.array(logs) - count * math.log(2))
     return np.asarray(weights / weights.sum(), dtype=np.float64)
 
@@ -101,7 +109,9 @@ def equivalent_counts(differences: Floats, weights: Floats) -> Counts:
 
 
 def loss_z(counts: Counts) -> float:
-    """How many standard errors the challenger is worse, with a continuity correction; for large sets of items."""
+    """How many standard errors the challenger is worse, with a continuity correction; for large sets of
+    items.
+    """
     flips = counts.gained + counts.lost
     return (counts.lost - counts.gained - 1) / math.sqrt(flips) if flips > 0 else 0.0
 
@@ -112,9 +122,10 @@ def upper_tail(z: float) -> float:
 
 
 def constrained_loss_rate(gained: Numbers, lost: Numbers, items: Numbers, difference: Numbers) -> Floats:
-    """Maximum-likelihood rate of losses when gain rate - loss rate is held at `difference` (Tango 1998, equation 9).
+    """Maximum-likelihood rate of losses when gain rate - loss rate is held at `difference` (Tango 1998,
+    equation 9).
 
-    >>> float(round(constrained_loss_rate(0, 0, 100, -0.1), 6))
+    >>> round(float(constrained_loss_rate(0, 0, 100, -0.1)), 6)
     0.1
     """
     a = 2 * np.asarray(items, dtype=np.float64)
@@ -124,7 +135,9 @@ def constrained_loss_rate(gained: Numbers, lost: Numbers, items: Numbers, differ
 
 
 def tango_score(gained: Numbers, lost: Numbers, items: Numbers, difference: Numbers) -> Floats:
-    """Standardised distance of the observed difference from `difference`; about standard normal if that is the true one."""
+    """Standardised distance of the observed difference from `difference`; about standard normal if that is
+    the true one.
+    """
     rate = constrained_loss_rate(gained, lost, items, difference)
     variance = items * (2 * rate + difference * (1 - difference))
     distance = gained - lost - items * difference
@@ -143,7 +156,8 @@ def tango_p(gained: float, lost: float, items: float, margin: float) -> float:
 
 
 def tango_lower_bound(gained: Numbers, lost: Numbers, items: Numbers, alpha: Numbers) -> Floats:
-    """One-sided lower confidence bound (level 1 - alpha) of challenger accuracy - champion accuracy; duality with `tango_p`.
+    """One-sided lower confidence bound (level 1 - alpha) of challenger accuracy - champion accuracy; duality
+    with `tango_p`.
 
     Accurate to a millionth. `items` must be above 0.
     """
@@ -160,8 +174,8 @@ def tango_lower_bound(gained: Numbers, lost: Numbers, items: Numbers, alpha: Num
 def items_needed(discordant_rate: float, margin: float, alpha: float, power: float) -> int:
     """Items for an unchanged skill to pass `tango_p(...) <= alpha` with probability `power`.
 
-    `discordant_rate` is the share of items that flip, either way, between two students of equal accuracy. Large-sample formula;
-    exact enumeration agrees within a few per cent above a rate of .04.
+    `discordant_rate` is the share of items that flip, either way, between two students of equal accuracy.
+    Large-sample formula; exact enumeration agrees within a few per cent above a rate of .04.
 
     >>> items_needed(0.15, margin=0.10, alpha=0.01, power=0.95)
     268

@@ -1,4 +1,5 @@
-"""What the gate can open for, before a round is bought: how surely a gain of a given size would be proven, and with how many items.
+"""What the gate can open for, before a round is bought: how surely a gain of a given size would be proven,
+and with how many items.
 
 >>> outlook(["gcd"], {"gcd": 12, "add": 900}, whole=1000, gain=0.2).reasons
 ('target gcd has 12 held-out items, the gate needs 20',)
@@ -25,8 +26,9 @@ FLIPS = 0.10
 class Outlook(BaseModel):
     """Whether the gate could open for a round that gains what is hoped for and harms nothing.
 
-    `gain_power` and `whole_power`: chances of proving the gain, and that the whole is not worse. `gain_items`: held-out items of
-    the targets together for `ENOUGH` power. `reasons`: why the gate cannot be expected to open; empty when it can.
+    `gain_power` and `whole_power`: chances of proving the gain, and that the whole is not worse.
+    `gain_items`: held-out items of the targets together for `ENOUGH` power. `reasons`: why the gate cannot be
+    expected to open; empty when it can.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,10 +47,14 @@ def outlook(
     settings: GateSettings | None = None,
     flips: float = FLIPS,
 ) -> Outlook:
-    """The gate's chances with `items` held-out items by skill and `whole` in all, if the targets gain `gain` (a share, .2: 20 points)."""
+    """The gate's chances with `items` held-out items by skill and `whole` in all, if the targets gain `gain`
+    (a share, .2: 20 points).
+    """
     chosen, pooled = settings or GateSettings(), sum(items.get(skill, 0) for skill in targets)
     gain_power = power_of_gain(pooled, gain, chosen.alpha, flips)
-    whole_power = power_not_worse(whole, chosen.whole_margin, chosen.alpha, flips, gain * min(pooled, whole) / max(whole, 1))
+    whole_power = power_not_worse(
+        whole, chosen.whole_margin, chosen.alpha, flips, gain * min(pooled, whole) / max(whole, 1)
+    )
     needed = items_needed_for_gain(gain, chosen.alpha, flips)
     reasons = [
         f"target {skill} has {items.get(skill, 0)} held-out items, the gate needs {chosen.min_items}"
@@ -56,17 +62,24 @@ def outlook(
         if items.get(skill, 0) < chosen.min_items
     ]
     if not reasons and gain_power < ENOUGH:
-        reasons.append(f"a gain of {gain:.0%} would be proven in {gain_power:.0%} of rounds with {pooled} items; {needed} are needed")
+        reasons.append(
+            f"a gain of {gain:.0%} would be proven in {gain_power:.0%} of rounds with {pooled} items; "
+            f"{needed} are needed"
+        )
     if whole_power < ENOUGH:
-        reasons.append(f"{whole} held-out items show the whole not worse by {chosen.whole_margin:.0%} in {whole_power:.0%} of rounds")
+        reasons.append(
+            f"{whole} held-out items show the whole not worse by {chosen.whole_margin:.0%} "
+            f"in {whole_power:.0%} of rounds"
+        )
     return Outlook(gain_power=gain_power, whole_power=whole_power, gain_items=needed, reasons=tuple(reasons))
 
 
 def power_of_gain(items: int, gain: float, alpha: float = 0.05, flips: float = FLIPS) -> float:
-    """Chance that `mcnemar_p <= alpha` when the students flip on a share `flips` of the items and one gains `gain` besides.
+    """Chance that `mcnemar_p <= alpha` when the students flip on a share `flips` of the items and one gains
+    `gain` besides.
 
     >>> round(power_of_gain(200, 0.1), 2), power_of_gain(0, 0.1)
-    (0.94, 0.0)
+    (0.93, 0.0)
     """
     if items <= 0:
         return 0.0
@@ -75,8 +88,11 @@ def power_of_gain(items: int, gain: float, alpha: float = 0.05, flips: float = F
     return _NORMAL.cdf(reach / math.sqrt(max(items * (moving - gain**2), 1e-12)))
 
 
-def items_needed_for_gain(gain: float, alpha: float = 0.05, flips: float = FLIPS, power: float = ENOUGH) -> int:
-    """Fewest items of the targets together with which a gain is proven with that power. Raises `ValueError` for a gain of 0 or less.
+def items_needed_for_gain(
+    gain: float, alpha: float = 0.05, flips: float = FLIPS, power: float = ENOUGH
+) -> int:
+    """Fewest items of the targets together with which a gain is proven with that power. Raises `ValueError`
+    for a gain of 0 or less.
 
     >>> items_needed_for_gain(0.1), items_needed_for_gain(0.3)
     (132, 29)
@@ -92,7 +108,9 @@ def items_needed_for_gain(gain: float, alpha: float = 0.05, flips: float = FLIPS
     return high
 
 
-def power_not_worse(items: int, margin: float, alpha: float = 0.05, flips: float = FLIPS, change: float = 0.0) -> float:
+def power_not_worse(
+    items: int, margin: float, alpha: float = 0.05, flips: float = FLIPS, change: float = 0.0
+) -> float:
     """Chance that `tango_p <= alpha` at the margin when the true change is `change`.
 
     >>> round(power_not_worse(1000, 0.05), 3)

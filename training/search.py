@@ -1,4 +1,6 @@
-"""The search for harm: everything looked at, each look with its p-value of a loss and its weight in the error rate."""
+"""The search for harm: everything looked at, each look with its p-value of a loss and its weight in the error
+rate.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from training.paired import Counts, loss_z, upper_tail
 
 Seen = Literal["targets", "whole", "rest", "stratum", "skill", "reported"]
 SKILLS_SHARE = 0.8
-"""Of the search's error rate, what goes to single skills; the rest to the whole, the rest and the evaluation sets."""
+"""Of the search's error rate, what goes to single skills; the rest to the whole, the rest and the evaluation
+sets.
+"""
 PLENTY = 300.0
 """Items from which a skill needs no larger share of the error rate (decision 0025)."""
 CHAMPION = "champion"
@@ -24,7 +28,9 @@ CHAMPION = "champion"
 
 @dataclass(frozen=True)
 class Look:
-    """One group of items beside one other student. `shares`: accuracy of that student and of the challenger."""
+    """One group of items beside one other student. `shares`: accuracy of that student and of the
+    challenger.
+    """
 
     name: str
     kind: Seen
@@ -38,7 +44,8 @@ class Look:
 
 @dataclass(frozen=True)
 class Search:
-    """The challenger beside each reference: the champion, and earlier champions by name. `traffic`: a weight per item.
+    """The challenger beside each reference: the champion, and earlier champions by name. `traffic`: a weight
+    per item.
 
     `targets`: 1 for the items of target skills, which are expected to gain.
     """
@@ -49,7 +56,9 @@ class Search:
     targets: Floats
 
     def looks(self) -> list[tuple[Look, float]]:
-        """Everything looked at, with p-values adjusted for their number: at most q means harm, at false discovery rate q."""
+        """Everything looked at, with p-values adjusted for their number: at most q means harm, at false
+        discovery rate q.
+        """
         looks = [*self._groups(CHAMPION), *self._skills_beside_champion(), *self._beside_earlier()]
         weights = np.array([look.weight for look in looks])
         skills = np.array([look.kind == "skill" for look in looks], dtype=bool)
@@ -68,7 +77,9 @@ class Search:
         comparison = self.references[against]
         counts = comparison.counts(weights)
         items = int((comparison.decided * (weights > 0)).sum())
-        return Look(name, kind, against, counts, items, comparison.shares(weights), upper_tail(loss_z(counts)), 1.0)
+        return Look(
+            name, kind, against, counts, items, comparison.shares(weights), upper_tail(loss_z(counts)), 1.0
+        )
 
     def _groups(self, against: str) -> Iterator[Look]:
         yield self.group("all skills", "whole", against, self.traffic)
@@ -85,7 +96,9 @@ class Search:
             yield self._skill(place, CHAMPION, p_value, weight)
 
     def _beside_earlier(self) -> Iterator[Look]:
-        """The whole and each skill beside all earlier champions: one look each, named after the one it lost most surely to."""
+        """The whole and each skill beside all earlier champions: one look each, named after the one it lost
+        most surely to.
+        """
         earlier = [name for name in self.references if name != CHAMPION]
         if not earlier:
             return
@@ -95,7 +108,12 @@ class Search:
         together = simes(np.array([[look.p_value for look in wholes]]), worth)
         yield Look(**{**vars(surest), "p_value": float(together[0])})
         p_values = np.column_stack([self._loss_p(name) for name in earlier])
-        columns = zip(simes(p_values, worth).tolist(), p_values.argmin(axis=1).tolist(), self._weights.tolist(), strict=True)
+        columns = zip(
+            simes(p_values, worth).tolist(),
+            p_values.argmin(axis=1).tolist(),
+            self._weights.tolist(),
+            strict=True,
+        )
         for place, (p_value, worst, weight) in enumerate(columns):
             yield self._skill(place, earlier[worst], p_value, weight)
 
@@ -103,30 +121,40 @@ class Search:
         before, after, gained, lost, items = self._tables[against][:, place].tolist()
         counts, share = Counts(gained, lost, items), max(items, 1.0)
         name = self.layout.skills[place]
-        return Look(name, "skill", against, counts, int(items), (before / share, after / share), p_value, weight)
+        return Look(
+            name, "skill", against, counts, int(items), (before / share, after / share), p_value, weight
+        )
 
     @cached_property
     def _weights(self) -> Floats:
-        """By skill. As its items squared: the power of a test grows so steeply; from `PLENTY` on items make up for a smaller share."""
+        """By skill. As its items squared: the power of a test grows so steeply; from `PLENTY` on items make
+        up for a smaller share.
+        """
         return np.asarray(np.minimum(self._tables[CHAMPION][4], PLENTY) ** 2, dtype=np.float64)
 
     @cached_property
     def _tables(self) -> dict[str, Floats]:
         """By reference, sums by skill: right before, right after, gained, lost, decided items."""
-        return {name: np.array([self.layout.by_skill(v) for v in _values(reference)]) for name, reference in self.references.items()}
+        return {
+            name: np.array([self.layout.by_skill(v) for v in _values(reference)])
+            for name, reference in self.references.items()
+        }
 
     @cached_property
     def _strength(self) -> float:
         """What the other skills' flips are worth as a prior, learnt beside the champion."""
         champion = self.references[CHAMPION]
         rest = champion.decided * (1 - self.targets)
-        return flip_strength(self.layout.by_skill(champion.gains * rest) * champion.scale, self.layout.by_skill(rest) * champion.scale)
+        return flip_strength(
+            self.layout.by_skill(champion.gains * rest) * champion.scale,
+            self.layout.by_skill(rest) * champion.scale,
+        )
 
     def _loss_p(self, against: str) -> Floats:
         """The p-value of a loss by skill. Prior: how often items of no target and not of this skill flipped.
 
-        Beside an earlier champion only losses tell: skills taught since have gained. Sampled answers differ by fractions; `scale`
-        turns them into as many whole flips as have their variance.
+        Beside an earlier champion only losses tell: skills taught since have gained. Sampled answers differ
+        by fractions; `scale` turns them into as many whole flips as have their variance.
         """
         comparison = self.references[against]
         scale, rest = comparison.scale, comparison.decided * (1 - self.targets)
@@ -139,7 +167,10 @@ class Search:
 
 
 def _values(reference: Comparison) -> tuple[Floats, ...]:
-    right = (np.nan_to_num(reference.before) * reference.decided, np.nan_to_num(reference.after) * reference.decided)
+    right = (
+        np.nan_to_num(reference.before) * reference.decided,
+        np.nan_to_num(reference.after) * reference.decided,
+    )
     return (*right, reference.gains, reference.losses, reference.decided)
 
 

@@ -53,7 +53,7 @@ VARIANTS = {
     "wavering": "flip rates differ widely between skills: mean 10 %, standard deviation 8 points",
     "even": "equally many items for each skill, the Zipf shares given as weights",
 }
-SAMPLES, SURE = 4, 0.9
+SAMPLES, SURE, ALPHA = 4, 0.9, GateSettings().alpha
 """Sampled answers: right with probability .9 where the student is able to, .1 where not."""
 
 
@@ -184,7 +184,7 @@ def planned(
         pooled = int(items.needs[:, pair].any(axis=1).sum())
         if (
             items.counts[pair].min() >= GateSettings().min_items
-            and power_of_gain(pooled, gain, flips=flips) >= 0.95
+            and power_of_gain(pooled, gain, ALPHA, flips) >= 0.95
         ):
             return pair.tolist(), gain
     best = candidates[np.argsort(-items.counts[candidates])[:2]]

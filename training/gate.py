@@ -44,7 +44,7 @@ class GateSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    alpha: float = Field(default=0.04, gt=0, lt=0.5)
     whole_margin: float = Field(default=0.05, gt=0, lt=1)
     margin: float = Field(default=0.10, gt=0, lt=1)
     regression_alpha: float = Field(default=0.01, gt=0, lt=0.5)
@@ -160,7 +160,7 @@ def _unready(champion: Evaluation, challenger: Evaluation, case: _Case) -> Itera
     for name, evaluation in ((CHAMPION, champion), ("challenger", challenger)):
         if evaluation.undecided() > settings.max_undecided:
             share = f"{evaluation.undecided():.1%} of the {name}'s {len(evaluation.rates)} answers"
-            yield f"the grader could not decide {share}; at most {settings.max_undecided:.1%} may be undecided"
+            yield f"the grader could not decide {share}; at most {settings.max_undecided:.1%} may be"
     decided = dict(zip(case.layout.skills, case.layout.by_skill(case.champion.decided).tolist(), strict=True))
     short = [skill for skill in case.targets if decided.get(skill, 0) < settings.min_items]
     if short:
@@ -269,7 +269,8 @@ def _praise(rows: Sequence[Row], case: _Case) -> str:
     gain, whole, skills = rows[0], rows[1], len(case.layout.skills)
     return (
         f"target skills {gain.champion:.1%} -> {gain.challenger:.1%} on {gain.items} items "
-        f"(McNemar p = {gain.p_value:.2g}); the whole {whole.champion:.1%} -> {whole.challenger:.1%}; no harm found in {skills} skills"
+        f"(McNemar p = {gain.p_value:.2g}); the whole {whole.champion:.1%} -> {whole.challenger:.1%}; "
+        f"no harm found in {skills} skills"
     )
 
 

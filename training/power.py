@@ -74,12 +74,12 @@ def outlook(
     return Outlook(gain_power=gain_power, whole_power=whole_power, gain_items=needed, reasons=tuple(reasons))
 
 
-def power_of_gain(items: int, gain: float, alpha: float = 0.05, flips: float = FLIPS) -> float:
+def power_of_gain(items: int, gain: float, alpha: float = 0.04, flips: float = FLIPS) -> float:
     """Chance that `mcnemar_p <= alpha` when the students flip on a share `flips` of the items and one gains
     `gain` besides.
 
     >>> round(power_of_gain(200, 0.1), 2), power_of_gain(0, 0.1)
-    (0.93, 0.0)
+    (0.91, 0.0)
     """
     if items <= 0:
         return 0.0
@@ -89,13 +89,13 @@ def power_of_gain(items: int, gain: float, alpha: float = 0.05, flips: float = F
 
 
 def items_needed_for_gain(
-    gain: float, alpha: float = 0.05, flips: float = FLIPS, power: float = ENOUGH
+    gain: float, alpha: float = 0.04, flips: float = FLIPS, power: float = ENOUGH
 ) -> int:
     """Fewest items of the targets together with which a gain is proven with that power. Raises `ValueError`
     for a gain of 0 or less.
 
     >>> items_needed_for_gain(0.1), items_needed_for_gain(0.3)
-    (132, 29)
+    (143, 31)
     """
     if gain <= 0:
         raise ValueError(f"a gain of {gain:.0%} cannot be proven with any number of items")
@@ -109,7 +109,7 @@ def items_needed_for_gain(
 
 
 def power_not_worse(
-    items: int, margin: float, alpha: float = 0.05, flips: float = FLIPS, change: float = 0.0
+    items: int, margin: float, alpha: float = 0.04, flips: float = FLIPS, change: float = 0.0
 ) -> float:
     """Chance that `tango_p <= alpha` at the margin when the true change is `change`.
 

@@ -5,7 +5,7 @@ rate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,7 +17,7 @@ from training.harm import STRONGEST, adjusted, flip_strength, independent_looks,
 from training.paired import Counts, loss_z, upper_tail
 
 Seen = Literal["targets", "whole", "rest", "stratum", "skill", "reported"]
-SKILLS_SHARE = 0.8
+SKILLS_SHARE = 0.7
 """Of the search's error rate, what goes to single skills; the rest to the whole, the rest and the evaluation
 sets.
 """
@@ -85,7 +85,8 @@ class Search:
         yield self.group("all skills", "whole", against, self.traffic)
         rest = self.traffic * (1 - self.targets)
         if self.targets.any() and rest.any():
-            yield self.group("all but the targets", "rest", against, rest)
+            look = self.group("all but the targets", "rest", against, rest)
+            yield replace(look, weight=2.0)  # the targets' gain does not hide a loss of all others here
         for name, places in self.layout.strata.items():
             if not name.startswith(SKILL_STRATUM) and self.layout.tested[places].any():
                 yield self.group(name, "stratum", against, marks(places, len(self.traffic)))
@@ -106,7 +107,7 @@ class Search:
         surest = min(wholes, key=lambda look: look.p_value)
         worth = independent_looks(np.array([self.references[name].difference for name in earlier]))
         together = simes(np.array([[look.p_value for look in wholes]]), worth)
-        yield Look(**{**vars(surest), "p_value": float(together[0])})
+        yield replace(surest, p_value=float(together[0]))
         p_values = np.column_stack([self._loss_p(name) for name in earlier])
         columns = zip(
             simes(p_values, worth).tolist(),

@@ -16,14 +16,14 @@ from training.power import items_needed_for_gain, outlook, power_not_worse, powe
 def test_power_agrees_with_simulation(items: int, gain: float, flips: float) -> None:
     rng = np.random.default_rng(0)
     counts = rng.multinomial(items, [flips / 2 + gain, flips / 2, 1 - flips - gain], size=2_000)
-    passed = np.mean([mcnemar_p(int(gained), int(lost)) <= 0.05 for gained, lost, _ in counts])
+    passed = np.mean([mcnemar_p(int(gained), int(lost)) <= 0.04 for gained, lost, _ in counts])
     assert power_of_gain(items, gain, flips=flips) == pytest.approx(passed, abs=0.06)
 
 
 def test_power_not_worse_agrees_with_simulation() -> None:
     rng = np.random.default_rng(1)
     counts = rng.multinomial(600, [0.05, 0.05, 0.9], size=2_000)
-    passed = np.mean([tango_p(int(gained), int(lost), 600, 0.05) <= 0.05 for gained, lost, _ in counts])
+    passed = np.mean([tango_p(int(gained), int(lost), 600, 0.05) <= 0.04 for gained, lost, _ in counts])
     assert power_not_worse(600, 0.05) == pytest.approx(passed, abs=0.03)
 
 
@@ -42,7 +42,7 @@ def test_the_outlook_says_why_a_gate_cannot_open() -> None:
         "target gcd has 12 held-out items, the gate needs 20",
     )
     [gain] = outlook(["mod"], items, whole=2_000, gain=0.1).reasons
-    assert gain == "a gain of 10% would be proven in 34% of rounds with 40 items; 132 are needed"
+    assert gain == "a gain of 10% would be proven in 30% of rounds with 40 items; 143 are needed"
     [whole] = outlook(["mod"], items, whole=400, gain=0.3, settings=GateSettings(whole_margin=0.01)).reasons
-    assert whole == "400 held-out items show the whole not worse by 1% in 71% of rounds"
+    assert whole == "400 held-out items show the whole not worse by 1% in 67% of rounds"
     assert outlook(["new"], {}, whole=0, gain=0.2).whole_power == 0

@@ -26,13 +26,15 @@ FLIPS = 0.10
 class Outlook(BaseModel):
     """Whether the gate could open for a round that gains what is hoped for and harms nothing.
 
-    `gain_power` and `whole_power`: chances of proving the gain, and that the whole is not worse.
-    `gain_items`: held-out items of the targets together for `ENOUGH` power. `reasons`: why the gate cannot be
-    expected to open; empty when it can.
+    `power`: least chance that it opens, the errors of all tests added up (as Schultzberg, Ankargren and
+    Frånberg 2024 correct power for the number of guardrails). `gain_power` and `whole_power`: chances of
+    proving the gain, and that the whole is not worse. `gain_items`: held-out items of the targets together
+    for `ENOUGH` power. `reasons`: why the gate cannot be expected to open; empty when it can.
     """
 
     model_config = ConfigDict(frozen=True)
 
+    power: float
     gain_power: float
     whole_power: float
     gain_items: int
@@ -71,7 +73,12 @@ def outlook(
             f"{whole} held-out items show the whole not worse by {chosen.whole_margin:.0%} "
             f"in {whole_power:.0%} of rounds"
         )
-    return Outlook(gain_power=gain_power, whole_power=whole_power, gain_items=needed, reasons=tuple(reasons))
+    power = max(0.0, gain_power + whole_power - 1 - chosen.harm_rate)
+    if not reasons and power < ENOUGH:
+        reasons.append(f"all its tests together open the gate in {power:.0%} of good rounds")
+    return Outlook(
+        power=power, gain_power=gain_power, whole_power=whole_power, gain_items=needed, reasons=tuple(reasons)
+    )
 
 
 def power_of_gain(items: int, gain: float, alpha: float = 0.04, flips: float = FLIPS) -> float:

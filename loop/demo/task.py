@@ -40,7 +40,7 @@ def pool_sizes(config: Config) -> dict[str, int]:
 
 
 def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutItem, ...]:
-    """The fixed held-out items of one kind. Skills that waver need more items to rule a loss out (docs/decisions/0007)."""
+    """The fixed held-out items of one kind. Skills that waver need more items to tell a loss from flips (decision 0025)."""
     sizes = (
         HeldOutSizes(demo.gate_steady, demo.gate_wavering, demo.stubborn_items, demo.gate_mix, demo.gate_ood)
         if kind == "gate"

@@ -45,4 +45,8 @@ def test_the_outlook_says_why_a_gate_cannot_open() -> None:
     assert gain == "a gain of 10% would be proven in 30% of rounds with 40 items; 143 are needed"
     [whole] = outlook(["mod"], items, whole=400, gain=0.3, settings=GateSettings(whole_margin=0.01)).reasons
     assert whole == "400 held-out items show the whole not worse by 1% in 67% of rounds"
+    good = outlook(["add"], items, whole=1_000, gain=0.1)
+    assert good.power == pytest.approx(good.gain_power + good.whole_power - 1.05) and good.power > 0.9
+    [together] = outlook(["mod"], {"mod": 82}, whole=2_000, gain=0.15).reasons
+    assert together == "all its tests together open the gate in 79% of good rounds"
     assert outlook(["new"], {}, whole=0, gain=0.2).whole_power == 0

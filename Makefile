@@ -10,7 +10,7 @@ SETUP_SIZE := 400 MB to download with the CPU build of torch, 2.4 GB on disk, 2 
 VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
-.PHONY: help setup demo test check lint format student schemas bench kafka crash bench-env bench-ingest vllm-env clean
+.PHONY: help setup demo test check lint format student schemas bench bench-gate kafka crash bench-env bench-ingest vllm-env clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ schemas: setup  ## write the JSON Schemas of the events to docs/schemas
 bench: setup  ## run the benchmarks of profile and detection
 	$(BIN)/python -m benchmarks.profile
 	$(BIN)/python -m benchmarks.robustness
+
+bench-gate: setup  ## how often the gate opens and closes on simulated rounds, writes gate.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --json gate.json
 
 kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with the command
 	$(BIN)/python -m streams.testing.broker

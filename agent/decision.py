@@ -110,6 +110,7 @@ class PolicySettings(Settings):
     min_gain: float = Field(default=0.03, ge=0)
     ceiling_expires_answers: int = Field(default=5_000, ge=1)
     max_failures: int = Field(default=3, ge=1)
+    min_held_out: int = Field(default=20, ge=0)
     allow_mix: bool = False
 
     @model_validator(mode="after")
@@ -125,7 +126,7 @@ class PolicyInput:
 
     `answers_watched` counts diagnosed answers of the profile's version, `answers_total` those of all versions
     of the student: the policy's clock. `history` is in order of time, oldest first. A skill without a pool
-    has none.
+    has none. `held_out` counts the gate's items by skill; None: unknown, and no reason to wait.
     """
 
     profile: Profile
@@ -134,3 +135,4 @@ class PolicyInput:
     pools: Mapping[str, PoolState] = field(default_factory=dict)
     history: Sequence[RoundRecord] = ()
     budget: BudgetState = field(default_factory=BudgetState)
+    held_out: Mapping[str, int] | None = None

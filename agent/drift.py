@@ -19,7 +19,7 @@ l(n, m) = m log(m / n) + (n - m) log(1 - m / n):
    come.
 
 The same scan runs over the part of the answers that nobody could judge or explain. Shares of the traffic are
-compared in windows (`Traffic`): two-sided, and a new mixture is the reference for the next one.
+compared in windows (`TrafficScan`): two-sided, and a new mixture is the reference for the next one.
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ def _odds(counts: Counts) -> float:
     return (counts.missing + 0.5) / (counts.needed - counts.missing + 0.5)
 
 
-class Watch:
+class DriftWatch:
     """The scan of one series of counts, fed bucket by bucket.
 
     Examples
     --------
-    >>> watch = Watch("gcd", DriftSettings(), tests=1)
+    >>> watch = DriftWatch("gcd", DriftSettings(), tests=1)
     >>> for bucket in range(40):
     ...     watch.add(bucket, {"gcd": Counts(10, 2 if bucket < 30 else 7)})
     >>> [(alarm.started, alarm.bucket, alarm.before) for alarm in watch.alarms]
@@ -214,7 +214,7 @@ def _sum(cells: Iterable[_Cell]) -> Counts:
     return Counts(needed, missing)
 
 
-class Traffic:
+class TrafficScan:
     """Compares each window of answers with those since the last change, skill by skill (two-sided).
 
     A window in which some share differs is an alarm of the skill that differs most, and the reference for
@@ -283,8 +283,8 @@ class Scanner:
         self._open: dict[int, dict[str, Counts]] = {}
         self._closed: int | None = None
         self._late = False
-        self._traffic = Traffic(self._settings, self._tests)
-        self._watches = {name: Watch(name, self._settings, 2, "abstention") for name in ABSTENTIONS}
+        self._traffic = TrafficScan(self._settings, self._tests)
+        self._watches = {name: DriftWatch(name, self._settings, 2, "abstention") for name in ABSTENTIONS}
 
     def put(self, rows: Iterable[tuple[str, int, Counts]]) -> None:
         """Take rows (skill, bucket, counts) as they are now, in place of what was known of them."""
@@ -306,7 +306,7 @@ class Scanner:
             counts = self._open.pop(bucket)
             for skill in counts:
                 if not skill.startswith(RESERVED) and skill not in self._watches:
-                    self._watches[skill] = Watch(skill, self._settings, self._tests)
+                    self._watches[skill] = DriftWatch(skill, self._settings, self._tests)
             for skill in counts:
                 if skill in self._watches:
                     self._watches[skill].add(bucket, counts)

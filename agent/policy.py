@@ -16,7 +16,9 @@ Rules, in order:
    synthesize; also synthesize when a selection round has left the skill missing;
 7. a rejected round is never repeated as it was: fewer skills, then synthesis instead of selection, then fewer
    steps, and at the end the skill is put aside. Rejections count until a promotion, or until they are old;
-8. a failed round says nothing of its skills, so it may be repeated; a skill whose rounds have failed
+8. a skill that the gate cannot measure, for lack of held-out items, is not taught: its round could never be
+   promoted;
+9. a failed round says nothing of its skills, so it may be repeated; a skill whose rounds have failed
    `max_failures` times in a row is put aside, with the last error: a person must mend the cause.
 """
 
@@ -188,6 +190,11 @@ def _candidate(
         obstacles.append(f"lower bound {estimate.low:.2f} not above {settings.miss_threshold:g}")
     if estimate.share < settings.min_share:
         obstacles.append(f"share {estimate.share:.1%} of traffic below {settings.min_share:.1%}")
+    if given.held_out is not None and given.held_out.get(estimate.skill, 0) < settings.min_held_out:
+        obstacles.append(
+            f"{given.held_out.get(estimate.skill, 0)} held-out items, the gate needs {settings.min_held_out}"
+            " to promote it: add questions to task.held_out"
+        )
     aside = _set_aside(estimate.skill, strategy, given, settings)
     half_seen = settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
     nearly = half_seen and estimate.low > settings.miss_threshold and not aside

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from agent.budget import LedgerEntry, Usage, left
 from agent.catalog import SkillCatalog, SkillMap
+from agent.items import HeldOutItem
 from agent.posterior import ProfileView
 from agent.profile import ALL, UNDECIDED, BucketKey, Counts, bucket_of
 from loop.config import Config, load
@@ -54,6 +55,10 @@ class BenchmarkTask:
 
     catalog = SkillCatalog.of(*((skill, "") for skill in SKILLS))
     skill_map = SkillMap((f"q{n}", (SKILLS[n % 15],)) for n in range(600))
+    held_out = tuple(
+        HeldOutItem(item_id=f"h{n}", question=f"h{n}", answer="", skills=(SKILLS[n % 15],), stratum="s")
+        for n in range(600)
+    )
 
 
 def fill(store: StateStore, ledger: int, buckets: int) -> None:

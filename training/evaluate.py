@@ -1,9 +1,11 @@
-"""Evaluation: every held-out item answered and graded once, kept item by item so that two students can be
-compared in pairs.
+"""Evaluation: every held-out item answered and graded, kept item by item so that two students can be compared
+in pairs.
 
 Which items count for a skill: the single-skill stratum `skill:<name>` where the evaluation set has one, and
 otherwise every item that needs the skill among others. Chains therefore never blur a skill that has items of
 its own.
+
+An item that the grader could not decide is neither right nor wrong: shares are taken over the decided items.
 """
 
 from __future__ import annotations
@@ -13,27 +15,38 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.items import HeldOutItem
 from training.errors import EvaluationFailed, ItemSetMismatch
 
 Generate = Callable[[Sequence[str]], list[str]]
-GradeItem = Callable[[HeldOutItem, str], bool]
+GradeItem = Callable[[HeldOutItem, str], bool | None]
+"""None: undecided, which is not wrong."""
+Correct = bool | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
+"""One answer: right or not. Several sampled answers: the share of right ones among those decided. None:
+undecided.
+"""
+Floats = npt.NDArray[np.float64]
+Key = tuple[str, str, tuple[str, ...]]
 
 SKILL_STRATUM = "skill:"
 
 
 class Outcome(BaseModel):
-    """One item and whether the student answered it correctly."""
+    """One item and whether, or how often among its samples, the student answered it correctly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     item_id: str
     stratum: str
     skills: tuple[str, ...]
-    correct: bool
+    correct: Correct
 
 
 class Evaluation(BaseModel):
@@ -56,37 +69,64 @@ class Evaluation(BaseModel):
             raise ValueError(f"{len(repeated)} items occur twice, first {repeated[0]!r}")
         return self
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy, which works out its own `keys` and `rates`."""
+        copy = super().model_copy(update=update, deep=deep)
+        for name in ("keys", "rates"):
+            vars(copy).pop(name, None)
+        return copy
+
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """What each outcome is about, in order: item, stratum, skills."""
+        return tuple((outcome.item_id, outcome.stratum, outcome.skills) for outcome in self.outcomes)
+
+    @cached_property
+    def rates(self) -> Floats:
+        """The outcomes as numbers in [0, 1], in order; NaN where undecided."""
+        return np.array([outcome.correct for outcome in self.outcomes], dtype=np.float64)
+
+    def undecided(self) -> float:
+        """Share of items that the grader could not decide."""
+        return float(np.isnan(self.rates).mean()) if len(self.rates) else 0.0
+
     def skills(self) -> tuple[str, ...]:
         """Every skill that some item needs, sorted."""
         return tuple(sorted({skill for outcome in self.outcomes for skill in outcome.skills}))
 
     def strata(self) -> tuple[str, ...]:
         """The names of the evaluation sets, sorted."""
-        return tuple(sorted({outcome.stratum for outcome in self.outcomes}))
+        return tuple(sorted({stratum for _, stratum, _ in self.keys}))
 
-    def of_stratum(self, stratum: str) -> dict[str, bool]:
+    def of_stratum(self, stratum: str) -> dict[str, Correct]:
         """Outcome by item id in one stratum."""
         return {outcome.item_id: outcome.correct for outcome in self.outcomes if outcome.stratum == stratum}
 
-    def of_skill(self, skill: str, without: Sequence[str] = ()) -> dict[str, bool]:
+    def of_skill(self, skill: str, without: Sequence[str] = ()) -> dict[str, Correct]:
         """Outcome by item id for one skill (the rule is in the module's docstring); strata in `without` do
-        not count."""
+        not count.
+        """
         own = self.of_stratum(SKILL_STRATUM + skill)
         if own:
             return own
         return {o.item_id: o.correct for o in self.outcomes if skill in o.skills and o.stratum not in without}
 
     def accuracy(self) -> float:
-        """Share of all items answered correctly, each item once."""
-        return _share(outcome.correct for outcome in self.outcomes)
+        """Share of the decided items answered correctly, each item once. Raises `EvaluationFailed` when none
+        was decided.
+        """
+        share = _share(outcome.correct for outcome in self.outcomes)
+        if share is None:
+            raise EvaluationFailed(f"none of {len(self.outcomes)} items could be graded; check the grader")
+        return share
 
     def accuracy_by_stratum(self) -> dict[str, float]:
-        """Share answered correctly per stratum."""
-        return {stratum: _share(self.of_stratum(stratum).values()) for stratum in self.strata()}
+        """Share answered correctly per stratum; strata without a decided item are left out."""
+        return _shares({stratum: self.of_stratum(stratum) for stratum in self.strata()})
 
     def accuracy_by_skill(self) -> dict[str, float]:
-        """Share answered correctly per skill."""
-        return {skill: _share(self.of_skill(skill).values()) for skill in self.skills()}
+        """Share answered correctly per skill; skills without a decided item are left out."""
+        return _shares({skill: self.of_skill(skill) for skill in self.skills()})
 
     def mixture(self, weights: Mapping[str, float]) -> float:
         """Accuracy on a mixture of strata, from the strata already scored; weights need not add up to 1.
@@ -113,30 +153,35 @@ def item_set_sha256(items: Sequence[HeldOutItem]) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def evaluate(generate: Generate, grade: GradeItem, items: Sequence[HeldOutItem]) -> Evaluation:
+def evaluate(
+    generate: Generate, grade: GradeItem, items: Sequence[HeldOutItem], samples: int = 1
+) -> Evaluation:
     """Answer all items with one call of `generate`, grade each answer, keep every outcome.
 
-    Raises `EvaluationFailed` when there are no items, an item occurs twice, or generating or grading fails.
+    With `samples` above 1 each question is put that many times in a row (`generate` should sample at a
+    temperature above 0) and the outcome is the share of right answers. Raises `EvaluationFailed` when there
+    are no items, an item occurs twice, or generating or grading fails.
     """
     _check_items(items)
+    questions = [item.question for item in items for _ in range(samples)]
     try:
-        answers = generate([item.question for item in items])
+        answers = generate(questions)
     except Exception as exc:
         raise EvaluationFailed(
             f"the student could not answer {len(items)} items ({type(exc).__name__}: {exc}); evaluate again"
         ) from exc
-    if len(answers) != len(items):
+    if len(answers) != len(questions):
         raise EvaluationFailed(
-            f"the student gave {len(answers)} answers to {len(items)} items; there must be one each"
+            f"the student gave {len(answers)} answers to {len(questions)} items; there must be one each"
         )
     outcomes = tuple(
         Outcome(
             item_id=item.item_id,
             stratum=item.stratum,
             skills=item.skills,
-            correct=_grade(grade, item, answer),
+            correct=_grade(grade, item, answers[place * samples : (place + 1) * samples]),
         )
-        for item, answer in zip(items, answers, strict=True)
+        for place, item in enumerate(items)
     )
     return Evaluation(items_sha256=item_set_sha256(items), outcomes=outcomes)
 
@@ -145,12 +190,10 @@ def require_same_items(champion: Evaluation, challenger: Evaluation) -> None:
     """Raise `ItemSetMismatch` unless both were measured on the same items, in any order."""
     if champion.items_sha256 != challenger.items_sha256:
         raise ItemSetMismatch(
-            f"the champion was measured on items {champion.items_sha256[:12]}, "
-            f"the challenger on {challenger.items_sha256[:12]}; evaluate both on one item set"
+            f"the champion was measured on items {champion.items_sha256[:12]}, the challenger on "
+            f"{challenger.items_sha256[:12]}; evaluate both on one item set"
         )
-    if {o.item_id: (o.stratum, o.skills) for o in champion.outcomes} != {
-        o.item_id: (o.stratum, o.skills) for o in challenger.outcomes
-    }:
+    if champion.keys != challenger.keys and set(champion.keys) != set(challenger.keys):
         raise ItemSetMismatch(
             "the two evaluations claim the same item set but list different items; evaluate both again"
         )
@@ -166,16 +209,29 @@ def _check_items(items: Sequence[HeldOutItem]) -> None:
         )
 
 
-def _grade(grade: GradeItem, item: HeldOutItem, answer: str) -> bool:
+def _grade(grade: GradeItem, item: HeldOutItem, answers: Sequence[str]) -> Correct:
+    """One answer's grade as it is; of several, the share of right ones among the decided."""
+    grades = [_grade_answer(grade, item, answer) for answer in answers]
+    return grades[0] if len(grades) == 1 else _share(grades)
+
+
+def _grade_answer(grade: GradeItem, item: HeldOutItem, answer: str) -> bool | None:
     try:
         correct = grade(item, answer)
     except Exception as exc:
         raise EvaluationFailed(f"grading item {item.item_id!r} failed ({type(exc).__name__}: {exc})") from exc
-    if not isinstance(correct, bool):
-        raise EvaluationFailed(f"grading item {item.item_id!r} gave {correct!r}; a grade is True or False")
+    if correct is not None and not isinstance(correct, bool):
+        raise EvaluationFailed(
+            f"grading item {item.item_id!r} gave {correct!r}; a grade is True, False or None (undecided)"
+        )
     return correct
 
 
-def _share(values: Iterable[bool]) -> float:
-    flags = list(values)
-    return sum(flags) / len(flags)
+def _shares(groups: Mapping[str, Mapping[str, Correct]]) -> dict[str, float]:
+    shares = {name: _share(outcomes.values()) for name, outcomes in groups.items()}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def _share(values: Iterable[Correct]) -> float | None:
+    decided = [float(value) for value in values if value is not None]
+    return math.fsum(decided) / len(decided) if decided else None

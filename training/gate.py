@@ -1,53 +1,65 @@
-"""The gate: may the challenger replace the champion? Closed by default.
+"""The gate: may the challenger replace the champion? Closed by default, and able to open on a catalog of
+hundreds of skills.
 
-It opens when both of these hold, on one fixed held-out set, item by item:
-1. the target skills gain: exact McNemar test on their pooled items, so two equal students pass in at most
-   `alpha` of rounds;
-2. no skill, and no other evaluation set, loses: each one by itself must be shown not worse by `margin` (Tango
-   1998 at `regression_alpha`), so a skill that lost the margin or more passes in about `regression_alpha` of
-   rounds.
-Averages are never tested alone: a neighbour can lose 35 points while the average moves by one.
-Sizes of evaluation sets that make good challengers pass: docs/decisions/0007-gate-power.md.
+It opens when all of these hold, item by item on one fixed held-out set (decision 0027 has the operating
+characteristics):
+1. the target skills gain: exact sign-flip (McNemar) test on their pooled items, so equal students pass in at
+   most `alpha`;
+2. the traffic-weighted whole is shown not worse by `whole_margin`, each evaluation set and each protected
+   skill by `margin` (Tango 1998). Each must pass, so none needs a stricter level; the power must be planned
+   for their number (Schultzberg, Ankargren, Frånberg 2024, arXiv 2402.11609);
+3. no harm is found by a search over everything: the whole, all items but the targets', every set, every
+   skill, against the champion and against each earlier champion (so that small losses cannot add up). Asked
+   whether each skill is *proven* unharmed a long catalog never passes; here a false alarm anywhere closes at
+   most `harm_rate` of good rounds (training/harm.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent.settings import Settings
-from training.errors import ItemSetMismatch
-from training.evaluate import SKILL_STRATUM, Evaluation, require_same_items
-from training.paired import mcnemar_p, tango_lower_bound, tango_p
+from training.comparison import Comparison, Layout, compare, layout_of, traffic_weights
+from training.errors import EvaluationFailed
+from training.evaluate import SKILL_STRATUM, Evaluation
+from training.paired import sign_flip_p, tango_lower_bound, tango_score, upper_tail
+from training.search import CHAMPION, Look, Search, marks
 
-Kind = Literal["targets", "target", "skill", "stratum", "reported"]
-SMALL_SKILLS = "(small skills)"
+Kind = Literal["targets", "target", "skill", "protected", "stratum", "reported", "whole", "rest"]
 
 
 class GateSettings(Settings):
     """How strict the gate is.
 
-    `min_items` per tested skill and stratum. `small_skills`: "refuse" closes the gate when a skill has fewer;
-    "pool" tests all such skills as one group, for catalogs too long to measure skill by skill (targets are
-    never pooled away). `reported_only` names strata, or prefixes before a colon, that are shown but not
-    tested.
+    `alpha`: level of the gain and of each "not worse" but the protected skills', which is `regression_alpha`.
+    `whole_margin` and `margin`: the losses to rule out. `harm_rate`: how often the search for harm may close
+    a round that harmed nothing. `min_items`: decided items that each target needs. `max_undecided`: share of
+    ungraded items that closes the gate. `reported_only` names strata, or prefixes before a colon, that are
+    shown but not tested.
     """
 
+    alpha: float = Field(default=0.04, gt=0, lt=0.5)
+    whole_margin: float = Field(default=0.05, gt=0, lt=1)
     margin: float = Field(default=0.10, gt=0, lt=1)
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
     regression_alpha: float = Field(default=0.01, gt=0, lt=0.5)
-    min_items: int = Field(default=50, gt=0)
-    small_skills: Literal["refuse", "pool"] = "refuse"
+    harm_rate: float = Field(default=0.05, gt=0, lt=0.5)
+    min_items: int = Field(default=20, gt=0)
+    max_undecided: float = Field(default=0.02, ge=0, lt=1)
+    protected: tuple[str, ...] = ()
     reported_only: tuple[str, ...] = ("ood",)
 
 
 class Row(BaseModel):
-    """One line of the verdict's table. `p_value` is McNemar's for kind "targets", Tango's otherwise; `passed`
-    None: not tested.
+    """One line of the verdict's table: the challenger beside `against`, on the items that both decided.
 
-    `lower_bound` is the one-sided bound, at `regression_alpha`, of challenger - champion accuracy.
+    `p_value`: of the gain for kind "targets", else of "not worse by the margin". `harm`: adjusted p-value of
+    a loss. `passed` None: not tested. `lower_bound`: one-sided, of challenger - other. `gained` and `lost`
+    are fractions when answers were sampled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,11 +69,13 @@ class Row(BaseModel):
     items: int
     champion: float
     challenger: float
-    gained: int
-    lost: int
+    gained: float
+    lost: float
     p_value: float
     lower_bound: float
     passed: bool | None
+    harm: float | None = None
+    against: str = "champion"
 
 
 class GateVerdict(BaseModel):
@@ -79,15 +93,23 @@ def judge(
     challenger: Evaluation | None,
     targets: Sequence[str],
     settings: GateSettings | None = None,
+    *,
+    weights: Mapping[str, float] | None = None,
+    history: Sequence[Evaluation] = (),
 ) -> GateVerdict:
-    """Decide on promotion. Never raises: whatever is missing or odd closes the gate, with a reason."""
+    """Decide on promotion. Never raises: whatever is missing or odd closes the gate, with a reason.
+
+    `weights`: the skills' shares of traffic; None weighs items as they are. `history`: earlier champions'
+    evaluations on the same items, oldest first, the present champion's not among them.
+    """
     chosen = settings or GateSettings()
     if champion is None or challenger is None:
         return _closed(f"there is no evaluation of the {'champion' if champion is None else 'challenger'}")
     try:
-        require_same_items(champion, challenger)
-        return _decide(champion, challenger, tuple(sorted(set(targets))), chosen)
-    except ItemSetMismatch as exc:
+        case = _Case.of(champion, challenger, tuple(sorted(set(targets))), chosen, weights, history)
+        unready = tuple(_unready(champion, challenger, case))
+        return GateVerdict(promote=False, reasons=unready) if unready else _decide(case)
+    except EvaluationFailed as exc:
         return _closed(str(exc))
     except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
         return _closed(f"the evaluations could not be compared ({type(exc).__name__}: {exc})")
@@ -97,107 +119,157 @@ def _closed(reason: str) -> GateVerdict:
     return GateVerdict(promote=False, reasons=(reason,))
 
 
-def _decide(
-    champion: Evaluation, challenger: Evaluation, targets: tuple[str, ...], settings: GateSettings
-) -> GateVerdict:
-    untested = tuple(name for name in champion.strata() if _matches(name, settings.reported_only))
-    ids = {skill: frozenset(champion.of_skill(skill, untested)) for skill in champion.skills()}
-    missing = [skill for skill in targets if len(ids.get(skill, ())) < settings.min_items]
-    if not targets or missing:
-        return _closed(
-            f"target skills {missing} have fewer than {settings.min_items} held-out items"
-            if targets
-            else "the round names no target skill"
-        )
-    compare = _Comparison(champion, challenger, settings)
-    rows = [compare.gain(frozenset().union(*(ids[skill] for skill in targets)))]
-    rows += [
-        compare.loss(skill, "target" if skill in targets else "skill", kept)
-        for skill, kept in _grouped(ids, targets, settings)
+@dataclass(frozen=True)
+class _Case:
+    """One decision: the items, the challenger beside the champion and earlier champions, and the settings."""
+
+    layout: Layout
+    search: Search
+    targets: tuple[str, ...]
+    untested: tuple[str, ...]
+    settings: GateSettings
+
+    @property
+    def champion(self) -> Comparison:
+        return self.search.references[CHAMPION]
+
+    @classmethod
+    def of(
+        cls,
+        champion: Evaluation,
+        challenger: Evaluation,
+        targets: tuple[str, ...],
+        settings: GateSettings,
+        weights: Mapping[str, float] | None,
+        history: Sequence[Evaluation],
+    ) -> _Case:
+        untested = tuple(name for name in champion.strata() if _matches(name, settings.reported_only))
+        references = {CHAMPION: compare(challenger, champion)}
+        for place, earlier in enumerate(history, 1):
+            references[f"earlier champion {place} of {len(history)}"] = compare(challenger, earlier)
+        layout = layout_of(challenger.keys, untested)
+        target_items = layout.needing(targets).astype(np.float64)
+        search = Search(layout, references, traffic_weights(layout, weights), target_items)
+        return cls(layout, search, targets, untested, settings)
+
+
+def _unready(champion: Evaluation, challenger: Evaluation, case: _Case) -> Iterator[str]:
+    """Reasons to decide nothing."""
+    settings = case.settings
+    for name, evaluation in ((CHAMPION, champion), ("challenger", challenger)):
+        if evaluation.undecided() > settings.max_undecided:
+            share = f"{evaluation.undecided():.1%} of the {name}'s {len(evaluation.rates)} answers"
+            yield f"the grader could not decide {share}; at most {settings.max_undecided:.1%} may be"
+    decided = dict(zip(case.layout.skills, case.layout.by_skill(case.champion.decided).tolist(), strict=True))
+    short = [skill for skill in case.targets if decided.get(skill, 0) < settings.min_items]
+    if short:
+        yield f"target skills {short} have fewer than {settings.min_items} held-out items"
+    if not case.targets:
+        yield "the round names no target skill"
+    for skill in sorted(set(settings.protected) - {name for name, items in decided.items() if items > 0}):
+        yield f"protected skill {skill} has no held-out item; nothing can be shown about it"
+
+
+def _decide(case: _Case) -> GateVerdict:
+    search, settings = case.search, case.settings
+    looks: list[tuple[Look, float | None]] = [
+        (search.group("target skills", "targets", CHAMPION, search.targets), None)
     ]
-    rows += [
-        compare.loss(
-            name, "reported" if name in untested else "stratum", frozenset(champion.of_stratum(name))
-        )
-        for name in champion.strata()
-        if not name.startswith(SKILL_STRATUM)
+    # beside earlier champions only what closes the gate is told
+    looks += [
+        (look, harm)
+        for look, harm in search.looks()
+        if look.against == CHAMPION or harm <= settings.harm_rate
     ]
+    looks += [(look, None) for look in (*_protected_beside_earlier(case), *_reported(case))]
+    rows = _rows(looks, case)
     refused = tuple(_reason(row, settings) for row in rows if row.passed is False)
-    return GateVerdict(
-        promote=not refused, reasons=refused or (_praise(rows[0], settings),), table=tuple(rows)
+    return GateVerdict(promote=not refused, reasons=refused or (_praise(rows, case),), table=tuple(rows))
+
+
+def _protected_beside_earlier(case: _Case) -> Iterator[Look]:
+    for name in case.search.references:
+        if name != CHAMPION:
+            yield from (case.search.skill(skill, name) for skill in sorted(set(case.settings.protected)))
+
+
+def _reported(case: _Case) -> Iterator[Look]:
+    for name in case.untested:
+        if not name.startswith(SKILL_STRATUM):
+            yield case.search.group(
+                name, "reported", CHAMPION, marks(case.layout.strata[name], len(case.search.traffic))
+            )
+
+
+def _rows(looks: Sequence[tuple[Look, float | None]], case: _Case) -> list[Row]:
+    """The looks, each with its adjusted p-value of harm, as lines of the table."""
+    settings, kinds = case.settings, [_kind(look, case) for look, _ in looks]
+    gained, lost, items = np.array([look.counts for look, _ in looks]).T
+    alphas = np.array(
+        [settings.regression_alpha if kind == "protected" else settings.alpha for kind in kinds]
     )
+    margins = np.array([settings.whole_margin if kind == "whole" else settings.margin for kind in kinds])
+    some = np.maximum(items, 1e-9)
+    bounds = np.where(items > 0, tango_lower_bound(gained, lost, some, alphas), -1.0).tolist()
+    p_values = [
+        upper_tail(z)
+        for z in np.where(items > 0, tango_score(gained, lost, some, -margins), -np.inf).tolist()
+    ]
+    p_values[0] = sign_flip_p(case.champion.difference[case.search.targets * case.champion.decided > 0])
+    return [
+        Row(
+            name=look.name, kind=kind, items=look.items, champion=look.shares[0], challenger=look.shares[1],
+            gained=round(look.counts.gained, 6), lost=round(look.counts.lost, 6), p_value=p_value,
+            lower_bound=bound, passed=_passed(look, kind, p_value, harm, settings), harm=harm,
+            against=look.against,
+        )
+        for (look, harm), kind, p_value, bound in zip(looks, kinds, p_values, bounds, strict=True)
+    ]  # fmt: skip
 
 
-def _grouped(
-    ids: dict[str, frozenset[str]], targets: Sequence[str], settings: GateSettings
-) -> Iterator[tuple[str, frozenset[str]]]:
-    """Skills with items in a tested stratum; with `small_skills` "pool" the small ones as one group at the
-    end."""
-    pooled: set[str] = set()
-    for skill, kept in ids.items():
-        if not kept:
-            continue
-        if settings.small_skills == "pool" and len(kept) < settings.min_items and skill not in targets:
-            pooled |= kept
-        else:
-            yield skill, kept
-    if pooled:
-        yield SMALL_SKILLS, frozenset(pooled)
+def _passed(
+    look: Look, kind: Kind, p_value: float, harm: float | None, settings: GateSettings
+) -> bool | None:
+    if kind == "reported":
+        return None
+    harmless = harm is None or harm > settings.harm_rate
+    if kind == "protected":
+        return harmless and p_value <= settings.regression_alpha
+    if kind == "targets":
+        return p_value <= settings.alpha
+    if kind in ("whole", "stratum") and look.against == CHAMPION:
+        return harmless and p_value <= settings.alpha
+    return harmless
 
 
-class _Comparison:
-    """Both students' outcomes by item, turned into rows."""
-
-    def __init__(self, champion: Evaluation, challenger: Evaluation, settings: GateSettings) -> None:
-        self._champion = {outcome.item_id: outcome.correct for outcome in champion.outcomes}
-        self._challenger = {outcome.item_id: outcome.correct for outcome in challenger.outcomes}
-        self._settings = settings
-
-    def gain(self, ids: frozenset[str]) -> Row:
-        _, _, gained, lost = self._count(ids)
-        p_value = mcnemar_p(gained, lost)
-        return self._row("target skills", "targets", ids, p_value, p_value <= self._settings.alpha)
-
-    def loss(self, name: str, kind: Kind, ids: frozenset[str]) -> Row:
-        _, _, gained, lost = self._count(ids)
-        p_value = tango_p(gained, lost, len(ids), self._settings.margin)
-        enough = len(ids) >= self._settings.min_items
-        passed = None if kind == "reported" else enough and p_value <= self._settings.regression_alpha
-        return self._row(name, kind, ids, p_value, passed)
-
-    def _row(self, name: str, kind: Kind, ids: frozenset[str], p_value: float, passed: bool | None) -> Row:
-        before, after, gained, lost = self._count(ids)
-        bound = tango_lower_bound(gained, lost, len(ids), self._settings.regression_alpha)
-        return Row(
-            name=name, kind=kind, items=len(ids), champion=before / len(ids), challenger=after / len(ids),
-            gained=gained, lost=lost, p_value=p_value, lower_bound=bound, passed=passed,
-        )  # fmt: skip
-
-    def _count(self, ids: frozenset[str]) -> tuple[int, int, int, int]:
-        pairs = [(self._champion[key], self._challenger[key]) for key in ids]
-        gained, lost = pairs.count((False, True)), pairs.count((True, False))
-        return sum(before for before, _ in pairs), sum(after for _, after in pairs), gained, lost
+def _kind(look: Look, case: _Case) -> Kind:
+    if look.kind != "skill":
+        return look.kind
+    if look.name in case.settings.protected:
+        return "protected"
+    return "target" if look.name in case.targets else "skill"
 
 
 def _reason(row: Row, settings: GateSettings) -> str:
-    moved = (
-        f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items, "
-        f"{row.gained} gained, {row.lost} lost"
-    )
+    moved = f"{row.champion:.1%} -> {row.challenger:.1%} on {row.items} items"
+    moved += f", {row.gained:.4g} gained, {row.lost:.4g} lost"
     if row.kind == "targets":
         return f"target skills: no proven gain ({moved}; McNemar p = {row.p_value:.3f} > {settings.alpha})"
-    if row.items < settings.min_items:
-        return f"{row.kind} {row.name}: only {row.items} held-out items, {settings.min_items} are needed"
-    return (
-        f"{row.kind} {row.name}: a loss of {settings.margin:.0%} is not ruled out ({moved}; "
-        f"lower bound {row.lower_bound:+.1%})"
-    )
+    name = row.kind if row.kind == "whole" else f"{row.kind} {row.name}"
+    beside = "" if row.against == CHAMPION else f" since {row.against}"
+    if row.harm is not None and row.harm <= settings.harm_rate:
+        return f"{name}: it lost{beside} ({moved}; p = {row.harm:.2g} with all looks counted)"
+    margin = settings.whole_margin if row.kind == "whole" else settings.margin
+    bound = f"lower bound {row.lower_bound:+.1%}"
+    return f"{name}: a loss of {margin:.0%}{beside} is not ruled out ({moved}; {bound})"
 
 
-def _praise(row: Row, settings: GateSettings) -> str:
+def _praise(rows: Sequence[Row], case: _Case) -> str:
+    gain, whole, skills = rows[0], rows[1], len(case.layout.skills)
     return (
-        f"target skills {row.champion:.1%} -> {row.challenger:.1%} on {row.items} items "
-        f"(McNemar p = {row.p_value:.2g}); no skill lost {settings.margin:.0%}"
+        f"target skills {gain.champion:.1%} -> {gain.challenger:.1%} on {gain.items} items "
+        f"(McNemar p = {gain.p_value:.2g}); the whole {whole.champion:.1%} -> {whole.challenger:.1%}; "
+        f"no harm found in {skills} skills"
     )
 
 

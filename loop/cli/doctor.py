@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from loop.workers.record import open_rounds
 from streams.kafka.codecs import missing_codecs
 from streams.topics import TOPICS
 
+EXPECTED_GAIN = 0.2
 LIBRARIES = ("torch", "transformers", "peft", "trl", "langgraph", "mlflow", "sqlalchemy")
 
 
@@ -28,6 +30,7 @@ def examine(config: Config, root: Path, console: Console) -> bool:
         "state store": lambda: _store(config, root),
         "event log": lambda: _log(config, root),
         "task": lambda: _task(config, root),
+        "gate": lambda: _gate(config, root),
         "student": lambda: _student(config, root),
         "trainer": lambda: f"{config.train.kind}: {type(open_trainer(config.train)).__name__}",
         "champion": lambda: _champion(config, root),
@@ -88,6 +91,26 @@ def _task(config: Config, root: Path) -> str:
     return (
         f"{len(task.catalog)} skills, {len(task.pool)} pool items, "
         f"{len(task.held_out)} held-out items, none in both"
+    )
+
+
+def _gate(config: Config, root: Path) -> str:
+    """Whether a round on the best measured skill could be promoted, and which skills could not be taught."""
+    from training.power import outlook
+
+    task = open_task(config, root, open_store(config, root))
+    task.close()
+    items = Counter(skill for item in task.held_out for skill in set(item.skills))
+    best = max(task.catalog.names, key=lambda skill: items[skill])
+    chances = outlook([best], items, len(task.held_out), EXPECTED_GAIN, config.gate)
+    if chances.reasons:
+        raise LoopError(f"the gate can hardly open: {'; '.join(chances.reasons)}")
+    short = [skill for skill in task.catalog.names if items[skill] < config.gate.min_items]
+    told = f"; too few held-out items to teach {', '.join(short[:5])}" if short else ""
+    told += f" and {len(short) - 5} more" if len(short) > 5 else ""
+    return (
+        f"a gain of {EXPECTED_GAIN:.0%} on {best!r} is promoted in {chances.power:.0%} of rounds"
+        f" ({chances.gain_items} items of the targets are enough){told}"
     )
 
 

@@ -40,6 +40,7 @@ def files_task(config: Config, student: Student, teacher: Teacher) -> Task:
         grade=lambda expected, answer: grade("", expected, answer),
         teacher=teacher,
         levels={one.item_id: one.level for one in questions if one.level is not None},
+        grader=section.grade,
         base_dir=student.base,
         prompt=student.prompt,
         close=grader.close,

@@ -31,7 +31,8 @@ class Task:
     holds the untrained student.
 
     `prompt` is the form in which the student is asked. `teacher_of` is the teacher whose calls are booked on
-    a round. `levels` are the difficulties of pool items, where known. `close` ends what the task holds open.
+    a round. `levels` are the difficulties of pool items, where known; `grader` names what `grade`
+    is, so that no evaluation by another one is taken for its own. `close` ends what the task holds open.
 
     Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
     """
@@ -44,6 +45,7 @@ class Task:
     base_dir: Path
     prompt: Callable[[str], str] = unchanged
     levels: Mapping[str, int] = field(default_factory=dict)
+    grader: str = ""
     close: Callable[[], None] = field(default=nothing_open, repr=False)
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ policy, opens rounds."""
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -60,7 +61,12 @@ class Decider:
         self._watch = ProfileWatch(config, store, len(task.catalog.names))
         self._sizes = {skill: set(task.skill_map.items(skill)) for skill in task.catalog.names}
         self._announced: set[str] = set()
-        shared = {"examples_per_step": config.train.batch_size, "replay_share": config.curate.replay.share}
+        self._held_out = Counter(skill for item in task.held_out for skill in set(item.skills))
+        shared = {
+            "examples_per_step": config.train.batch_size,
+            "replay_share": config.curate.replay.share,
+            "min_held_out": config.gate.min_items,
+        }
         self._policy = config.policy.model_copy(update=shared)
 
     def standing(self) -> Standing | None:
@@ -102,6 +108,7 @@ class Decider:
             },
             history=history,
             budget=left(self._config.budget, spent_on(self._store, profile.student, today), today),
+            held_out=self._held_out,
         )
 
     def _publish_alarms(self, standing: Standing) -> None:

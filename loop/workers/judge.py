@@ -8,18 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.items import HeldOutItem
+from pydantic import ValidationError
+
+from agent.items import Frozen
 from loop.workers.lease import Lease
 from loop.workers.messages import Evaluating
 from loop.workers.record import Judged, LoopRound
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services
+from serving.adapter_files import adapter_sha256
 from serving.engine import Sampling
-from streams.files import write_text
+from streams.files import text_sha256, write_text
 from training.evaluate import Evaluation, evaluate, item_set_sha256
 from training.gate import GateVerdict, judge
 from training.versions import Lineage
 
+BASE = 1
+"""The version of the untrained student."""
 CANDIDATE = 0
 """The engine's slot for an adapter that is being judged: no registered version has this number."""
 PROBES = 8
@@ -39,7 +44,14 @@ class JudgeWorker(RoundWorker):
         lease.check()
         challenger, probe = self._challenger(round_, adapter)
         lease.renew()
-        verdict = judge(champion, challenger, round_.record.skills, services.config.gate)
+        verdict = judge(
+            champion,
+            challenger,
+            round_.record.skills,
+            services.config.gate,
+            weights={estimate.skill: estimate.share for estimate in round_.record.opened.profile},
+            history=[champion_evaluation(services, version) for version in _earlier(services, round_)],
+        )
         before, after = champion.accuracy_by_skill(), challenger.accuracy_by_skill()
         services.crash("judge.before-run")
         started = services.registry.start_run(round_.round_id, round_.run_id)
@@ -84,29 +96,30 @@ class JudgeWorker(RoundWorker):
     def _challenger(self, round_: LoopRound, adapter: Path) -> tuple[Evaluation, str]:
         """The challenger's evaluation and the digest of its probe answers; kept in the round's directory."""
         services = self.services
-        kept = services.round_dir(round_.round_id) / "evaluation.json"
         services.engine.unload(CANDIDATE)
         services.engine.load(CANDIDATE, adapter)
         try:
-            found = kept_evaluation(kept, services.task.held_out)
-            if found is None:
-                who = f"the challenger of {round_.round_id}"
-                services.listen(Evaluating(who, len(services.task.held_out)))
-                found = _evaluate(services, CANDIDATE, kept)
-            return found, probe_digest(services, CANDIDATE)
+            keep = services.round_dir(round_.round_id) / "evaluation.json"
+            told = Evaluating(f"the challenger of {round_.round_id}", len(services.task.held_out))
+            return measured(services, CANDIDATE, adapter, keep, told), probe_digest(services, CANDIDATE)
         finally:
             services.engine.unload(CANDIDATE)
 
 
+def _earlier(services: Services, round_: LoopRound) -> list[int]:
+    """The versions that were champion before this round's parent, oldest first."""
+    promoted = [
+        other.record.judged.version
+        for other in services.rounds.list(round_.student)
+        if other.number < round_.number and other.state == "promoted" and other.record.judged
+    ]
+    return [version for version in (BASE, *promoted) if version != round_.record.need_trained().parent]
+
+
 def champion_evaluation(services: Services, version: int) -> Evaluation:
     """The gate's evaluation of a served version, measured once and kept."""
-    kept = services.evaluation_file(version)
-    found = kept_evaluation(kept, services.task.held_out)
-    if found is None:
-        services.load(version)
-        services.listen(Evaluating(f"version {version}", len(services.task.held_out)))
-        found = _evaluate(services, version, kept)
-    return found
+    told = Evaluating(f"version {version}", len(services.task.held_out))
+    return measured(services, version, services.adapter_of(version), services.evaluation_file(version), told)
 
 
 def probe_digest(services: Services, version: int) -> str:
@@ -124,26 +137,43 @@ def _greedy(services: Services) -> Sampling:
     return Sampling(max_new_tokens=services.config.student.max_new_tokens)
 
 
-def _evaluate(services: Services, version: int, keep: Path) -> Evaluation:
+class KeptEvaluation(Frozen):
+    """An evaluation with a hash of everything that it depends on."""
 
-    def generate(questions: Sequence[str]) -> list[str]:
-        prompts = [services.task.prompt(question) for question in questions]
-        return [answers[0] for answers in services.engine.generate(prompts, version, _greedy(services))]
-
-    def grade(item: HeldOutItem, answer: str) -> bool:
-        return bool(services.task.grade(item.answer, answer))
-
-    found = evaluate(generate, grade, services.task.held_out)
-    write_text(keep, found.model_dump_json())
-    return found
+    key: str
+    evaluation: Evaluation
 
 
-def kept_evaluation(path: Path, items: Sequence[HeldOutItem]) -> Evaluation | None:
-    """A kept evaluation, if it was measured on exactly these items."""
-    if not path.is_file():
+def measured(
+    services: Services, version: int, adapter: Path | None, keep: Path, told: Evaluating
+) -> Evaluation:
+    """What `version` scores on the gate's items: as kept in `keep`, if it was measured of these weights on
+    these items with the prompts, decoding and grader of today."""
+    task, sampling = services.task, _greedy(services)
+    prompts = [task.prompt(item.question) for item in task.held_out]
+    weights = "" if adapter is None else adapter_sha256(adapter)
+    base = services.registry.champion().base_sha256
+    key = text_sha256(base, weights, repr(sampling), task.grader, item_set_sha256(task.held_out), *prompts)
+    known = _kept(keep)
+    if known is not None and known.key == key:
+        return known.evaluation
+    services.listen(told)
+
+    def generate(_: Sequence[str]) -> list[str]:
+        services.load(version)
+        return [answers[0] for answers in services.engine.generate(prompts, version, sampling)]
+
+    evaluation = evaluate(generate, lambda item, answer: task.grade(item.answer, answer), task.held_out)
+    write_text(keep, KeptEvaluation(key=key, evaluation=evaluation).model_dump_json())
+    return evaluation
+
+
+def _kept(path: Path) -> KeptEvaluation | None:
+    """What is kept there; None also for the form of earlier versions, which does not say how it was made."""
+    try:
+        return KeptEvaluation.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return None
-    found = Evaluation.model_validate_json(path.read_text())
-    return found if found.items_sha256 == item_set_sha256(items) else None
 
 
 def _params(round_: LoopRound, settings: dict[str, Any]) -> dict[str, Any]:

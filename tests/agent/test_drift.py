@@ -15,8 +15,8 @@ from agent.drift import (
     ABSTENTIONS,
     Alarm,
     DriftSettings,
+    DriftWatch,
     Scanner,
-    Watch,
     rows_of,
     scan_version,
     sidak,
@@ -30,9 +30,9 @@ SETTINGS = DriftSettings()
 
 def watched(
     phases: list[tuple[int, float]], seed: int, size: int = 10, settings: DriftSettings = SETTINGS
-) -> Watch:
+) -> DriftWatch:
     """A series of buckets of `size` answers; each phase is (answers, miss rate)."""
-    rng, watch, buckets = np.random.default_rng(seed), Watch("s", settings, tests=1), itertools.count()
+    rng, watch, buckets = np.random.default_rng(seed), DriftWatch("s", settings, tests=1), itertools.count()
     for answers, rate in phases:
         for missing in rng.binomial(size, rate, answers // size):
             watch.add(next(buckets), {"s": Counts(size, int(missing))})

@@ -328,3 +328,14 @@ def test_records_and_settings_are_checked() -> None:
         strategies={"gcd": "select"},
     )
     assert mixed.strategy_of("gcd") == "select" and mixed.strategy_of("add") is None
+
+
+def test_a_skill_that_the_gate_cannot_measure_is_not_taught_and_the_reason_says_what_to_add() -> None:
+    seen = [Observation("s", 1, 0, ("gcd",), ("gcd",))] * 80 + [Observation("s", 1, 0, ("add",))] * 720
+    profile = read(fold(seen), "s", 1, as_of_bucket=0)
+    known = {"pools": {"gcd": PoolState(available=500)}}
+    short = decide(PolicyInput(profile, 800, 800, **known, held_out={"add": 500, "gcd": 12}))
+    assert short.kind == "wait"
+    assert any("12 held-out items, the gate needs 20" in reason for reason in short.reasons)
+    for held_out in ({"gcd": 20}, None):
+        assert decide(PolicyInput(profile, 800, 800, **known, held_out=held_out)).kind == "select"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from pydantic import ValidationError
@@ -66,17 +66,48 @@ def test_there_is_never_a_partial_result(make_items: Callable) -> None:
         evaluate(lambda prompts: list(prompts)[1:], right_on("0"), items)
     with pytest.raises(EvaluationFailed, match="grading item 'skill:add-3'"):
         evaluate(echo, fails_late, items)
-    with pytest.raises(EvaluationFailed, match="gave None"):
-        evaluate(echo, lambda item, answer: None, items)
+    with pytest.raises(EvaluationFailed, match="gave 1; a grade is True, False or None"):
+        evaluate(echo, lambda item, answer: 1, items)  # type: ignore[arg-type,return-value]
     with pytest.raises(EvaluationFailed, match="no held-out items"):
         evaluate(echo, right_on("0"), [])
     with pytest.raises(EvaluationFailed, match="occur twice"):
         evaluate(echo, right_on("0"), items * 2)
 
 
-def test_stored_outcomes_are_true_or_false(make_items: Callable) -> None:
+def test_undecided_answers_are_neither_right_nor_wrong(make_items: Callable) -> None:
+    items = make_items("skill:add", ("add",), 4) + make_items("skill:sub", ("sub",), 2)
+    found = evaluate(
+        echo, lambda item, answer: None if item.stratum == "skill:sub" else answer.endswith("0"), items
+    )
+    assert (
+        found.accuracy() == 0.25
+        and found.accuracy_by_skill() == {"add": 0.25}
+        and found.undecided() == pytest.approx(2 / 6)
+    )
+    assert Evaluation.model_validate_json(found.model_dump_json()) == found
+    with pytest.raises(EvaluationFailed, match="none of 6 items could be graded"):
+        evaluate(echo, lambda item, answer: None, items).accuracy()
+
+
+def test_sampled_answers_become_a_share(make_items: Callable) -> None:
+    asked: list[str] = []
+
+    def sampled(questions: Sequence[str]) -> list[str]:
+        asked.extend(questions)
+        return ["right", "wrong", "odd", "right"] * (len(questions) // 4)
+
+    items = make_items("skill:add", ("add",), 2)
+    found = evaluate(
+        sampled, lambda item, answer: None if answer == "odd" else answer == "right", items, samples=4
+    )
+    assert asked == [item.question for item in items for _ in range(4)]
+    assert [outcome.correct for outcome in found.outcomes] == [pytest.approx(2 / 3)] * 2
+    assert Evaluation.model_validate_json(found.model_dump_json()) == found
+
+
+def test_stored_outcomes_are_shares(make_items: Callable) -> None:
     text = evaluate(echo, right_on("0"), make_items("skill:add", ("add",), 2)).model_dump_json()
-    with pytest.raises(ValidationError):
-        Evaluation.model_validate_json(text.replace('"correct":true', '"correct":NaN'))
-    with pytest.raises(ValidationError):
-        Evaluation.model_validate_json(text.replace('"correct":true', '"correct":0.5'))
+    assert Evaluation.model_validate_json(text.replace('"correct":true', '"correct":0.5')).accuracy() == 0.25
+    for odd in ("NaN", "1.5", '"yes"'):
+        with pytest.raises(ValidationError):
+            Evaluation.model_validate_json(text.replace('"correct":true', f'"correct":{odd}'))

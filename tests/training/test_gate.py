@@ -1,108 +1,108 @@
-"""The gate: closed by default, at most 5 % of equal students pass, a lost margin hardly ever, a real gain
-mostly."""
+"""The gate: closed by default; opens for a harmless gain on a long catalog, closes on a loss wherever it is.
+
+The operating characteristics are those of a few small cells of benchmarks/gate.py; decision 0027 has the
+whole table.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from training.evaluate import Evaluation, Outcome
-from training.gate import GateSettings, GateVerdict, judge
+from benchmarks.gate import Cell, Tally, run
+from training.evaluate import Correct, Evaluation, Outcome
+from training.gate import GateSettings, GateVerdict, Row, judge
 
 SKILLS = ("add", "div", "mod", "mul", "sub")
 TARGETS = ("mod", "mul")
+Answers = dict[str, list[Correct]]
 
 
-def evaluation(answers: dict[str, list[bool]], items: str = "items-1") -> Evaluation:
-    """Single-skill strata from a list of outcomes per stratum name."""
+def evaluation(answers: Answers, items: str = "items-1") -> Evaluation:
+    """One stratum per key, "skill:add" or "mix:one" with the skill after the colon, from a list of
+    outcomes.
+    """
     outcomes = [
         Outcome.model_construct(
-            item_id=f"{stratum}-{i}", stratum=stratum, skills=(stratum.split(":")[1],), correct=bool(correct)
+            item_id=f"{stratum}-{i}", stratum=stratum, skills=(stratum.split(":")[1],), correct=correct
         )
-        for stratum, flags in answers.items()
-        for i, correct in enumerate(flags)
+        for stratum, outcomes in answers.items()
+        for i, correct in enumerate(outcomes)
     ]
     return Evaluation.model_construct(items_sha256=items, outcomes=tuple(outcomes))
 
 
-def flipped(rng: np.random.Generator, before: np.ndarray, gain_rate: float, loss_rate: float) -> np.ndarray:
-    """Outcomes after flips at rates per item of the whole set, whatever the champion's accuracy."""
-    gains = rng.random(before.size) < gain_rate / max((~before).mean(), 1e-9)
-    losses = rng.random(before.size) < loss_rate / max(before.mean(), 1e-9)
-    return np.where(before, ~losses, gains)
+def right(share: float, items: int = 100, lost: int = 0, gained: int = 0) -> list[Correct]:
+    """The first `share` of the items right, but for the first `lost`, and `gained` more."""
+    return [lost <= i < share * items + gained for i in range(items)]
 
 
-def students(seed: int, items: int, rates: dict[str, tuple[float, float]]) -> tuple[Evaluation, Evaluation]:
-    rng = np.random.default_rng(seed)
-    before = {skill: rng.random(items) < 0.6 for skill in SKILLS}
-    after = {skill: flipped(rng, flags, *rates.get(skill, (0.02, 0.02))) for skill, flags in before.items()}
-    return tuple(evaluation({f"skill:{k}": list(v) for k, v in side.items()}) for side in (before, after))  # type: ignore[return-value]
+def base(items: int = 100, right_items: float = 0.6) -> Answers:
+    return {f"skill:{skill}": right(right_items, items) for skill in SKILLS}
 
 
-def share(
-    count: int, passes: Callable[[GateVerdict], bool], items: int, rates: dict[str, tuple[float, float]]
-) -> float:
-    return sum(passes(judge(*students(seed, items, rates), TARGETS)) for seed in range(count)) / count
+def better(items: int = 100) -> Answers:
+    return base(items) | {f"skill:{skill}": right(1.0, items) for skill in TARGETS}
 
 
-def promoted(verdict: GateVerdict) -> bool:
-    return verdict.promote
+def rows_of(verdict: GateVerdict, name: str) -> list[Row]:
+    return [row for row in verdict.table if row.name == name]
 
 
-def mcnemar_passed(verdict: GateVerdict) -> bool:
-    return verdict.table[0].passed is True
+def tally(
+    scenario: str, variant: str = "single", skills: int = 112, items: int = 1_000, cases: int = 40
+) -> Tally:
+    *_, result = run(Cell(scenario, variant, skills, items, "5-15 %"), cases, seed=1)
+    assert result is not None
+    return result
 
 
-def row_passed(name: str) -> Callable[[GateVerdict], bool]:
-    return lambda verdict: next(row for row in verdict.table if row.name == name).passed is True
+@pytest.mark.parametrize(("variant", "skills"), [("single", 112), ("chains", 112), ("sampled", 13)])
+def test_a_harmless_gain_opens_a_long_catalog(variant: str, skills: int) -> None:
+    assert tally("good", variant, skills).opened >= 34
 
 
-def test_equal_students_are_promoted_in_at_most_five_per_cent() -> None:
-    assert share(1000, mcnemar_passed, 60, {skill: (0.05, 0.05) for skill in SKILLS}) <= 0.05
-    assert share(200, promoted, 150, {}) <= 0.05
+@pytest.mark.parametrize(("variant", "skills"), [("single", 112), ("sampled", 13)])
+def test_equal_students_are_not_promoted(variant: str, skills: int) -> None:
+    assert tally("equal", variant, skills).opened <= 6
 
 
-def test_a_regression_of_the_margin_passes_in_at_most_one_per_cent() -> None:
-    gain, losses = dict.fromkeys(TARGETS, (0.3, 0.02)), ((0.0, 0.1), (0.05, 0.15), (0.02, 0.2))
-    verdicts = [
-        judge(*students(seed, 100, gain | {"div": losses[seed % 3]}), TARGETS) for seed in range(1000)
-    ]
-    assert sum(map(row_passed("div"), verdicts)) <= 10
-    assert sum(map(promoted, verdicts)) <= 10
+@pytest.mark.parametrize(("variant", "skills"), [("single", 112), ("chains", 112), ("sampled", 13)])
+def test_a_large_loss_of_one_skill_is_caught(variant: str, skills: int) -> None:
+    found = tally("20 on one", variant, skills)
+    assert found.lost >= 0.9 * found.cases > 0
 
 
-def test_a_real_gain_is_promoted() -> None:
-    assert share(200, promoted, 150, dict.fromkeys(TARGETS, (0.15, 0.03))) >= 0.9
+def test_harmless_rounds_in_a_row_do_not_close_the_gate() -> None:
+    assert tally("good, later").opened >= 34
+
+
+def test_small_losses_do_not_add_up() -> None:
+    stopped = tally("creeping", skills=13, items=2_000, cases=10)
+    assert stopped.lost >= 8
+    protected = tally("creeping, protected", skills=13, items=2_000, cases=10)
+    assert protected.lost == 10 and protected.within >= 9
 
 
 def test_a_target_that_loses_is_not_hidden_by_the_other() -> None:
-    champion, challenger = students(0, 300, {"mul": (0.38, 0.0), "mod": (0.0, 0.2)})
-    verdict = judge(champion, challenger, TARGETS)
-    assert not verdict.promote
-    assert verdict.table[0].passed is True
+    challenger = base(300) | {"skill:mul": right(1.0, 300), "skill:mod": right(0.6, 300, lost=60)}
+    verdict = judge(evaluation(base(300)), evaluation(challenger), TARGETS)
+    assert verdict.table[0].kind == "targets" and verdict.table[0].passed is True
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["target mod"]
-
-
-def base(items: int = 100, right: int = 60) -> dict[str, list[bool]]:
-    return {f"skill:{skill}": [i < right for i in range(items)] for skill in SKILLS}
-
-
-def better(items: int = 100, right: int = 60) -> dict[str, list[bool]]:
-    return base(items, right) | {f"skill:{skill}": [True] * items for skill in TARGETS}
 
 
 def test_a_clean_gain_is_promoted_with_its_table() -> None:
     verdict = judge(evaluation(base()), evaluation(better()), TARGETS)
     assert verdict.promote
     assert verdict.reasons == (
-        "target skills 60.0% -> 100.0% on 200 items (McNemar p = 8.3e-25); no skill lost 10%",
+        "target skills 60.0% -> 100.0% on 200 items (McNemar p = 8.3e-25); the whole 60.0% -> 76.0%; "
+        "no harm found in 5 skills",
     )
-    row = verdict.table[1]
-    assert (row.name, row.kind, row.items, row.champion, row.challenger, row.gained, row.lost) == (
-        "add",
+    [row] = rows_of(verdict, "add")
+    assert (row.kind, row.items, row.champion, row.challenger, row.gained, row.lost) == (
         "skill",
         100,
         0.6,
@@ -110,8 +110,27 @@ def test_a_clean_gain_is_promoted_with_its_table() -> None:
         0,
         0,
     )
-    assert -0.1 < row.lower_bound < 0
+    assert (row.passed, row.harm, row.against) == (True, 1.0, "champion") and -0.1 < row.lower_bound < 0
+    assert [row.kind for row in verdict.table] == [
+        "targets",
+        "whole",
+        "rest",
+        "skill",
+        "skill",
+        "target",
+        "target",
+        "skill",
+    ]
     assert GateVerdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def test_verdicts_stored_by_earlier_releases_are_read() -> None:
+    row = {
+        "name": "add", "kind": "skill", "items": 100, "champion": 0.6, "challenger": 0.6, "gained": 0,
+        "lost": 0, "p_value": 0.001, "lower_bound": -0.05, "passed": True,
+    }  # fmt: skip
+    stored = json.dumps({"promote": True, "reasons": ["target skills gained"], "table": [row]})
+    assert GateVerdict.model_validate_json(stored).table[0].against == "champion"
 
 
 @pytest.mark.parametrize(
@@ -122,25 +141,25 @@ def test_a_clean_gain_is_promoted_with_its_table() -> None:
         (evaluation(base()), evaluation(better(), "items-2"), TARGETS, "evaluate both on one item set"),
         (evaluation(base()), evaluation(better(99)), TARGETS, "list different items"),
         (evaluation(base()), evaluation(better()), (), "names no target skill"),
-        (evaluation(base()), evaluation(better()), ("gcd",), r"\['gcd'\] have fewer than 50"),
-        (evaluation(base(40)), evaluation(better(40)), TARGETS, "fewer than 50"),
-        (
-            evaluation(base() | {"skill:gcd": [True] * 49}),
-            evaluation(better() | {"skill:gcd": [True] * 49}),
-            TARGETS,
-            "only 49 held-out",
-        ),
-        (evaluation({}), evaluation({}), TARGETS, "fewer than 50"),
+        (evaluation(base()), evaluation(better()), ("gcd",), r"\['gcd'\] have fewer than 20"),
+        (evaluation(base(19)), evaluation(better(19)), TARGETS, "fewer than 20"),
+        (evaluation({}), evaluation({}), TARGETS, "fewer than 20"),
         (evaluation(base()), evaluation(base()), TARGETS, "no proven gain"),
         (
-            evaluation(base() | {"mix:original": [True] * 100}),
-            evaluation(better() | {"mix:original": [i % 5 > 0 for i in range(100)]}),
+            evaluation(base() | {"mix:one": right(1.0, 20)}),
+            evaluation(better() | {"mix:one": right(1.0, 20)}),
             TARGETS,
-            "stratum mix:original: a loss of 10% is not ruled out",
+            "stratum mix:one: a loss of 10% is not ruled out .* on 20 items",
+        ),
+        (
+            evaluation(base() | {"skill:gcd": right(1.0, 60)}),
+            evaluation(better() | {"skill:gcd": right(1.0, 60, lost=12)}),
+            TARGETS,
+            r"skill gcd: it lost \(100.0% -> 80.0% on 60 items, 0 gained, 12 lost; p = .* looks counted\)",
         ),
     ],
 )
-def test_whatever_is_missing_closes_the_gate(
+def test_whatever_is_missing_or_lost_closes_the_gate(
     champion: Evaluation | None, challenger: Evaluation | None, targets: tuple[str, ...], reason: str
 ) -> None:
     verdict = judge(champion, challenger, targets)
@@ -150,40 +169,111 @@ def test_whatever_is_missing_closes_the_gate(
 
 
 def test_values_that_are_no_outcomes_close_the_gate() -> None:
-    odd = evaluation(better())
-    outcome = odd.outcomes[0].model_copy(update={"item_id": ["unhashable"]})
-    verdict = judge(
-        evaluation(base()), odd.model_copy(update={"outcomes": (outcome, *odd.outcomes[1:])}), TARGETS
-    )
+    answers = evaluation(better())
+    outcome = answers.outcomes[0].model_copy(update={"item_id": ["unhashable"]})
+    odd = Evaluation.model_construct(items_sha256="items-1", outcomes=(outcome, *answers.outcomes[1:]))
+    verdict = judge(evaluation(base()), odd, TARGETS)
     assert not verdict.promote and "could not be compared" in verdict.reasons[0]
 
 
 def test_nan_settings_cannot_be_made() -> None:
-    for field in ("margin", "alpha", "regression_alpha"):
+    for field in ("margin", "whole_margin", "alpha", "regression_alpha", "harm_rate", "max_undecided"):
         with pytest.raises(ValidationError):
             GateSettings(**{field: float("nan")})
 
 
 def test_out_of_distribution_is_shown_but_not_tested() -> None:
-    ood_before, ood_after = {"ood:pairs": [True] * 100}, {"ood:pairs": [False] * 100}
-    verdict = judge(evaluation(base() | ood_before), evaluation(better() | ood_after), TARGETS)
+    ood_before, ood_after = {"ood:pairs": right(1.0)}, {"ood:pairs": right(0.0)}
+    champion, challenger = evaluation(base() | ood_before), evaluation(better() | ood_after)
+    verdict = judge(champion, challenger, TARGETS)
     assert verdict.promote
-    assert [(row.kind, row.passed) for row in verdict.table if row.name == "ood:pairs"] == [
-        ("reported", None)
+    assert [(row.kind, row.passed) for row in rows_of(verdict, "ood:pairs")] == [("reported", None)]
+    assert not rows_of(verdict, "pairs")
+    assert not judge(champion, challenger, TARGETS, GateSettings(reported_only=())).promote
+
+
+def test_a_protected_skill_must_be_shown_not_worse() -> None:
+    champion, challenger = evaluation(base(40)), evaluation(better(40))
+    assert judge(champion, challenger, TARGETS).promote
+    verdict = judge(champion, challenger, TARGETS, GateSettings(protected=("add",)))
+    assert [reason.split(" (")[0] for reason in verdict.reasons] == [
+        "protected add: a loss of 10% is not ruled out"
     ]
-    assert not judge(
-        evaluation(base() | ood_before),
-        evaluation(better() | ood_after),
+    absent = judge(champion, challenger, TARGETS, GateSettings(protected=("gcd",)))
+    assert absent.reasons == ("protected skill gcd has no held-out item; nothing can be shown about it",)
+
+
+def test_undecided_answers_are_not_wrong_ones() -> None:
+    """Ten of 500 may be undecided; they count for neither side. One more closes the gate."""
+    undecided: list[Correct] = [None] * 10
+    verdict = judge(
+        evaluation(base()), evaluation(better() | {"skill:sub": undecided + right(0.6)[10:]}), TARGETS
+    )
+    assert verdict.promote
+    assert [(row.items, row.champion, row.lost) for row in rows_of(verdict, "sub")] == [
+        (90, pytest.approx(50 / 90), 0)
+    ]
+    closed = judge(
+        evaluation(base()),
+        evaluation(better() | {"skill:sub": [None, *undecided, *right(0.6)[11:]]}),
         TARGETS,
-        GateSettings(reported_only=()),
-    ).promote
+    )
+    assert closed.reasons == (
+        "the grader could not decide 2.2% of the challenger's 500 answers; at most 2.0% may be",
+    )
 
 
-def test_small_skills_can_be_pooled_but_not_hidden() -> None:
-    small = {f"skill:rare{i}": [True] * 20 for i in range(5)}
-    settings = GateSettings(small_skills="pool")
-    assert judge(evaluation(base() | small), evaluation(better() | small), TARGETS, settings).promote
-    broken = small | {"skill:rare0": [False] * 20}
-    verdict = judge(evaluation(base() | small), evaluation(better() | broken), TARGETS, settings)
-    assert not verdict.promote and "(small skills)" in verdict.reasons[0]
-    assert not judge(evaluation(base() | small), evaluation(better() | small), ("rare0",), settings).promote
+def wavering(items: int) -> Answers:
+    """Skills beside the targets on which a challenger loses and gains 8 % of the items."""
+    return {
+        f"skill:{skill}": right(0.6, items, lost=items * 8 // 100, gained=items * 8 // 100)
+        for skill in ("add", "div")
+    }
+
+
+def test_the_whole_is_weighed_by_traffic() -> None:
+    """`sub` is a fifth of the items; with nearly all of the traffic, its flips leave a loss of 5 points
+    possible.
+    """
+    champion = evaluation(base())
+    challenger = evaluation(better() | wavering(100) | {"skill:sub": right(0.6, lost=9, gained=8)})
+    assert judge(champion, challenger, TARGETS).promote
+    verdict = judge(champion, challenger, TARGETS, weights={"sub": 0.98, "add": 0.02})
+    assert [reason.split(" (")[0] for reason in verdict.reasons] == ["whole: a loss of 5% is not ruled out"]
+    for weights in ({"sub": float("nan")}, {"sub": -1.0}, {}, {"gcd": 1.0}):
+        assert "traffic's shares" in judge(champion, challenger, TARGETS, weights=weights).reasons[0]
+
+
+def test_the_challenger_is_held_against_the_best_each_skill_has_been() -> None:
+    """`sub` lost 4 points in each of two rounds, too few to be told from flips in one of them."""
+    best, champion = (
+        evaluation(base(200)),
+        evaluation(base(200) | {"skill:sub": right(0.6, 200, lost=16, gained=8)}),
+    )
+    challenger = evaluation(better(200) | wavering(200) | {"skill:sub": right(0.6, 200, lost=32, gained=16)})
+    assert judge(champion, challenger, TARGETS).promote
+    verdict = judge(champion, challenger, TARGETS, history=[best])
+    assert [reason.split(" (")[0] for reason in verdict.reasons] == [
+        "skill sub: it lost since earlier champion 1 of 1"
+    ]
+    assert rows_of(verdict, "sub")[-1].against == "earlier champion 1 of 1"
+    other = evaluation(base(200), "items-2")
+    assert "evaluate both on one item set" in judge(champion, challenger, TARGETS, history=[other]).reasons[0]
+
+
+def test_items_may_come_in_any_order() -> None:
+    champion, challenger = evaluation(base()), evaluation(better())
+    turned = Evaluation.model_construct(items_sha256="items-1", outcomes=challenger.outcomes[::-1])
+    assert judge(champion, turned, TARGETS) == judge(champion, challenger, TARGETS)
+
+
+def test_sampled_answers_are_compared_by_their_shares() -> None:
+    rng = np.random.default_rng(0)
+    before = {name: [float(rng.binomial(4, 0.5)) / 4 for _ in range(100)] for name in base()}
+    after = before | {
+        f"skill:{skill}": [min(1.0, share + 0.25) for share in before[f"skill:{skill}"]] for skill in TARGETS
+    }
+    verdict = judge(evaluation(before), evaluation(after), TARGETS)  # type: ignore[arg-type]
+    assert verdict.promote and verdict.table[0].challenger - verdict.table[0].champion == pytest.approx(
+        0.23, abs=0.03
+    )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, norm
 
 from training.paired import (
     constrained_loss_rate,
+    equivalent_counts,
     items_needed,
     mcnemar_p,
+    sign_flip_p,
     tango_lower_bound,
     tango_p,
     tango_score,
@@ -20,6 +24,38 @@ from training.paired import (
 def test_mcnemar_is_the_conditional_binomial_test(gained: int, lost: int) -> None:
     expected = binomtest(gained, gained + lost, 0.5, alternative="greater").pvalue if gained + lost else 1.0
     assert mcnemar_p(gained, lost) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (5, 0), (30, 18), (200, 150)])
+def test_the_sign_flip_test_of_single_answers_is_mcnemar_s(gained: int, lost: int) -> None:
+    differences = np.array([1.0] * gained + [-1.0] * lost + [0.0] * 7)
+    assert sign_flip_p(differences) == mcnemar_p(gained, lost)
+
+
+def test_the_sign_flip_test_counts_every_assignment_of_signs() -> None:
+    rng = np.random.default_rng(1)
+    for steps in (3, 4, 7):
+        differences = rng.integers(-steps, steps + 1, 12) / steps
+        signs = np.array(list(product((-1, 1), repeat=12)))
+        expected = float((signs @ np.abs(differences) >= differences.sum() - 1e-9).mean())
+        assert sign_flip_p(differences) == pytest.approx(expected, rel=1e-9)
+
+
+def test_sampled_equal_students_pass_the_sign_flip_test_in_at_most_five_per_cent() -> None:
+    rng = np.random.default_rng(2)
+    rates = rng.beta(0.5, 0.5, (400, 60))
+    before, after = rng.binomial(4, rates) / 4, rng.binomial(4, rates) / 4
+    assert np.mean([sign_flip_p(row) <= 0.05 for row in after - before]) <= 0.07
+
+
+def test_equivalent_counts_keep_mean_and_variance() -> None:
+    plain = equivalent_counts(np.array([1.0, 1.0, -1.0, 0.0, 0.0]), np.ones(5))
+    assert plain == pytest.approx((2, 1, 5))
+    differences, weights = np.array([0.5, -0.25, 1.0, 0.0]), np.array([1.0, 2.0, 3.0, 1.0])
+    gained, lost, items = equivalent_counts(differences, weights)
+    assert (gained - lost) / items == pytest.approx(weights @ differences / 7)
+    assert (gained + lost) / items**2 == pytest.approx((weights**2 @ differences**2) / 49)
+    assert equivalent_counts(differences, np.zeros(4)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

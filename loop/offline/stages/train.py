@@ -155,13 +155,13 @@ def _evaluate(bench: Bench) -> Result:
     trained = bench.folder.rows(bench.named("train"), TrainRow)[0]
     before = _measured(bench, items, None)
     after = _measured(bench, items, bench.folder.root / trained.adapter)
-    right = {outcome.item_id: outcome.correct for outcome in after.outcomes}
+    right = {outcome.item_id: outcome.correct is True for outcome in after.outcomes}
     rows = [
         EvaluatedRow(
             item_id=one.item_id,
             stratum=one.stratum,
             skills=one.skills,
-            before=one.correct,
+            before=one.correct is True,
             after=right[one.item_id],
         )
         for one in before.outcomes

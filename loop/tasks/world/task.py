@@ -27,8 +27,8 @@ def pool_sizes(config: Config) -> dict[str, int]:
 
 
 def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutItem, ...]:
-    """The fixed held-out items of one kind. Skills that waver need more items to rule a loss out
-    (docs/decisions/0007)."""
+    """The fixed held-out items of one kind. Skills that waver need more items to tell a loss
+    from flips (decision 0027)."""
     sizes = (
         HeldOutSizes(demo.gate_steady, demo.gate_wavering, demo.stubborn_items, demo.gate_mix, demo.gate_ood)
         if kind == "gate"
@@ -57,4 +57,5 @@ def demo_task(config: Config, student: Student, teacher: Teacher) -> Task:
         for item in pool(config.seed, pool_sizes(config))
     ]
     labelled: tuple[PoolItem, ...] = tuple(item for item in items if item.skills)
-    return Task(catalog, labelled, items_of("gate", config.demo), grade, teacher, student.base)
+    held_out = items_of("gate", config.demo)
+    return Task(catalog, labelled, held_out, grade, teacher, student.base, grader="world")

@@ -13,6 +13,7 @@ import pytest
 from agent.budget import Usage
 from agent.catalog import SkillCatalog, SkillMap
 from agent.drift import threshold
+from agent.items import HeldOutItem
 from agent.profile import Observation, bucket_of, fold
 from loop.config import Config, load
 from loop.workers.decide import Decider
@@ -35,6 +36,10 @@ class TwoSkills:
     """As much of a task as the policy looks at."""
 
     catalog = SkillCatalog.of(("add", ""), ("gcd", ""), ("max", ""))
+    held_out = tuple(
+        HeldOutItem(item_id=f"h{n}", question=f"h{n}", answer="", skills=("add", "gcd", "max"), stratum="s")
+        for n in range(60)
+    )
     skill_map = SkillMap((f"q{n}", (("add", "gcd", "max")[n % 3],)) for n in range(300))
 
 

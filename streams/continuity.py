@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterable, Mapping
 
 from streams.log import EventLog, LogError, Partition
-from streams.state.store import Gap, StateStore
+from streams.state.positions import Gap, TopicPositions
+from streams.state.store import StateStore
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Continuity:
         self._every_s = check_every_s
         self._log = log
         self._store = store
+        self._positions = TopicPositions(store)
         self._group = group
         self._checked_at = time.monotonic()
 
@@ -40,7 +42,7 @@ class Continuity:
 
     def check(self, offsets: Mapping[Partition, int]) -> None:
         """Compare the next offsets to read with what the log has. Raises `TopicChanged`."""
-        known = self._store.topic_ids(self._group)
+        known = self._positions.topic_ids(self._group)
         for topic in sorted({partition.topic for partition in offsets}):
             topic_id = self._log.topic_id(topic)
             if known.setdefault(topic, topic_id) != topic_id:
@@ -49,7 +51,7 @@ class Continuity:
                 )
             own = {partition: offset for partition, offset in offsets.items() if partition.topic == topic}
             self._check_bounds(topic, own)
-            self._store.know_topic(self._group, topic, topic_id)
+            self._positions.know_topic(self._group, topic, topic_id)
         self._checked_at = time.monotonic()
 
     def _check_bounds(self, topic: str, offsets: Mapping[Partition, int]) -> None:
@@ -81,14 +83,14 @@ class Continuity:
             self._log.begin_offsets(topic),
             self._log.end_offsets(topic),
         )
-        anew = self._store.topic_ids(self._group).get(topic, topic_id) != topic_id
+        anew = self._positions.topic_ids(self._group).get(topic, topic_id) != topic_id
         stored = self._store.offsets(self._group)
         gaps = [
             Gap(partition, stored[partition], begin)
             for partition, begin in sorted(begins.items())
             if partition in stored and (anew or not begin <= stored[partition] <= ends[partition])
         ]
-        self._store.skip(self._group, topic, topic_id, gaps)
+        self._positions.skip(self._group, topic, topic_id, gaps)
         return gaps
 
 

@@ -219,13 +219,14 @@ def dlq_redrive(
     from loop.cli.main import load_config
     from streams.dead_letters import redrive
     from streams.state.outbox import OutboxRelay
+    from streams.state.redrives import send_again
 
     with _open(directory, config) as log:
         letters = [_find(log, topic, letter_id)] if letter_id else list(_letters(log, topic))
         chosen = [letter for letter in letters if reason in (None, letter.reason)]
         whole = {letter.letter_id: redrive(letter) for letter in chosen if not letter.cut_from}
         store = open_store(load_config(config), prepare(directory))
-        sent = store.redrive(whole, force)
+        sent = send_again(store, whole, force)
         OutboxRelay(store, log).step()
         store.close()
     typer.echo(

@@ -20,6 +20,8 @@ from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed
 from streams.folding import fold_diagnoses
 from streams.log import EventLog
+from streams.state.positions import TopicPositions
+from streams.state.redrives import refusals
 from streams.state.store import StateStore
 from streams.topics import TOPICS, dead_letter_topic
 
@@ -45,10 +47,10 @@ def show_status(config: Config, root: Path, console: Console) -> None:
             highlight=False,
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
-    for gap in store.gaps(GROUP):
+    for gap in TopicPositions(store).gaps(GROUP):
         where = f"{gap.partition.topic}[{gap.partition.number}]"
         console.print(f"gap in {where}: was at {gap.had}, read on from {gap.reads_on}", highlight=False)
-    for refused, error in store.refusals():
+    for refused, error in refusals(store):
         console.print(
             f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False
         )

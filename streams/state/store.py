@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -66,14 +66,6 @@ class Batch:
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
-
-
-class Gap(NamedTuple):
-    """Records that will never be read: the group's next offset was `had` and is `reads_on` now."""
-
-    partition: Partition
-    had: int
-    reads_on: int
 
 
 class StateStore:
@@ -268,47 +260,6 @@ class StateStore:
         with self.transaction(read_only=True) as connection:
             return {Partition(topic, number): offset for topic, number, offset in connection.execute(query)}
 
-    def topic_ids(self, group: str) -> dict[str, str]:
-        """The identities of the topics that the group has read."""
-        table = tables.topic_ids.c
-        query = sa.select(table.topic, table.topic_id).where(table.consumer_group == group)
-        with self.transaction(read_only=True) as connection:
-            return {topic: topic_id for topic, topic_id in connection.execute(query)}
-
-    def know_topic(self, group: str, topic: str, topic_id: str) -> None:
-        """Remember a topic's identity, unless one is known."""
-        row = {"consumer_group": group, "topic": topic, "topic_id": topic_id}
-        if topic not in self.topic_ids(group):
-            with self.transaction() as connection:
-                self.insert_new(tables.topic_ids, [row], connection)
-
-    def skip(self, group: str, topic: str, topic_id: str, gaps: Sequence[Gap]) -> None:
-        """Take a topic's identity over, move the group's offsets over the gaps and record them, all at
-        once."""
-        ids, offsets = tables.topic_ids, tables.offsets
-        with self.transaction() as connection:
-            connection.execute(ids.delete().where(ids.c.consumer_group == group, ids.c.topic == topic))
-            self.insert_new(
-                ids, [{"consumer_group": group, "topic": topic, "topic_id": topic_id}], connection
-            )
-            for gap in gaps:
-                place = {"topic": gap.partition.topic, "number": gap.partition.number}
-                own = [
-                    offsets.c.consumer_group == group,
-                    *(offsets.c[name] == value for name, value in place.items()),
-                ]
-                connection.execute(offsets.update().where(*own).values(next_offset=gap.reads_on))
-                row = {"consumer_group": group, **place, "had": gap.had, "reads_on": gap.reads_on}
-                connection.execute(tables.gaps.insert(), row)
-
-    def gaps(self, group: str) -> list[Gap]:
-        """The gaps that were accepted, oldest first."""
-        table = tables.gaps.c
-        query = sa.select(tables.gaps).where(table.consumer_group == group).order_by(table.row_id)
-        with self.transaction(read_only=True) as connection:
-            rows = connection.execute(query).all()
-        return [Gap(Partition(row.topic, row.number), row.had, row.reads_on) for row in rows]
-
     def known(self, event_ids: Sequence[str]) -> set[str]:
         """Which of these event ids are in the store."""
         if not event_ids:
@@ -377,24 +328,6 @@ class StateStore:
         query = sa.select(tables.outbox).order_by(tables.outbox.c.row_id).limit(limit)
         with self.transaction(read_only=True) as connection:
             return [(row.row_id, outgoing(row)) for row in connection.execute(query)]
-
-    def refusals(self) -> list[tuple[str, str]]:
-        """(topic, the log's answer) of every row that was moved aside."""
-        table = tables.refused.c
-        with self.transaction(read_only=True) as connection:
-            return [
-                (topic, error) for topic, error in connection.execute(sa.select(table.topic, table.error))
-            ]
-
-    def redrive(self, letters: Mapping[str, Outgoing], force: bool = False) -> int:
-        """Put records of dead letters, by the letters' ids, into the outbox, each once unless forced."""
-        table = tables.redriven
-        with self.transaction() as connection:
-            known = set(connection.execute(sa.select(table.c.letter_id)).scalars())
-            chosen = {name: record for name, record in letters.items() if force or name not in known}
-            self.insert_new(table, [{"letter_id": name} for name in chosen], connection)
-            self.publish(list(chosen.values()), connection)
-        return len(chosen)
 
     def close(self) -> None:
         """Release connections."""

@@ -15,6 +15,7 @@ from streams.dead_letters import ORIGIN
 from streams.log import LogUnavailable, Outgoing, Partition, Record
 from streams.memory_log import MemoryLog
 from streams.state.outbox import OutboxRelay
+from streams.state.redrives import refusals, send_again
 from streams.state.store import StateStore
 from streams.testing.synthetic import diagnose, output
 from streams.topics import MAX_LETTER_BYTES, TOPICS
@@ -70,7 +71,7 @@ def test_one_row_that_the_log_refuses_stops_nothing_else(store: StateStore) -> N
     OutboxRelay(store, log).step()
     assert sum(log.end_offsets(TOPIC).values()) == 5
     assert store.pending(10) == []
-    ((topic, error),) = store.refusals()
+    ((topic, error),) = refusals(store)
     assert topic == "alerts"
     assert "bytes" in error
 
@@ -82,14 +83,14 @@ def test_six_redrives_of_four_failing_letters_leave_four(store: StateStore) -> N
     names = set(dead_letters.latest(log, TOPIC))
     for force in (False, False, False, True, True, True):
         letters = dead_letters.latest(log, TOPIC)
-        store.redrive({name: dead_letters.redrive(letter) for name, letter in letters.items()}, force)
+        send_again(store, {name: dead_letters.redrive(letter) for name, letter in letters.items()}, force)
         OutboxRelay(store, log).step()
         consume(log, store, failing=True)
         assert set(dead_letters.latest(log, TOPIC)) == names
     assert sum(log.end_offsets(TOPIC).values()) == 4 + 4 + 3 * 4  # once unasked, then as often as forced
     consume(log, store)
     letters = dead_letters.latest(log, TOPIC)
-    store.redrive({name: dead_letters.redrive(letter) for name, letter in letters.items()}, force=True)
+    send_again(store, {name: dead_letters.redrive(letter) for name, letter in letters.items()}, force=True)
     OutboxRelay(store, log).step()
     consume(log, store)
     assert sum(counts[0] for key, counts in store.buckets().items() if key[2] == "*") == 4

@@ -14,6 +14,7 @@ from streams.local_log import LocalLog
 from streams.log import Partition
 from streams.memory_log import MemoryLog
 from streams.state.outbox import OutboxRelay
+from streams.state.positions import TopicPositions
 from streams.state.store import StateStore
 from streams.testing.synthetic import diagnose, output
 
@@ -59,7 +60,7 @@ def test_a_topic_made_anew_under_a_running_worker_stops_it(store: StateStore, an
     with pytest.raises(TopicChanged, match="made anew"):
         run(loop(log, store))
     gaps = Continuity(log, store, "g").adopt(TOPIC)
-    assert gaps == store.gaps("g") != []
+    assert gaps == TopicPositions(store).gaps("g") != []
     run(loop(log, store))
     assert answers(store) == 100 + anew
 
@@ -109,6 +110,6 @@ def test_a_store_from_before_takes_the_topic_as_it_is(store: StateStore) -> None
     log = MemoryLog()
     log.append([encode(output(1))])
     run(loop(log, store))
-    assert store.topic_ids("g") == {TOPIC: log.identity}
+    assert TopicPositions(store).topic_ids("g") == {TOPIC: log.identity}
     assert Continuity(log, store, "other").adopt(TOPIC) == []
     assert log.begin_offsets(TOPIC)[Partition(TOPIC, 0)] == 0

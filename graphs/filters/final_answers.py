@@ -6,8 +6,10 @@ from __future__ import annotations
 import re
 
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}")
+_BLANKS = re.compile(r"[^\S\n]+")
+# On text without runs of blanks: each repetition is bounded, so the time is linear in the text's length.
 _CONCLUDES = re.compile(
-    r"\b(?:answer|result)\b[^.\n]{0,40}?(?:is|are|:|=)\s*(?P<value>[^\n]{1,200}?)\.?\s*$",
+    r"\b(?:answer|result)\b[^.\n]{0,40}?(?:is|are|:|=)\s?(?P<value>[^\n]{1,200})$",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -26,8 +28,9 @@ def final_answer(text: str) -> str | None:
             depth += {"{": 1, "}": -1}.get(text[end], 0)
             if depth == 0:
                 return text[begin + 1 : end]
-    found = list(_CONCLUDES.finditer(text))
-    return found[-1]["value"].strip().strip("$*") if found else None
+    lines = (line.strip() for line in _BLANKS.sub(" ", text).splitlines())
+    found = list(_CONCLUDES.finditer("\n".join(line for line in lines if line)))
+    return found[-1]["value"].removesuffix(".").strip().strip("$*") if found else None
 
 
 def same_text(gold: str, final: str) -> bool:

@@ -14,7 +14,6 @@ import pytest
 
 from agent.catalog import SkillCatalog
 from agent.items import HeldOutItem
-from agent.profile import ALL
 from graphs.teacher import Diagnosis
 from graphs.testing.scripted import ScriptedTeacher
 from loop.config import load
@@ -160,7 +159,9 @@ def online(folder: Path, order: Sequence[str], constrain: bool) -> Said:
         }
         letters = {dict(record.headers)["ce_id"] for record in log.read("student-outputs.dlq")}
         buckets = services.store.buckets("demo")
-        missing = {skill: wrong for (_, _, skill, _), (_, wrong) in buckets.items() if wrong and skill != ALL}
+        missing = {
+            skill: wrong for (_, _, skill, _), (_, wrong) in buckets.items() if wrong and skill in SKILLS
+        }
         return Said(of | {event_id.decode(): ("failed",) for event_id in letters}, missing)
 
 

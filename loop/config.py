@@ -265,6 +265,12 @@ MOVED: Mapping[str, str] = {
     "student.batch_size": "is now engine.transformers.batch_size",
     "mlflow": "is now registry.mlflow",
     "teacher.script": "is now teacher.scripted.script",
+    "curate.synthesis": "is now strategy, where questions_per_prompt, references_per_prompt and "
+    "solutions_per_question are questions, references and solutions",
+    "curate.min_agreement": "is now strategy.min_agreement",
+    "gate.small_skills": "is no longer set: no skill needs a number of items of its own (decision 0027)",
+    "train.sft.seed": "is no longer set: it follows from seed",
+    "budget.train_seconds_per_round": "is no longer set: it was never enforced",
     "budget.cap_usd": "is now budget.usd_per_round: a run of `skillloop stat` is one round",
 }
 """What became of the keys of earlier versions, for the error that an old file gets."""

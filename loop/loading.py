@@ -105,8 +105,9 @@ def load_settings(
     except ValidationError as exc:
         first = exc.errors()[0]
         keys = tuple(str(part) for part in first["loc"])
-        # A whole section is not shown: it may hold a key.
-        given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
+        # A secret is not shown, nor a whole section: it may hold one.
+        hidden = isinstance(first["input"], Mapping | BaseModel) or _is_secret(_wanted(model, keys))
+        given = "" if hidden else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{given}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
     return settings if path is None else from_folder(settings, folder)
@@ -182,7 +183,11 @@ def _value(text: str, wanted: object) -> Any:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-    return text if wanted in (str, SecretStr) and not isinstance(value, str) else value
+    return text if (wanted is str or _is_secret(wanted)) and not isinstance(value, str) else value
+
+
+def _is_secret(annotation: object) -> bool:
+    return annotation is SecretStr or SecretStr in typing.get_args(annotation)
 
 
 def _wanted(model: type[BaseModel] | None, keys: Sequence[str]) -> object:
@@ -230,7 +235,7 @@ def load_plugins(files: Sequence[Path]) -> None:
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:  # an exit would end the command as if it had done its work
             del sys.modules[name]
             raise ConfigError(f"plugins: {file}: {type(exc).__name__}: {exc}") from exc
 

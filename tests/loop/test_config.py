@@ -74,6 +74,10 @@ def test_the_environment_is_blamed_for_what_it_says(tmp_path: Path) -> None:
         ("[student]\nbatch_size = 8", "is now engine.transformers.batch_size"),
         ("[mlflow]\ntracking_uri = 'http://m'", "mlflow is now registry.mlflow"),
         ("[teacher]\nerror_rate = 0.1", "is now teacher.symbolic.error_rate"),
+        ("[curate.synthesis]\nacceptance = 0.9", "curate.synthesis is now strategy"),
+        ("[curate]\nmin_agreement = 2", "is now strategy.min_agreement"),
+        ("[gate]\nsmall_skills = 'pool'", "gate.small_skills is no longer set"),
+        ("[budget]\ntrain_seconds_per_round = 1", "train_seconds_per_round is no longer set"),
         ("[train]\nbatch_size = 8\n[train.sft]\nmicro_batch_size = 3", "batch_size 8 is not a multiple"),
     ],
 )
@@ -103,6 +107,16 @@ def test_a_secret_may_look_like_a_number_and_is_never_shown(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"teacher\.chat\.model: Field required") as caught:
         load(path, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "sk-secret"})
     assert "sk-secret" not in str(caught.value)
+    path.write_text('[store]\nurl = ["postgresql://u:sk-secret@h/db"]\n')
+    with pytest.raises(ConfigError, match=r"store\.url: Input should be a valid string$"):
+        load(path)
+
+
+def test_a_plugin_that_exits_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
+    (tmp_path / "some.toml").write_text('plugins = ["leaves.py"]\n')
+    with pytest.raises(ConfigError, match=r"leaves\.py: SystemExit"):
+        load(tmp_path / "some.toml")
 
 
 def test_a_missing_file_is_named() -> None:

@@ -67,10 +67,12 @@ def _claim(root: Path, config: Config) -> float:
     if stamp.is_file():
         kept = json.loads(stamp.read_text())
         if kept["settings"] != settings:
-            changed = [key for key in settings if kept["settings"].get(key) != settings[key]]
+            both = kept["settings"] | settings
+            changed = [key for key in both if kept["settings"].get(key) != settings.get(key)]
             raise ConfigError(
-                f"{root} holds a run with other settings ({', '.join(changed)} differ); "
-                "use another --dir, or remove it to start anew"
+                f"{root} holds a run with other settings, or one that another version of skillloop began "
+                f"({', '.join(changed)} differ); use another --dir, or remove it to start anew "
+                "(`skillloop up` finishes a round that is under way)"
             )
         return float(kept["seconds"])
     _note_seconds(root, config, 0.0)

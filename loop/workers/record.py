@@ -21,6 +21,7 @@ from training.gate import GateVerdict
 from training.mix import DatasetManifest
 
 State = Literal["planned", "curated", "trained", "judged", "promoted", "rejected", "failed"]
+SCHEMA_VERSION = 2
 PartT = TypeVar("PartT", bound=Frozen)
 
 
@@ -133,8 +134,15 @@ def open_rounds(store: StateStore) -> LoopRounds:
 
 @lru_cache(maxsize=256)
 def parse_record(text: str) -> RoundParts:
-    """A stored record, of this version or of the one before, which had no parts and no version."""
+    """A stored record, of this version or of the one before, which had no parts and no version.
+
+    Raises `ValueError`, `LookupError` or `TypeError` for what is neither.
+    """
     value = json.loads(text)
+    if isinstance(value, dict) and value.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise ValueError(
+            f"schema version {value['schema_version']}; this program reads up to {SCHEMA_VERSION}"
+        )
     return RoundParts.model_validate(value if "schema_version" in value else _parted(value))
 
 

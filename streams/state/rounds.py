@@ -36,6 +36,10 @@ class RoundConflict(StreamsError):
     """A round changed under its worker: the lease was lost, or the state is not the expected one."""
 
 
+class UnreadableRecord(StreamsError):
+    """A stored round whose record is damaged, or which a newer version wrote."""
+
+
 @dataclass(frozen=True)
 class Round(Generic[RecordT]):
     """One round. `record` holds the decision and what every finished step left.
@@ -249,12 +253,22 @@ class RoundStore(Generic[RecordT]):
             row.number,
             row.state,
             row.run_id,
-            self._parse(row.record),
+            self._record(row),
             row.lease_owner,
             row.fence,
             row.failures,
             row.error,
         )
+
+    def _record(self, row: Any) -> RecordT:
+        try:
+            return self._parse(row.record)
+        except (ValueError, LookupError, TypeError) as exc:
+            reason = " ".join(str(exc).split())[:300]
+            raise UnreadableRecord(
+                f"the record of round {row.round_id!r} cannot be read ({type(exc).__name__}: {reason}); use "
+                "the version of skillloop that wrote it, or mend its row of the table `rounds`"
+            ) from exc
 
 
 def _over(moment: Any, now: float) -> sa.ColumnElement[bool]:

@@ -75,7 +75,7 @@ class StateStore:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = sa.make_url(url)
+        self.url = _address(url)
         if self.url.get_backend_name() == "sqlite" and self.url.database:
             _make_folder(Path(self.url.database))
         waits = self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
@@ -357,3 +357,18 @@ def _add_columns(connection: sa.Connection) -> None:
 def outgoing(row: Any) -> Outgoing:
     """The record in a row of the outbox."""
     return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))
+
+
+def _address(url: str) -> sa.URL:
+    """The parsed `url`. The parser's own words are left out: they can hold a piece of the password."""
+    try:
+        address = sa.make_url(url)
+        known = address.get_backend_name() in STATEMENTS and address.get_dialect() is not None
+    except (sa.exc.ArgumentError, ValueError):
+        known = False
+    if not known:
+        raise StoreError(
+            "the setting store.url is no address of a database that is known here: sqlite:///FILE or "
+            "postgresql+psycopg://USER:PASSWORD@HOST/NAME, special characters of a password as in %40"
+        )
+    return address

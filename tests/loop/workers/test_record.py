@@ -86,3 +86,9 @@ def test_each_part_fills_its_own_field_and_events_carry_no_long_lists() -> None:
     assert set(announced(whole.need_curated())) == set(Curated.model_fields) - {"used"}
     assert set(announced(whole.need_trained())) == set(Trained.model_fields) - {"directory"}
     assert set(announced(whole.need_judged())) == set(Judged.model_fields)
+
+
+@pytest.mark.parametrize("text", ["{damaged", "[]", "7", '{"schema_version": 3}', '{"decision": {}}'])
+def test_what_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises((ValueError, LookupError, TypeError)):
+        parse_record(text)

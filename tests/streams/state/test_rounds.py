@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from streams.clock import HandClock
 from streams.events import Deployed, RoundChanged
-from streams.state.rounds import Round, RoundConflict, RoundStore
+from streams.state import tables
+from streams.state.rounds import Round, RoundConflict, RoundStore, UnreadableRecord
 from streams.state.store import StateStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -245,3 +246,11 @@ def test_a_database_without_fences_gets_them(store_url: str) -> None:
         assert claimed is not None and claimed.failures == 0
         store.close()
     assert claimed.fence == 2
+
+
+def test_a_record_that_cannot_be_read_is_named(rounds: RoundStore[Note], store: StateStore) -> None:
+    rounds.open(planned(), changed("s-1"))
+    with store.transaction() as connection:
+        connection.execute(sa.update(tables.rounds).values(record="{damaged"))
+    with pytest.raises(UnreadableRecord, match="round 's-1' cannot be read"):
+        rounds.list("s")

@@ -20,6 +20,7 @@ from streams.state.store import (
     DuplicateEvents,
     StaleOffsets,
     StateStore,
+    StoreError,
     StoreRefused,
     StoreUnavailable,
 )
@@ -241,3 +242,12 @@ def test_any_batching_gives_the_same_sums(
 def new_store(tmp_path: Path) -> Callable[[], StateStore]:
     numbers = iter(range(10_000))
     return lambda: StateStore(f"sqlite:///{tmp_path}/{next(numbers)}.db")
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense:SECRET@", "postgresql://u:SEC/RET@h/x", "mysql://u:SECRET@h/x", "x://SECRET"]
+)
+def test_an_address_that_is_not_understood_is_not_shown(url: str) -> None:
+    with pytest.raises(StoreError, match=r"store\.url") as caught:
+        StateStore(url)
+    assert "SEC" not in str(caught.value)

@@ -23,6 +23,7 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "langgraph", "mlflow", "sql
 
 def examine(config: Config, root: Path, console: Console) -> bool:
     """Run every check; True when all passed."""
+    root = root.resolve()  # MLflow takes absolute paths only
     checks: dict[str, Callable[[], str]] = {
         "libraries": _libraries,
         "device": _device,

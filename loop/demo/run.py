@@ -70,8 +70,8 @@ def _claim(root: Path, config: Config) -> float:
             both = kept["settings"] | settings
             changed = [key for key in both if kept["settings"].get(key) != settings.get(key)]
             raise ConfigError(
-                f"{root} holds a run with other settings, or one that another version of skillloop began "
-                f"({', '.join(changed)} differ); use another --dir, or remove it to start anew "
+                f"{root} holds a run with other settings ({', '.join(changed)} differ), chosen otherwise "
+                "or those of another version of skillloop; use another --dir, or remove it to start anew "
                 "(`skillloop up` finishes a round that is under way)"
             )
         return float(kept["seconds"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,12 @@ LOOKING = (
 @pytest.mark.parametrize("command", LOOKING, ids=" ".join)
 def test_commands_that_look(reference: Any, command: list[str]) -> None:
     done = reference.command(*command)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+
+
+@pytest.mark.slow
+def test_the_doctor_takes_a_relative_folder(reference: Any) -> None:
+    done = replace(reference, root=Path(os.path.relpath(reference.root))).command("doctor")
     assert done.returncode == 0, (done.stdout, done.stderr)
 
 

@@ -9,56 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM
 
-torch.set_num_threads(1)
-WORDS = [
-    "<pad>",
-    "<bos>",
-    "<eos>",
-    "<unk>",
-    *"0123456789",
-    *"+-*/=;:,.?",
-    "add",
-    "sub",
-    "mul",
-    "of",
-    "and",
-    "the",
-    "is",
-]
-SHAPE = {
-    "vocab_size": len(WORDS), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 1,
-    "eos_token_id": 2, "pad_token_id": 0,
-}  # fmt: skip
+from tests.students import build_student
 
 
 @pytest.fixture(scope="session", params=["llama", "qwen"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(7)
-    if request.param == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True))
-    else:
-        model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=16))
-    backend = Tokenizer(
-        models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="<unk>")
-    )
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    model.save_pretrained(directory)
-    PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    ).save_pretrained(directory)
-    return directory
+    return build_student(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="session")

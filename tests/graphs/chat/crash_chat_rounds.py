@@ -9,11 +9,7 @@ JSON per crash point.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +28,7 @@ from graphs.curate.graph import build_curate, run_curation
 from graphs.curate.plan import CRASH_POINTS, CurateContext, Curation, CurationPlan, ReplaySource
 from graphs.testing.server import teacher_process
 from streams.crash import CrashPoint, Kill, no_crash
+from tests.children import in_child, was_killed
 
 POOL = [
     PoolItem(
@@ -76,19 +73,6 @@ def attempt(folder: Path, base_url: str, crash: CrashPoint) -> None:
             run_curation(build_curate(saver), "round-1", PLAN, context, keep, max_concurrency=1)
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; its wait status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
-
-
 def calls(base_url: str) -> int:
     """How many requests the server has answered so far."""
     return sum(httpx.get(f"{base_url.removesuffix('/v1')}/calls").json().values())
@@ -109,10 +93,9 @@ def main() -> None:
             resumed = (
                 0 if spec == "none" else in_child(lambda folder=folder: attempt(folder, base_url, no_crash))
             )
-            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
             report = {
                 "spec": spec,
-                "killed": killed,
+                "killed": was_killed(status),
                 "resumed": resumed,
                 "first": first,
                 "calls": calls(base_url) - begin,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from graphs.curate.plan import CRASH_POINTS
-from tests.warm import run_warm
+from tests.children import reports
 
 ENDS = tuple(point for point in CRASH_POINTS if point.endswith(".end"))
 POINTS = (*ENDS, "curate.write.start", "curate.write.end:2", "curate.solve.start:3", "keep")
@@ -24,11 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Any]]:
     folder = tmp_path_factory.mktemp("chat-rounds")
-    script = Path(__file__).with_name("crash_chat_rounds.py")
-    done = run_warm(script, folder)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr
-    return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}
+    return reports(Path(__file__).with_name("crash_chat_rounds.py"), folder)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +23,7 @@ from graphs.curate.graph import build_curate, run_curation
 from graphs.curate.plan import CRASH_POINTS, CurateContext, Curation, CurationPlan, ReplaySource
 from graphs.testing.scripted import Call, ScriptedTeacher
 from streams.crash import CrashPoint, Kill, no_crash
+from tests.children import in_child, was_killed
 
 POOL = [
     PoolItem(
@@ -67,19 +65,6 @@ def attempt(folder: Path, crash: CrashPoint, call_s: float = 0.0) -> None:
         run_curation(build_curate(saver), "round-1", PLAN, context, keep, max_concurrency=1)
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a forked process; its wait status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
-
-
 def calls_by_process(folder: Path) -> list[list[str]]:
     """The calls of each process, in the order of the processes."""
     lines = (
@@ -101,12 +86,12 @@ def main() -> None:
     for spec in ("none", *SPECS):
         folder = Path(sys.argv[1]) / spec.replace(":", "-")
         folder.mkdir()
-        killed = 0
+        killed = False
         if spec != "none":
             status = in_child(
                 lambda spec=spec, folder=folder: attempt(folder, Kill(spec), CALL_S if ":" in spec else 0.0)
             )
-            killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else -1
+            killed = was_killed(status)
         before = len(calls_by_process(folder)[0]) if calls_by_process(folder) else 0
         resumed = in_child(lambda folder=folder: attempt(folder, no_crash))
         after = [line for process in calls_by_process(folder)[1 if before else 0 :] for line in process]
@@ -114,7 +99,7 @@ def main() -> None:
         dataset = (folder / "dataset.json").read_text()
         report = {
             "spec": spec,
-            "killed": killed == signal.SIGKILL,
+            "killed": killed,
             "resumed": resumed,
             "first": first,
             "after": after,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from graphs.curate.plan import CRASH_POINTS
-from tests.warm import run_warm
+from tests.children import reports
 
 MID_FAN_OUT = ("curate.write.start:3", "curate.solve.end:6")
 
@@ -19,11 +19,7 @@ MID_FAN_OUT = ("curate.write.start:3", "curate.solve.end:6")
 @pytest.fixture(scope="module")
 def rounds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[str, Any]]:
     folder = tmp_path_factory.mktemp("rounds")
-    script = Path(__file__).with_name("crash_rounds.py")
-    done = run_warm(script, folder)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr
-    return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}
+    return reports(Path(__file__).with_name("crash_rounds.py"), folder)
 
 
 def called(lines: list[str], method: str) -> list[str]:

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 
 from loop.offline import pipeline
 from loop.offline.config import load_stat
 from loop.offline.opening import open_bench
 from streams.crash import ENVIRONMENT
+from tests.children import in_child, was_killed
 
 STRATEGIES = ("stat-sel", "stat-syn")
 
@@ -37,19 +37,6 @@ def attempt(folder: Path, crash: str) -> None:
             )
 
 
-def in_child(folder: Path, crash: str) -> int:
-    """Fork, attempt; the wait status."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            attempt(folder, crash)
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
-
-
 def main() -> None:
     source = Path(sys.argv[1])
     files = [path for path in source.iterdir() if path.is_file()]
@@ -58,8 +45,8 @@ def main() -> None:
         folder.mkdir()
         for path in files:
             shutil.copy(path, folder)
-        status = in_child(folder, spec) if spec != "none" else 0
-        resumed = in_child(folder, "")
+        status = in_child(partial(attempt, folder, spec)) if spec != "none" else 0
+        resumed = in_child(partial(attempt, folder, ""))
         results = {
             path.name: path.read_text()
             for path in sorted((folder / "run").iterdir())
@@ -67,7 +54,7 @@ def main() -> None:
         }
         report = {
             "spec": spec,
-            "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
+            "killed": was_killed(status),
             "resumed": resumed,
         }
         lines = {name: (folder / name).read_text().splitlines() for name in ("stages", "calls.jsonl")}

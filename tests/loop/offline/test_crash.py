@@ -3,7 +3,6 @@ nothing asked twice."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.warm import run_warm
+from tests.children import reports
 
 BETWEEN = (
     "stat.labels.begin",
@@ -31,10 +30,7 @@ CONCURRENCY = 8
 @pytest.fixture
 def runs(make_files: Callable[..., Path]) -> Mapping[str, Mapping[str, Any]]:
     config = make_files(train=40, validation=8)
-    script = Path(__file__).with_name("crash_stat.py")
-    done = run_warm(script, config.parent, *BETWEEN, *INSIDE)
-    assert done.returncode == 0, done.stderr
-    return {report["spec"]: report for report in map(json.loads, done.stdout.splitlines())}
+    return reports(Path(__file__).with_name("crash_stat.py"), config.parent, *BETWEEN, *INSIDE)
 
 
 @pytest.mark.slow

@@ -29,7 +29,6 @@ from streams.state.store import (
 )
 
 logger = logging.getLogger(__name__)
-COLLECT_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class ConsumeSettings:
     `look_first`: ask the store which ids are known before handling a batch, so that a handler that costs
     something is not called for them. Without it the batch is taken for new, and the store's refusal (nothing
     is written) makes the next try look.
+
+    `collect_every_s`: how often the cycle collector runs at most, where `calm_collector` switched it off.
     """
 
     group: str
@@ -79,6 +80,7 @@ class ConsumeSettings:
     transient: tuple[type[Exception], ...] = ()
     look_first: bool = True
     check_topics_s: float = 30.0
+    collect_every_s: float = 1.0
 
 
 class ConsumeLoop:
@@ -150,7 +152,7 @@ class ConsumeLoop:
 
     def _collect(self) -> None:
         """Between batches, when hardly anything is alive, and seldom (`calm_collector`)."""
-        if not gc.isenabled() and time.monotonic() - self._collected_at > COLLECT_EVERY_S:
+        if not gc.isenabled() and time.monotonic() - self._collected_at > self.settings.collect_every_s:
             gc.collect()
             self._collected_at = time.monotonic()
 

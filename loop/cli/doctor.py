@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,8 +16,10 @@ from loop.backends import open_log, open_store, prepare
 from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.errors import LoopError
+from loop.tasks.task import Task
 from loop.workers.record import open_rounds
 from streams.kafka.codecs import missing_codecs
+from streams.state.store import StateStore
 from streams.topics import TOPICS
 
 EXPECTED_GAIN = 0.2
@@ -24,19 +29,43 @@ LIBRARIES = ("torch", "transformers", "peft", "trl", "langgraph", "mlflow", "sql
 def examine(config: Config, root: Path, console: Console) -> bool:
     """Run every check; True when all passed."""
     root = root.resolve()  # MLflow takes absolute paths only
-    checks: dict[str, Callable[[], str]] = {
-        "libraries": _libraries,
-        "device": _device,
-        "folder": lambda: str(prepare(root)),
-        "state store": lambda: _store(config, root),
-        "event log": lambda: _log(config, root),
-        "task": lambda: _task(config, root),
-        "gate": lambda: _gate(config, root),
-        "student": lambda: _student(config, root),
-        "trainer": lambda: f"{config.train.kind}: {type(open_trainer(config.train)).__name__}",
-        "champion": lambda: _champion(config, root),
-    }
-    return all([_check(name, check, console) for name, check in checks.items()])
+    with ExitStack() as opened:
+        parts = _Parts(config, root, opened)
+        checks: dict[str, Callable[[], str]] = {
+            "libraries": _libraries,
+            "device": _device,
+            "folder": lambda: str(prepare(root)),
+            "state store": lambda: _store(parts.store),
+            "event log": lambda: _log(config, root),
+            "task": lambda: _task(parts.task),
+            "gate": lambda: _gate(config, parts.task),
+            "student": lambda: _student(config, parts.task),
+            "trainer": lambda: f"{config.train.kind}: {type(open_trainer(config.train)).__name__}",
+            "champion": lambda: _champion(config, root, parts.store),
+        }
+        return all([_check(name, check, console) for name, check in checks.items()])
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What several checks look at: opened by the first that asks, closed at the end. One that cannot be
+    opened fails each of them."""
+
+    config: Config
+    root: Path
+    opened: ExitStack
+
+    @cached_property
+    def store(self) -> StateStore:
+        store = open_store(self.config, self.root)
+        self.opened.callback(store.close)
+        return store
+
+    @cached_property
+    def task(self) -> Task:
+        task = open_task(self.config, self.root, self.store)
+        self.opened.callback(task.close)
+        return task
 
 
 def _check(name: str, check: Callable[[], str], console: Console) -> bool:
@@ -70,8 +99,7 @@ def _device() -> str:
     )
 
 
-def _store(config: Config, root: Path) -> str:
-    store = open_store(config, root)
+def _store(store: StateStore) -> str:
     return (
         f"{store.url.render_as_string(hide_password=True)}, "
         f"{len(store.buckets())} profile rows, {len(store.pending(1000))} unsent"
@@ -86,21 +114,17 @@ def _log(config: Config, root: Path) -> str:
         return ", ".join(f"{spec.name} {sum(log.end_offsets(spec.name).values())}" for spec in TOPICS)
 
 
-def _task(config: Config, root: Path) -> str:
-    task = open_task(config, root, open_store(config, root))
-    task.close()
+def _task(task: Task) -> str:
     return (
         f"{len(task.catalog)} skills, {len(task.pool)} pool items, "
         f"{len(task.held_out)} held-out items, none in both"
     )
 
 
-def _gate(config: Config, root: Path) -> str:
+def _gate(config: Config, task: Task) -> str:
     """Whether a round on the best measured skill could be promoted, and which skills could not be taught."""
     from training.power import outlook
 
-    task = open_task(config, root, open_store(config, root))
-    task.close()
     items = Counter(skill for item in task.held_out for skill in set(item.skills))
     best = max(task.catalog.names, key=lambda skill: items[skill])
     chances = outlook([best], items, len(task.held_out), EXPECTED_GAIN, config.gate)
@@ -115,17 +139,15 @@ def _gate(config: Config, root: Path) -> str:
     )
 
 
-def _student(config: Config, root: Path) -> str:
-    task = open_task(config, root, open_store(config, root))
-    task.close()
+def _student(config: Config, task: Task) -> str:
     engine = open_engine(config.engine, task.base_dir)
     engine.load(1, None)
     answer = engine.generate([task.prompt(task.held_out[0].question)], 1)[0][0]
     return f"{task.base_dir} answers {task.held_out[0].question!r} with {answer[:40]!r}..."
 
 
-def _champion(config: Config, root: Path) -> str:
-    route = open_rounds(open_store(config, root)).route(config.student.name)
+def _champion(config: Config, root: Path, store: StateStore) -> str:
+    route = open_rounds(store).route(config.student.name)
     if route is None:
         return "none yet: `skillloop up`, `skillloop demo` or `skillloop worker deploy` sets the student up"
     champion = open_registry(config, root).champion()

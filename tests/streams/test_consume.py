@@ -91,7 +91,7 @@ def test_a_loop_that_does_not_look_first_counts_each_event_once_too(
 
 
 def test_a_process_that_switched_the_collector_off_has_it_run_between_batches_and_seldom(
-    memory_log: MemoryLog, store: StateStore, monkeypatch: pytest.MonkeyPatch
+    memory_log: MemoryLog, store: StateStore
 ) -> None:
     class Cycle:
         def __init__(self) -> None:
@@ -103,15 +103,14 @@ def test_a_process_that_switched_the_collector_off_has_it_run_between_batches_an
         left.append(weakref.ref(Cycle()))
         return diagnose(events)
 
-    consuming = loop(memory_log, store, handler)
-    monkeypatch.setattr("streams.consume.COLLECT_EVERY_S", 3600.0)
+    consuming = loop(memory_log, store, handler, replace(SETTINGS, collect_every_s=3600.0))
     calm_collector()
     try:
         for number in range(2):
             send(memory_log, output(number))
             assert run(consuming) == 1
         assert [reference() is None for reference in left] == [True, False]
-        monkeypatch.setattr("streams.consume.COLLECT_EVERY_S", 0.0)
+        consuming.settings = replace(SETTINGS, collect_every_s=0.0)
         send(memory_log, output(2))
         assert run(consuming) == 1
         assert [reference() is None for reference in left] == [True, True, True]

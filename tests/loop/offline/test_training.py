@@ -4,6 +4,7 @@ has a chat template."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 
 from loop.config import ConfigError, EngineSection
 from loop.doors import open_student
-from loop.offline import pipeline, rewards
+from loop.offline import pipeline
 from loop.offline.config import load_stat
 from loop.offline.opening import open_bench
 from streams.files import read_objects
@@ -150,16 +151,17 @@ def judge(config: Path) -> list[str]:
 
 
 def test_a_process_reward_model_judges_and_is_asked_once(
-    make_files: Callable[..., Path], student: Path, monkeypatch: pytest.MonkeyPatch
+    make_files: Callable[..., Path], student: Path, tmp_path: Path
 ) -> None:
-    config = with_rewards(make_files(), student)
+    model = shutil.copytree(student, tmp_path / "prm")
+    config = with_rewards(make_files(), model)
     judge(config)
     # Noise, but an opinion on every answer.
     assert {row["decided_by"] for row in read_objects(config.parent / "run" / "assessed.jsonl")} == {"prm"}
     kept = (config.parent / "run" / "work" / "rewards.jsonl").read_text().splitlines()
     assert len(kept) == 12
     (config.parent / "run" / "manifests" / "assessed.json").unlink()
-    monkeypatch.setattr(rewards, "RewardModel", None)  # asking again would fail
+    (model / "model.safetensors").write_bytes(b"")  # asking again would fail
     assert judge(config) == ["assessed"]
 
 

@@ -4,6 +4,7 @@ has a chat template."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -150,19 +151,27 @@ def judge(config: Path) -> list[str]:
     return done
 
 
+def spoil(weights: Path) -> None:
+    """Make a model unloadable but to all appearances the same."""
+    stat = weights.stat()
+    weights.write_bytes(bytes(stat.st_size))
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 def test_a_process_reward_model_judges_and_is_asked_once(
     make_files: Callable[..., Path], student: Path, tmp_path: Path
 ) -> None:
     model = shutil.copytree(student, tmp_path / "prm")
     config = with_rewards(make_files(), model)
     judge(config)
-    # Noise, but an opinion on every answer.
-    assert {row["decided_by"] for row in read_objects(config.parent / "run" / "assessed.jsonl")} == {"prm"}
+    rows = list(read_objects(config.parent / "run" / "assessed.jsonl"))
+    assert {row["decided_by"] for row in rows} == {"prm"}  # noise, but an opinion on every answer
     kept = (config.parent / "run" / "work" / "rewards.jsonl").read_text().splitlines()
     assert len(kept) == 12
     (config.parent / "run" / "manifests" / "assessed.json").unlink()
-    (model / "model.safetensors").write_bytes(b"")  # asking again would fail
+    spoil(model / "model.safetensors")
     assert judge(config) == ["assessed"]
+    assert list(read_objects(config.parent / "run" / "assessed.jsonl")) == rows, "it was asked again"
 
 
 def test_a_reward_model_that_is_none_is_a_setting_to_correct(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from benchmarks.gate import Cell, Tally, run
+from benchmarks.gate_rounds import Cell, Tally, run
 from training.evaluate import Correct, Evaluation, Outcome
 from training.gate import GateSettings, GateVerdict, Row, judge
 

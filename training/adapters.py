@@ -18,7 +18,7 @@ from serving.adapter_files import (
     read_config,
     tensor_shapes,
 )
-from streams.files import files_sha256
+from streams.files import files_sha256, write_json
 from training.errors import TrainingError
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
@@ -46,7 +46,7 @@ def canonicalise(adapter_dir: Path, base_name: str) -> None:
     config["target_modules"] = sorted(config["target_modules"])
     config["base_model_name_or_path"] = base_name
     config["inference_mode"] = True
-    path.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(path, config)
     for other in adapter_dir.iterdir():
         if other.name not in ADAPTER_FILES:
             other.unlink()

@@ -9,9 +9,9 @@ characteristics):
    skill by `margin` (Tango 1998). Each must pass, so none needs a stricter level; the power must be planned
    for their number (Schultzberg, Ankargren, Frånberg 2024, arXiv 2402.11609);
 3. no harm is found by a search over everything: the whole, all items but the targets', every set, every
-   skill, against the champion and against each earlier champion (so that small losses cannot add up). Asked
-   whether each skill is *proven* unharmed a long catalog never passes; here a false alarm anywhere closes at
-   most `harm_rate` of good rounds (training/harm.py).
+   skill against the champion, and the whole and every skill against the earlier champions (so that small
+   losses cannot add up). Asked whether each skill is *proven* unharmed a long catalog never passes; here a
+   false alarm anywhere closes at most `harm_rate` of good rounds (training/harm.py).
 """
 
 from __future__ import annotations

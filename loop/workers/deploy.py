@@ -12,6 +12,7 @@ from loop.workers.record import Ended, LoopRound
 from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
 from streams.events import Deployed, derived_id
+from streams.files import write_text
 
 
 class ProofFailed(LoopError):
@@ -54,10 +55,8 @@ class DeployWorker(RoundWorker):
 
     def _keep_evaluation(self, round_: LoopRound, version: int) -> None:
         """The challenger's evaluation is the next champion's."""
-        services = self.services
-        target = services.evaluation_file(version)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text((services.round_dir(round_.round_id) / "evaluation.json").read_text())
+        made = self.services.round_dir(round_.round_id) / "evaluation.json"
+        write_text(self.services.evaluation_file(version), made.read_text(encoding="utf-8"))
 
 
 def set_route(

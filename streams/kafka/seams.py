@@ -1,7 +1,7 @@
 """Every private name of kafka-python that we use, each with what is done where a version does not have it.
 
-The client has no public call for these things. Nothing else in the project touches its private names, so a
-new version of it costs speed at worst (decision 0024).
+The client has no public call for these things. Only `streams.kafka.record_batch`, which is used through here,
+touches private names too, so a new version of it costs speed at worst (decision 0024).
 """
 
 from __future__ import annotations

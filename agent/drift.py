@@ -145,7 +145,6 @@ class DriftWatch:
 
     def __init__(self, skill: str, settings: DriftSettings, tests: int, kind: Kind = "miss rate") -> None:
         self.alarms: list[Alarm] = []
-        self.statistic = 0.0
         self._skill, self._kind, self._settings = skill, kind, settings
         self._h = threshold(settings, tests)
         self._cells: list[_Cell] = []  # oldest first; since an alarm, those since its change
@@ -166,20 +165,21 @@ class DriftWatch:
         self._cells.append(self._open)
         self._open = None
         alarm = self.active
-        split = self._best_split(falls=alarm is not None)
-        if self.statistic <= self._h:
+        split, statistic = self._best_split(falls=alarm is not None)
+        if statistic <= self._h:
             return
         before, after = _sum(self._cells[:split]), _sum(self._cells[split:])
         if alarm is not None:
             self.alarms[-1] = replace(alarm, cleared=bucket)
             self._cells = [(alarm.started, *alarm.before), *self._cells[split:]]
         elif _odds(after) >= self._settings.odds_ratio * _odds(before):
-            where = (bucket, self._cells[split][0], self.statistic, self._h)
+            where = (bucket, self._cells[split][0], statistic, self._h)
             self.alarms.append(Alarm(self._kind, self._skill, *where, before, after))
             self._cells = self._cells[split:]
 
-    def _best_split(self, falls: bool) -> int:
-        """The cell that the change most likely began with; joins cells that have become fine on the way."""
+    def _best_split(self, falls: bool) -> tuple[int, float]:
+        """The cell that the change most likely began with, and its statistic; joins cells that have become
+        fine on the way."""
         n, m = _sum(self._cells)
         whole, n1, m1, best, at = _fit(n, m), 0, 0, 0.0, 0
         kept: list[_Cell] = []
@@ -195,8 +195,8 @@ class DriftWatch:
                     value = min(value, _divergence(n1, m1, self._settings.mastered))
                 if value > best:
                     best, at = value, len(kept) - 1
-        self._cells, self.statistic = kept[::-1], best
-        return len(kept) - 1 - at
+        self._cells = kept[::-1]
+        return len(kept) - 1 - at, best
 
     def _rises(self, n0: int, n1: int, m1: int, n: int, m: int) -> bool:
         enough = n0 >= self._settings.reference and m1 > self._settings.mastered * n1

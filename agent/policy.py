@@ -313,9 +313,10 @@ def _steps(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySet
     if len(chosen) == 1:
         only = chosen[0]
         tried = [r.steps for r in _alone(only.estimate.skill, only.strategy, given, settings)]
-        if tried and (known := [steps for steps in tried if steps] or [planned]):
-            halved = max(min(known) // 2, settings.min_steps)
-            return halved, f"{halved} steps: half of the rejected round's {min(known)}"
+        if tried:
+            least = min((steps for steps in tried if steps), default=planned)
+            halved = max(least // 2, settings.min_steps)
+            return halved, f"{halved} steps: half of the rejected round's {least}"
     return (
         planned,
         (

@@ -106,12 +106,12 @@ def _take(queue: Sequence[str], skill: str, count: int, taken: dict[str, str]) -
 def select_offline(
     failures: Iterable[tuple[str, Sequence[str]]],
     skill_map: SkillMap,
-    limit: int,
+    limit: int | None,
     seed: int,
     k_sel: int = K_SEL,
 ) -> SelectionPlan:
     """The paper's offline form: `k_sel` items for every (difficult question, missing skill), then at most
-    `limit` of all.
+    `limit` of all (None: all).
 
     Draws are without replacement within a pair, and independent between pairs, so an item may come several
     times: frequent skills weigh more. The difficult question itself is never drawn.

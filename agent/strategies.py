@@ -36,7 +36,6 @@ from agent.synthesis import plan_synthesis
 from agent.table import Table
 
 ORIGINAL = "original"
-_ALL = 10**9
 
 
 Planner = Callable[[PlanInput, StrategySettings], DataPlan]
@@ -119,7 +118,7 @@ def _targeted(
     picked = select_offline(
         [(one.question_id, one.missing) for one in failures],
         given.skill_map,
-        _ALL,
+        None,
         given.seed,
         settings.k_sel,
     )

@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -226,21 +226,23 @@ class ConsumeLoop:
     def _process_together(self, records: Sequence[Record]) -> int:
         events, letters = self._decode(records)
         effects = self._handle(list(events.values()))
-        for event_id, why in effects.failed.items():
-            letters.append(
-                dead_letter(self._record_of(event_id, records), "failed", why, self.settings.max_attempts)
-            )
+        if effects.failed:
+            letters += self._failed(effects.failed, records)
         event_ids = [event_id for event_id in events if event_id not in effects.failed]
         self._commit(records, event_ids, replace(effects, outbox=[*letters, *effects.outbox]))
         self.counts.update(records=len(records), events=len(event_ids), dead_letters=len(letters))
         return len(records)
 
-    def _record_of(self, event_id: str, records: Sequence[Record]) -> Record:
+    def _failed(self, failed: Mapping[str, str], records: Sequence[Record]) -> Iterator[Outgoing]:
+        """The dead letters of the events that the handler failed, each from the first record that has it."""
+        by_id: dict[str, Record] = {}
         for record in records:
             with suppress(DecodeError):
-                if self._codec.decode(record).event_id == event_id:
-                    return record
-        raise LookupError(f"the handler failed event {event_id!r}, which is not in its batch")
+                by_id.setdefault(self._codec.decode(record).event_id, record)
+        for event_id, why in failed.items():
+            if event_id not in by_id:
+                raise LookupError(f"the handler failed event {event_id!r}, which is not in its batch")
+            yield dead_letter(by_id[event_id], "failed", why, self.settings.max_attempts)
 
     def _park(self, record: Record, why: StoreRefused) -> int:
         letter = dead_letter(record, "refused", str(why), 1)

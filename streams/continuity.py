@@ -45,13 +45,14 @@ class Continuity:
         known = self._positions.topic_ids(self._group)
         for topic in sorted({partition.topic for partition in offsets}):
             topic_id = self._log.topic_id(topic)
-            if known.setdefault(topic, topic_id) != topic_id:
+            if known.get(topic, topic_id) != topic_id:
                 raise TopicChanged(
                     self._advice(topic, "was deleted and made anew, so the stored offsets mean nothing")
                 )
             own = {partition: offset for partition, offset in offsets.items() if partition.topic == topic}
             self._check_bounds(topic, own)
-            self._positions.know_topic(self._group, topic, topic_id)
+            if topic not in known:
+                self._positions.know_topic(self._group, topic, topic_id)
         self._checked_at = time.monotonic()
 
     def _check_bounds(self, topic: str, offsets: Mapping[Partition, int]) -> None:

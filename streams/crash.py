@@ -1,6 +1,6 @@
 """Named crash points: places where tests kill a process to prove that nothing is lost or counted twice.
 
-`SKILLLOOP_CRASH_AT="monitor.before-commit:3"` kills the process (SIGKILL, no clean-up) the third time it gets
+`SKILLLOOP_CRASH_AT="consume.before-commit:3"` kills the process (SIGKILL, no clean-up) the third time it gets
 there.
 """
 

@@ -26,6 +26,10 @@ class DataError(StreamsError):
 def read_objects(path: Path) -> Iterator[JsonObject]:
     """The objects of a `.jsonl` or `.jsonl.gz` file, in order; blank lines are left out. Raises
     `DataError`."""
+    return (value for _, value in _numbered(path))
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, JsonObject]]:
     try:
         with (
             gzip.open(path, "rt", encoding="utf-8")
@@ -34,7 +38,7 @@ def read_objects(path: Path) -> Iterator[JsonObject]:
         ):
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _object(line, path, number)
+                    yield number, _object(line, path, number)
     except (OSError, UnicodeDecodeError) as exc:
         raise DataError(f"cannot read {path}: {exc}") from exc
 
@@ -52,7 +56,7 @@ def _object(line: str, path: Path, number: int) -> JsonObject:
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of a stage's result. Raises `DataError` when one is not of its kind."""
     rows: list[Row] = []
-    for number, value in enumerate(read_objects(path), 1):
+    for number, value in _numbered(path):
         try:
             rows.append(kind.model_validate(value))
         except ValidationError as exc:

@@ -54,7 +54,7 @@ def decompress(codec: int, data: bytes, limit: int = MAX_BATCH_BYTES) -> bytes:
         raise CodecMissing(
             f"{NAMES[codec]} needs the package {exc.name}; pip install 'skillloop[kafka]'"
         ) from exc
-    except (BatchTooLarge, ValueError):
+    except ValueError:  # a `BatchTooLarge` too
         raise
     except Exception as exc:  # each package has errors of its own
         raise ValueError(f"not {NAMES[codec]}: {type(exc).__name__}: {exc}") from exc

@@ -8,7 +8,7 @@ when a poll does not return.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
@@ -120,20 +120,17 @@ class KafkaLog:
                 time.sleep(0.1)
 
     def end_offsets(self, topic: str) -> dict[Partition, int]:
-        partitions = self._partitions(topic)
-        with self._watchdog.guard(), self._errors(f"read the end of topic {topic!r}"):
-            self._reader.assign(partitions)  # what it is assigned, it keeps the metadata of
-            ends = self._reader.end_offsets(partitions, timeout_ms=ms(self.settings.request_timeout_s))
-        return {Partition(*partition): offset for partition, offset in sorted(ends.items())}
+        return self._offsets(topic, "end", self._reader.end_offsets)
 
     def begin_offsets(self, topic: str) -> dict[Partition, int]:
+        return self._offsets(topic, "beginning", self._reader.beginning_offsets)
+
+    def _offsets(self, topic: str, which: str, ask: Callable[..., Any]) -> dict[Partition, int]:
         partitions = self._partitions(topic)
-        with self._watchdog.guard(), self._errors(f"read the beginning of topic {topic!r}"):
-            self._reader.assign(partitions)
-            begins = self._reader.beginning_offsets(
-                partitions, timeout_ms=ms(self.settings.request_timeout_s)
-            )
-        return {Partition(*partition): offset for partition, offset in sorted(begins.items())}
+        with self._watchdog.guard(), self._errors(f"read the {which} of topic {topic!r}"):
+            self._reader.assign(partitions)  # what it is assigned, it keeps the metadata of
+            offsets = ask(partitions, timeout_ms=ms(self.settings.request_timeout_s))
+        return {Partition(*partition): offset for partition, offset in sorted(offsets.items())}
 
     def topic_id(self, topic: str) -> str:
         self._topics.pop(topic, None)  # asked anew: what is remembered may be of a topic that is gone

@@ -2,7 +2,7 @@
 
 Why the project has code for this: the client library spends 12 of its 17 microseconds an event on it
 (decision 0024). Source of the format: Apache Kafka's documentation, "Record Batch" and "Record" (KIP-98).
-Nothing here imports the client library; `streams.kafka.log` puts `ReadByBatch` before the library's own
+Nothing here imports the client library; `streams.kafka.seams` puts `ReadByBatch` before the library's own
 class.
 """
 

@@ -41,7 +41,9 @@ class StoredLabels:
         self._memory[question] = skills
 
     def flush(self) -> None:
-        """Write what was learnt since the last time, in one transaction."""
+        """Write what was learnt since the last time, in one transaction, if there is anything."""
+        if not self._memory:
+            return
         rows = [
             {"question_hash": _digest(question), "catalog_hash": self._catalog, "skills": json.dumps(skills)}
             for question, skills in self._memory.items()

@@ -36,9 +36,8 @@ class TopicPositions:
     def know_topic(self, group: str, topic: str, topic_id: str) -> None:
         """Remember a topic's identity, unless one is known."""
         row = {"consumer_group": group, "topic": topic, "topic_id": topic_id}
-        if topic not in self.topic_ids(group):
-            with self._store.transaction() as connection:
-                self._store.insert_new(tables.topic_ids, [row], connection)
+        with self._store.transaction() as connection:
+            self._store.insert_new(tables.topic_ids, [row], connection)
 
     def skip(self, group: str, topic: str, topic_id: str, gaps: Sequence[Gap]) -> None:
         """Take a topic's identity over, move the group's offsets over the gaps and record them, all at

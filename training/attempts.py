@@ -12,7 +12,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from training.checkpoints import INPUTS, RESULT, copy_checkpoint, whole_checkpoints
+from training.checkpoints import CHECKPOINTS, INPUTS, RESULT, copy_checkpoint, whole_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ def _earlier(folder: Path, number: int) -> list[Path]:
 def _resume(source: Path, target: Path) -> bool:
     """Copy the newest whole checkpoint of another attempt; False when it has none, or its worker deleted it
     meanwhile."""
-    for checkpoint in whole_checkpoints(source / "checkpoints"):
+    for checkpoint in whole_checkpoints(source / CHECKPOINTS):
         try:
-            copy_checkpoint(checkpoint, target / "checkpoints" / checkpoint.name)
+            copy_checkpoint(checkpoint, target / CHECKPOINTS / checkpoint.name)
             shutil.copyfile(source / INPUTS, target / INPUTS)
             return True
         except OSError as exc:
             logger.warning("%s cannot be copied, an older one is tried: %s", checkpoint, exc)
-            shutil.rmtree(target / "checkpoints", ignore_errors=True)
+            shutil.rmtree(target / CHECKPOINTS, ignore_errors=True)
     return False

@@ -15,6 +15,7 @@ from streams.files import files_sha256, read_json, write_json
 from training.errors import TrainingError
 
 MARKER = "complete.json"
+CHECKPOINTS = "checkpoints"  # the folder of a training directory
 PREFIX = "checkpoint-"
 INPUTS = "inputs.json"
 RESULT = "result.json"

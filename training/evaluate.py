@@ -102,14 +102,12 @@ class Evaluation(BaseModel):
         """Outcome by item id in one stratum."""
         return {outcome.item_id: outcome.correct for outcome in self.outcomes if outcome.stratum == stratum}
 
-    def of_skill(self, skill: str, without: Sequence[str] = ()) -> dict[str, Correct]:
-        """Outcome by item id for one skill (the rule is in the module's docstring); strata in `without` do
-        not count.
-        """
+    def of_skill(self, skill: str) -> dict[str, Correct]:
+        """Outcome by item id for one skill (the rule is in the module's docstring)."""
         own = self.of_stratum(SKILL_STRATUM + skill)
         if own:
             return own
-        return {o.item_id: o.correct for o in self.outcomes if skill in o.skills and o.stratum not in without}
+        return {outcome.item_id: outcome.correct for outcome in self.outcomes if skill in outcome.skills}
 
     def accuracy(self) -> float:
         """Share of the decided items answered correctly, each item once. Raises `EvaluationFailed` when none

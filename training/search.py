@@ -70,7 +70,7 @@ class Search:
     def skill(self, name: str, against: str) -> Look:
         """One skill beside one reference. Raises `ValueError` when no item needs it."""
         place = self.layout.skills.index(name)
-        return self._skill(place, against, float(self._loss_p(against)[place]), 0.0)
+        return self._skill(place, against, float(self._loss_p[against][place]), 0.0)
 
     def group(self, name: str, kind: Seen, against: str, weights: Floats) -> Look:
         """A group of items, weighted, with the p-value of the ordinary z test."""
@@ -92,7 +92,7 @@ class Search:
                 yield self.group(name, "stratum", against, marks(places, len(self.traffic)))
 
     def _skills_beside_champion(self) -> Iterator[Look]:
-        p_values, weights = self._loss_p(CHAMPION), self._weights
+        p_values, weights = self._loss_p[CHAMPION], self._weights
         for place, (p_value, weight) in enumerate(zip(p_values.tolist(), weights.tolist(), strict=True)):
             yield self._skill(place, CHAMPION, p_value, weight)
 
@@ -108,7 +108,7 @@ class Search:
         worth = independent_looks(np.array([self.references[name].difference for name in earlier]))
         together = simes(np.array([[look.p_value for look in wholes]]), worth)
         yield replace(surest, p_value=float(together[0]))
-        p_values = np.column_stack([self._loss_p(name) for name in earlier])
+        p_values = np.column_stack([self._loss_p[name] for name in earlier])
         columns = zip(
             simes(p_values, worth).tolist(),
             p_values.argmin(axis=1).tolist(),
@@ -151,7 +151,12 @@ class Search:
             self.layout.by_skill(rest) * champion.scale,
         )
 
-    def _loss_p(self, against: str) -> Floats:
+    @cached_property
+    def _loss_p(self) -> dict[str, Floats]:
+        """By reference, the p-value of a loss by skill."""
+        return {name: self._loss_p_beside(name) for name in self.references}
+
+    def _loss_p_beside(self, against: str) -> Floats:
         """The p-value of a loss by skill. Prior: how often items of no target and not of this skill flipped.
 
         Beside an earlier champion only losses tell: skills taught since have gained. Sampled answers differ

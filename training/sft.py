@@ -33,7 +33,16 @@ from trl import SFTConfig, SFTTrainer
 from serving.adapter_files import adapter_sha256
 from streams.files import read_json, write_json
 from training.adapters import base_sha256, canonicalise, load_check
-from training.checkpoints import RESULT, Marker, claim, last_complete, mark_complete, read_marker
+from training.checkpoints import (
+    CHECKPOINTS,
+    PREFIX,
+    RESULT,
+    Marker,
+    claim,
+    last_complete,
+    mark_complete,
+    read_marker,
+)
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
@@ -61,7 +70,7 @@ class SftTrainer:
             {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
         )
         before = _trainable(model)
-        checkpoint = last_complete(job.out_dir / "checkpoints")
+        checkpoint = last_complete(job.out_dir / CHECKPOINTS)
         watch = _Watch(on_progress, read_marker(checkpoint))
         trainer = SFTTrainer(
             model=model,
@@ -82,8 +91,8 @@ class SftTrainer:
 
 
 def finished_result(out_dir: Path) -> TrainedAdapter | None:
-    """The result of a finished round, or None. Raises `CorruptAdapter` when the adapter is no longer the one
-    it wrote."""
+    """The result of a finished round, or None. Raises `AdapterError` when the adapter is no longer the one it
+    wrote, `CorruptAdapter` when it is damaged."""
     found = read_json(out_dir / RESULT)
     if found is None:
         return None
@@ -124,7 +133,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            checkpoint = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
             mark_complete(checkpoint, self.seconds(), self.loss)
 
 
@@ -189,7 +198,7 @@ def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
     cuda = torch.cuda.is_available()
     micro_batches = settings.micro_batches(job.batch_size)
     return SFTConfig(
-        output_dir=str(job.out_dir / "checkpoints"),
+        output_dir=str(job.out_dir / CHECKPOINTS),
         max_steps=job.steps,
         per_device_train_batch_size=job.batch_size // micro_batches,
         gradient_accumulation_steps=micro_batches,
@@ -260,7 +269,7 @@ def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
 def _finish(out_dir: Path, result: TrainedAdapter) -> TrainedAdapter:
     values = {key: value for key, value in asdict(result).items() if key != "adapter_dir"}
     write_json(out_dir / RESULT, values)
-    shutil.rmtree(out_dir / "checkpoints", ignore_errors=True)
+    shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
     logger.info(
         "round trained: %d steps, loss %.4f, %.1f s, adapter %s",
         result.steps,

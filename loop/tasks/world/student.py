@@ -29,12 +29,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from loop.tasks.student import ARCHITECTURES, student_dir
 from loop.tasks.world.skills import TABLE
 from loop.tasks.world.world import ORIGINAL, draw
 
 log = logging.getLogger(__name__)
 
-ARCHITECTURES = ("llama", "qwen")
 _PAD, _BOS, _EOS, _UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 _WORDS = r"->|[a-z]+|[0-9]|\n|[^\sa-z0-9]"
 _IGNORED = -100
@@ -52,14 +52,6 @@ class Recipe:
     adam_lr: float = 3e-3
     warmup: int = 50
     seed: int = 0
-
-
-def student_dir(arch: str = "llama") -> Path:
-    """Where the shipped weights and tokenizer of an architecture lie. Raises ValueError for an unknown
-    one."""
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
-    return Path(__file__).parent / "students" / arch
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

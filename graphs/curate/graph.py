@@ -36,6 +36,7 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from graphs import durable
+from graphs.counts import CallCounts
 from graphs.curate import dataset
 from graphs.curate.dataset import Question
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, NothingCurated, PlanChanged
@@ -218,7 +219,7 @@ def run_curation(
     begin: CurateState = {"round_id": round_id, "plan": plan.model_dump(mode="json")}
     changed = PlanChanged(f"round {round_id} was begun with another plan; use a new round id for a new plan")
     saver = durable.saver_of(graph)
-    tally = durable.CallCounts(context.progress, replies_kept(saver, round_id) if saver else None)
+    tally = CallCounts(context.progress, replies_kept(saver, round_id) if saver else None)
     context = replace(context, gate=threading.BoundedSemaphore(max_concurrency), tally=tally)
     end = durable.finish(graph, begin, context, round_id, "curation", changed)
     result = Curation.model_validate(end["curation"])

@@ -101,8 +101,8 @@ def finish(
         raise changed
     if done in saved.values:
         return cast(State, saved.values)
-    given = None if known is not None else begin
-    return cast(State, graph.invoke(given, config, context=context, durability="sync"))
+    start = None if known is not None else begin
+    return cast(State, graph.invoke(start, config, context=context, durability="sync"))
 
 
 def forget(graph: AnyGraph, thread_id: str) -> None:

@@ -85,7 +85,7 @@ def _plan_of(state: CatalogState) -> CatalogPlan:
 def _name(task: ItemsTask, context: CatalogContext) -> CatalogState:
     names: dict[str, Counter[str]] = {}
     usage = Usage()
-    for item in (context.by_id[one] for one in task["items"]):
+    for item in (context.by_id[item_id] for item_id in task["items"]):
         reply = context.teacher.name_skill(item.question)
         usage = usage + reply.usage
         if reply.name:
@@ -117,8 +117,8 @@ def _gather(state: CatalogState, context: CatalogContext) -> CatalogState:
 
 def _fine_names(named: Sequence[Named]) -> dict[str, list[str]]:
     counts: dict[str, Counter[str]] = {}
-    for one in named:
-        counts.setdefault(one["subject"], Counter()).update(one["names"])
+    for reply in named:
+        counts.setdefault(reply["subject"], Counter()).update(reply["names"])
     return {
         subject: sorted(names, key=lambda name: (-names[name], name)) for subject, names in counts.items()
     }
@@ -126,13 +126,13 @@ def _fine_names(named: Sequence[Named]) -> dict[str, list[str]]:
 
 def _names_left(clustered: Sequence[Clustered], level: int) -> dict[str, list[str]]:
     """Names of the clusters of one level, for the subjects that had several batches."""
-    found: dict[str, dict[str, None]] = {}
-    for one in sorted(clustered, key=lambda one: one["batch"]["at"]):
-        if one["batch"]["level"] == level and not one["batch"]["last"]:
-            found.setdefault(one["batch"]["subject"], {}).update(
-                dict.fromkeys(skill["name"] for skill in one["skills"])
+    names_of: dict[str, dict[str, None]] = {}
+    for cluster in sorted(clustered, key=lambda cluster: cluster["batch"]["at"]):
+        if cluster["batch"]["level"] == level and not cluster["batch"]["last"]:
+            names_of.setdefault(cluster["batch"]["subject"], {}).update(
+                dict.fromkeys(skill["name"] for skill in cluster["skills"])
             )
-    return {subject: list(names) for subject, names in found.items()}
+    return {subject: list(names) for subject, names in names_of.items()}
 
 
 def _even(names: Sequence[str], size: int) -> list[list[str]]:
@@ -175,7 +175,7 @@ def _assemble(state: CatalogState, context: CatalogContext) -> CatalogState:
         subjects=_catalogs(state),
         labels={item.item_id: labels[item.item_id] for item in context.items if labels.get(item.item_id)},
         unlabelled=tuple(item.item_id for item in context.items if not labels.get(item.item_id)),
-        unclustered=sum(not one["grouped"] for one in state["clustered"]),
+        unclustered=sum(not batch["grouped"] for batch in state["clustered"]),
         usage=total(state["usage"]),
     )
     return {"catalogued": done.model_dump(mode="json")}
@@ -183,10 +183,14 @@ def _assemble(state: CatalogState, context: CatalogContext) -> CatalogState:
 
 def _catalogs(state: CatalogState) -> dict[str, SkillCatalog]:
     """The catalog of each subject: the clusters of its last batch."""
-    found = {one["batch"]["subject"]: one["skills"] for one in state["clustered"] if one["batch"]["last"]}
+    skills_of = {
+        cluster["batch"]["subject"]: cluster["skills"]
+        for cluster in state["clustered"]
+        if cluster["batch"]["last"]
+    }
     return {
-        subject: SkillCatalog(skills=tuple(Skill(**skill) for skill in found[subject]))
-        for subject in sorted(found)
+        subject: SkillCatalog(skills=tuple(Skill(**skill) for skill in skills_of[subject]))
+        for subject in sorted(skills_of)
     }
 
 

@@ -49,8 +49,8 @@ REPLIES: Mapping[Kind, str] = {"write": "written", "rewrite": "rewritten", "solv
 """Where the state keeps the replies to each kind of call."""
 
 
-def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return dict(Counter(one) + Counter(other))
+def _add_counts(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return dict(Counter(counts) + Counter(more))
 
 
 Replies = Annotated[list[Reply], operator.add]

@@ -33,8 +33,8 @@ def compare(gold: str, answer: str, timeout_s: int) -> bool | None:
         return True
     try:
         expected = _read(f"${gold}$", timeout_s)
-        given = _read(f"$\\boxed{{{final}}}$" if final is not None else answer, timeout_s)
-        equal = bool(given) and bool(verify(expected, given, timeout_seconds=timeout_s, raise_on_error=True))
+        read = _read(f"$\\boxed{{{final}}}$" if final is not None else answer, timeout_s)
+        equal = bool(read) and bool(verify(expected, read, timeout_seconds=timeout_s, raise_on_error=True))
     except (
         Exception,
         TimeoutException,

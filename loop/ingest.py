@@ -214,8 +214,8 @@ def _text(content: object) -> str:
 
 
 def _student(model: object, defaults: Defaults) -> tuple[str, int]:
-    found = _VERSIONED.search(str(model or ""))
-    return defaults.student, int(found[1]) if found else defaults.version
+    versioned = _VERSIONED.search(str(model or ""))
+    return defaults.student, int(versioned[1]) if versioned else defaults.version
 
 
 class _Position:

@@ -106,8 +106,8 @@ def load_settings(
         first = exc.errors()[0]
         keys = tuple(str(part) for part in first["loc"])
         # A whole section is not shown: it may hold a key.
-        given = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
-        message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{given}"
+        got = "" if isinstance(first["input"], Mapping | BaseModel) else f" (got {first['input']!r})"
+        message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
     return settings if path is None else from_folder(settings, folder)
 

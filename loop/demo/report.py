@@ -65,13 +65,13 @@ def make_report(services: Services, log: EventLog) -> Report:
     missing = truly_missing(config, was)
     mastered = [skill for skill in was if was[skill] >= MASTERED]
     rounds = [_round_row(round_) for round_ in services.rounds.list(services.student)]
-    found = sorted({skill for row in rounds for skill in row["skills"]})
-    hits = len(set(found) & set(missing))
+    targeted = sorted({skill for row in rounds for skill in row["skills"]})
+    hits = len(set(targeted) & set(missing))
     figures: dict[str, Any] = {
         "rounds": rounds,
         "skills_truly_missing": missing,
-        "skills_found": found,
-        "precision": hits / len(found) if found else 0.0,
+        "skills_found": targeted,
+        "precision": hits / len(targeted) if targeted else 0.0,
         "recall": hits / len(missing) if missing else 1.0,
     }
     strata = {

@@ -81,9 +81,9 @@ def _run(bench: Bench, stage: Stage, listen: Listen) -> StageManifest:
 def standing(bench: Bench) -> frozenset[str]:
     """The stages whose results stand: finished, with inputs as they are now, and none before them to be done
     again."""
-    found = []
+    finished = []
     for stage in stages(bench):
         if not bench.folder.is_finished(stage.name, stage.inputs(bench)):
             break
-        found.append(stage.name)
-    return frozenset(found)
+        finished.append(stage.name)
+    return frozenset(finished)

@@ -91,11 +91,11 @@ def _steps_right(expected: Worked, texts: list[str]) -> bool:
     wanted = [_canonical(step.text) for step in expected.steps]
     done: set[int] = set()
     for text in texts:
-        found = _canonical(text)
+        step_text = _canonical(text)
         ready = (
             i
             for i, want in enumerate(wanted)
-            if i not in done and want == found and _ready(expected, i, done)
+            if i not in done and want == step_text and _ready(expected, i, done)
         )
         index = next(ready, None)
         if index is None:

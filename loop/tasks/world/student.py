@@ -117,11 +117,11 @@ def pack(pairs: Sequence[tuple[list[int], list[int]]], row: int, pad: int) -> di
             free.append(max(row, size))
         rows[index].append(pair)
         free[index] -= size
-    width = max(sum(len(p) + len(c) for p, c in one) for one in rows)
+    width = max(sum(len(p) + len(c) for p, c in packed) for packed in rows)
     ids, positions, labels = (torch.full((len(rows), width), fill) for fill in (pad, 0, _IGNORED))
-    for r, one in enumerate(rows):
+    for r, packed in enumerate(rows):
         at = 0
-        for prompt, completion in one:
+        for prompt, completion in packed:
             end = at + len(prompt) + len(completion)
             ids[r, at:end] = torch.tensor(prompt + completion)
             positions[r, at:end] = torch.arange(end - at)
@@ -168,8 +168,8 @@ def pretrain(arch: str, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedToke
         for step, batch in zip(range(recipe.steps), batches(tokenizer, recipe), strict=False):
             loss = model(**batch, use_cache=False).loss
             loss.backward()
-            for one in (*optimizers, *schedules):
-                one.step()
+            for part in (*optimizers, *schedules):
+                part.step()
             model.zero_grad(set_to_none=True)
             progress.update(task, advance=1)
             if step % 100 == 0:

@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 
 from agent.budget import Usage
 from agent.catalog import Skill, SkillCatalog
+from agent.items import JsonObject
 from graphs import durable
 from graphs.catalog.plan import CatalogContext, CatalogPlan, Catalogued, EmptyCatalog, ItemsChanged
 from graphs.curate.steps import total
@@ -61,14 +62,14 @@ class Clustered(TypedDict):
 class CatalogState(TypedDict, total=False):
     """What is checkpointed: plain dictionaries, lists, strings and numbers (strict msgpack)."""
 
-    plan: dict[str, Any]
+    plan: JsonObject
     named: Annotated[list[Named], operator.add]
     level: int
     batches: list[NameBatch]
     clustered: Annotated[list[Clustered], operator.add]
     labels: Annotated[list[tuple[str, list[str]]], operator.add]
     usage: Annotated[list[dict[str, float]], operator.add]
-    catalogued: dict[str, Any]
+    catalogued: JsonObject
 
 
 class ItemsTask(TypedDict):
@@ -254,7 +255,7 @@ def run_catalog(
     keep: Callable[[Catalogued], None] = lambda done: None,
     max_concurrency: int = 8,
 ) -> Catalogued:
-    """Make the catalog, or go on where it was interrupted; call `keep` with the result, then forget the
+    """Make the catalog, or resume where it was interrupted; call `keep` with the result, then forget the
     thread (the run id).
 
     `keep` must store the result durably before it returns. Raises `EmptyCatalog` (the thread is forgotten),
@@ -277,7 +278,7 @@ def run_catalog(
     return done
 
 
-def _begin(plan: CatalogPlan, context: CatalogContext) -> dict[str, Any]:
+def _begin(plan: CatalogPlan, context: CatalogContext) -> JsonObject:
     subjects = {item.item_id: item.subject for item in context.items}
     if not subjects or len(subjects) < len(context.items):
         raise ValueError("give at least one question, and every item id once")

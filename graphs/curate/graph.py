@@ -35,6 +35,7 @@ from langgraph.types import RetryPolicy, Send
 from pydantic import ValidationError
 from typing_extensions import TypedDict
 
+from agent.items import JsonObject
 from graphs import durable
 from graphs.counts import CallCounts
 from graphs.curate import dataset
@@ -60,7 +61,7 @@ class CurateState(TypedDict, total=False):
     """What is checkpointed: plain dictionaries, lists, strings and numbers (strict msgpack)."""
 
     round_id: str
-    plan: dict[str, Any]
+    plan: JsonObject
     written: Replies
     items: list[str]
     questions: list[Question]
@@ -69,7 +70,7 @@ class CurateState(TypedDict, total=False):
     kept_rewrites: list[Reply]
     kept_solutions: list[Reply]
     dropped: Annotated[dict[str, int], _add_counts]
-    curation: dict[str, Any]
+    curation: JsonObject
 
 
 class CallsTask(TypedDict):

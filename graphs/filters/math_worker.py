@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
 from math_verify.errors import TimeoutException  # type: ignore[import-untyped]
@@ -43,7 +42,7 @@ def compare(gold: str, answer: str, timeout_s: int) -> bool | None:
     return equal if expected else None
 
 
-def _read(text: str, timeout_s: int) -> Sequence[Any]:
+def _read(text: str, timeout_s: int) -> Sequence[object]:
     return list(parse(text, extraction_config=_LATEX, parsing_timeout=timeout_s, raise_on_error=True))
 
 

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from agent.chance import rank
 from agent.items import JsonObject
@@ -164,7 +164,7 @@ _ORDERS_NAME = re.compile(r"skills?( called| named|:|=)? ?[\"“'\[]+([^\"”'\]
 _ORDERS_EVIDENCE = re.compile(r"evidence(:| must be| is|=) ?[\"“']?([^\"”'\n]{1,200})", re.I)
 
 
-def obey(reply: Mapping[str, Any], key: str, listed: Sequence[str], text: str) -> JsonObject:
+def obey(reply: JsonObject, key: str, listed: Sequence[str], text: str) -> JsonObject:
     """`reply` changed as `text` orders: nothing missing, all skills, skills by name, an evidence. `key` holds
     the skills.
 

@@ -152,7 +152,7 @@ class _Http(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: object) -> None:
-        """A client that went away is no error of the server."""
+        """A client that disconnects is not the server's error."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

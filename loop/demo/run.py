@@ -28,7 +28,7 @@ OWNER = "demo"
 
 
 def run_demo(config: Config, root: Path, json_file: Path | None, console: Console) -> Report:
-    """Run the demo in `root` to its end; a run that was killed goes on where it was.
+    """Run the demo in `root` to its end; a run that was killed resumes where it was.
 
     Raises `ConfigError` when `root` holds a run with other settings.
     """
@@ -70,7 +70,7 @@ def _claim(root: Path, config: Config) -> float:
             changed = [key for key in settings if kept["settings"].get(key) != settings[key]]
             raise ConfigError(
                 f"{root} holds a run with other settings ({', '.join(changed)} differ); "
-                "use another --dir, or remove it to start anew"
+                "use another --dir, or remove it to start afresh"
             )
         return float(kept["seconds"])
     _note_seconds(root, config, 0.0)

@@ -7,13 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from agent.catalog import MAX_SKILLS_PER_ITEM
 from agent.chance import ordered
-from agent.items import Frozen, HeldOutItem, PoolItem
+from agent.items import Frozen, HeldOutItem, JsonObject, PoolItem
 from streams.codec import first_error
 from streams.files import DataError, read_objects, text_sha256
 
@@ -43,7 +42,7 @@ def read_questions(path: Path) -> list[Question]:
     return questions
 
 
-def _question(value: Mapping[str, Any], path: Path, number: int) -> Question:
+def _question(value: JsonObject, path: Path, number: int) -> Question:
     text = value.get("question")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{path}, line {number}: no text in the field question")

@@ -3,11 +3,10 @@ file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from agent.items import Frozen
+from agent.items import Frozen, JsonObject
 from loop.offline.bench import Bench
 from loop.offline.folder import settings_sha256
 from loop.offline.journal import Journal
@@ -81,7 +80,7 @@ def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
     ]
 
 
-def _responses(value: Mapping[str, Any], path: Path, number: int) -> list[str]:
+def _responses(value: JsonObject, path: Path, number: int) -> list[str]:
     responses = value.get("responses", [value.get("response")])
     if (
         not isinstance(responses, list)

@@ -32,7 +32,7 @@ class Check:
 
 
 def needed_skills(question: str) -> tuple[str, ...]:
-    """The skills a question needs, in order of use; empty for text that is no question of this world."""
+    """The skills a question needs, in order of use; empty for text that is not a question of this world."""
     return tuple(link.skill for link in parse(question) or ())
 
 

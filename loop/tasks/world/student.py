@@ -105,7 +105,7 @@ def pack(pairs: Sequence[tuple[list[int], list[int]]], row: int, pad: int) -> di
     """Pack (prompt, completion) token lists into rows: input_ids, position_ids, labels, each of shape (rows,
     row).
 
-    Positions start anew with each example, which keeps examples of one row from seeing each other.
+    Positions restart with each example, which keeps examples of one row from seeing each other.
     """
     rows: list[list[tuple[list[int], list[int]]]] = []
     free: list[int] = []

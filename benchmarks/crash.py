@@ -163,32 +163,32 @@ def settle(log: KafkaLog, job: Job, store: StateStore, run: Run) -> None:
 
 def judge(log: KafkaLog, job: Job, store: StateStore, sent: SyntheticTraffic) -> Counter[str]:
     """Compare what is in the store and the log with what was sent."""
-    found: Counter[str] = Counter(events=len(sent.events))
+    tally: Counter[str] = Counter(events=len(sent.events))
     table = store.buckets()
     reference = expected_buckets(sent.events)
     for key in table.keys() | reference.keys():
         for have, want in zip(table.get(key, Counts()), reference.get(key, Counts()), strict=True):
-            found["lost"] += max(0, want - have)
-            found["double_counted"] += max(0, have - want)
+            tally["lost"] += max(0, want - have)
+            tally["double_counted"] += max(0, have - want)
     poison = {
         f"{r.partition.topic}/{r.partition.number}/{r.offset}"
         for r in log.read(job.topic)
         if ("poison", b"1") in r.headers
     }
     letters = Counter(letter.letter_id for letter in dead_letters.read_all(log, job.topic))
-    found["dlq_missing"] = len(poison - letters.keys())
-    found["dlq_extra"] = letters.total() - len(poison & letters.keys())
-    found["outbox_unsent"] = len(store.pending(10_000))
+    tally["dlq_missing"] = len(poison - letters.keys())
+    tally["dlq_extra"] = letters.total() - len(poison & letters.keys())
+    tally["outbox_unsent"] = len(store.pending(10_000))
     derived = sum(log.end_offsets(f"{job.prefix}.diagnoses").values())
     same = canonical_bytes(table) == canonical_bytes(reference) and derived == len(sent.events)
-    found["runs_with_difference"] = int(not same or any(found[key] for key in KEYS[3:8]))
-    if found["runs_with_difference"]:
+    tally["runs_with_difference"] = int(not same or any(tally[key] for key in KEYS[3:8]))
+    if tally["runs_with_difference"]:
         print(
-            f"{job.prefix}: {dict(found)}, "
+            f"{job.prefix}: {dict(tally)}, "
             f"{derived} diagnoses for {len(sent.events)} answers; see {job.log_path}",
             file=sys.stderr,
         )
-    return found
+    return tally
 
 
 def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Counter[str]:
@@ -212,9 +212,9 @@ def run_seed(seed: int, server: KafkaServer, folder: Path, postgres: str) -> Cou
             settle(log, job, store, run)
         finally:
             run.end()
-        found = judge(log, job, store, sent)
+        tally = judge(log, job, store, sent)
     store.close()
-    return found + Counter(seeds=1, kills=run.kills)
+    return tally + Counter(seeds=1, kills=run.kills)
 
 
 def new_database(postgres: str, prefix: str) -> str:
@@ -245,9 +245,9 @@ def main() -> int:
     with KafkaServer() as server:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             began = time.monotonic()
-            found = run_seed(seed, server, folder, postgres.get_uri())
-            total.update(found)
-            shown = " ".join(f"{key}={found[key]}" for key in KEYS[1:])
+            tally = run_seed(seed, server, folder, postgres.get_uri())
+            total.update(tally)
+            shown = " ".join(f"{key}={tally[key]}" for key in KEYS[1:])
             print(f"seed {seed}: {shown} in {time.monotonic() - began:.1f} s", flush=True)
             options.json.write_text(json.dumps({key: total[key] for key in KEYS}) + "\n")
     postgres.cleanup()

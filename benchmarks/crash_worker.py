@@ -60,7 +60,7 @@ class Job:
 
 
 def work(job: Job, instance: str, crash_at: str | None) -> None:
-    """Run for ever; dies by SIGKILL at the crash point, or from outside."""
+    """Run indefinitely; dies by SIGKILL at the crash point, or from outside."""
     logging.basicConfig(
         filename=job.log_path,
         level=logging.WARNING,

@@ -37,7 +37,7 @@ def asked(cell: Cell) -> str | None:
 
 def cells(quick: bool) -> list[Cell]:
     """Every cell asked for, those with the same items together; with `quick` only flips of 5 to 15 %."""
-    found = []
+    chosen = []
     for variant in VARIANTS:
         for skills in CATALOGS:
             for items in (
@@ -47,11 +47,11 @@ def cells(quick: bool) -> list[Cell]:
                 if variant in ("chains", "sampled")
                 else SIZES[-1:]
             ):
-                found += [
+                chosen += [
                     Cell(scenario, variant, skills, items, rate)
                     for scenario, rate in _asked(variant, items, quick)
                 ]
-    return sorted(found, key=lambda cell: cell.scenario.startswith("creeping"))  # the slow ones last
+    return sorted(chosen, key=lambda cell: cell.scenario.startswith("creeping"))  # the slow ones last
 
 
 def _asked(variant: str, items: int, quick: bool) -> Iterator[tuple[str, str]]:

@@ -79,18 +79,18 @@ def skillloop(
             log, store, fold_handler, ConsumeSettings(group, (TOPIC,), max_records=PAGE, look_first=False)
         )
         calm_collector()
-        waiting, found, timer, done = sorted(marks), {}, Timer(), 0
+        waiting, figures, timer, done = sorted(marks), {}, Timer(), 0
         while done < count:
             done += timer.note(loop.step())
             while waiting and done >= waiting[0]:
-                found[f"rss_{waiting.pop(0)}"] = _rss_mib()
-        found |= timer.figures()
+                figures[f"rss_{waiting.pop(0)}"] = _rss_mib()
+        figures |= timer.figures()
         loop.close()
     counted = sum(needed for (_, _, skill, _), (needed, _) in store.buckets().items() if skill == "*")
     if counted != done:
         raise SystemExit(f"{counted} answers in the profile, {done} in the log")
     store.close()
-    return found
+    return figures
 
 
 def bare(bootstrap: str, count: int) -> dict[str, float]:
@@ -101,9 +101,9 @@ def bare(bootstrap: str, count: int) -> dict[str, float]:
         timer, done = Timer(), 0
         while done < count:
             done += timer.note(sum(map(len, client.poll(200, max_records=PAGE).values())))
-        found = timer.figures()
+        figures = timer.figures()
         client.close(autocommit=False)
-    return found
+    return figures
 
 
 class Timer:
@@ -146,8 +146,8 @@ def _child(*arguments: str, python: str = sys.executable) -> dict[str, float]:
     if done.returncode or not lines:
         print(f"{arguments}: {done.stderr[-2000:]}", file=sys.stderr)
         return {}
-    found: dict[str, float] = json.loads(lines[-1])
-    return found
+    figures: dict[str, float] = json.loads(lines[-1])
+    return figures
 
 
 def _contenders(
@@ -172,9 +172,9 @@ def _contenders(
             rounds[name].append(
                 _child(str(FOLDER / f"peer_{name}.py"), bootstrap, TOPIC, timed, python=options.peers)
             )
-        seen = {name: found[-1].get("events_per_s") for name, found in rounds.items()}
+        seen = {name: figures[-1].get("events_per_s") for name, figures in rounds.items()}
         print(f"round {number + 1} of {options.rounds}, events/s: {seen}", flush=True)
-    rows = {name: _medians(found) for name, found in rounds.items()}
+    rows = {name: _medians(figures) for name, figures in rounds.items()}
     if options.rss_events:
         rows["skillloop (memory)"] = _child(
             *own, str(options.rss_events), "--run", "skillloop", "--url", f"sqlite:///{folder}/b.db"
@@ -183,12 +183,12 @@ def _contenders(
 
 
 def _medians(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {key: median(found[key] for found in rounds) for key in rounds[0]} if all(rounds) else {}
+    return {key: median(figures[key] for figures in rounds) for key in rounds[0]} if all(rounds) else {}
 
 
 def report(rows: dict[str, dict[str, float]]) -> dict[str, float | None]:
     """Print the table; returns the figures for `--json`. What did not run is None."""
-    rate = {name: found.get("events_per_s") for name, found in rows.items()}
+    rate = {name: figures.get("events_per_s") for name, figures in rows.items()}
     table = Table("contender", "events/s", "to bare", "events per CPU second")
     for name, value in rate.items():
         share = f"{value / rate['bare']:.2f}" if value and rate["bare"] else "-"

@@ -21,38 +21,38 @@ DIFFICULT = 500
 
 def grader(data: Path) -> dict[str, Any]:
     with MathGrader() as grade:
-        found = agreement(data / "student_outputs_math.jsonl.gz", grade)
+        result = agreement(data / "student_outputs_math.jsonl.gz", grade)
     print(
-        f"grader: {found.answers} answers, agreement {found.share:.4f}, "
-        f"{len(found.disagreements)} disagreements"
+        f"grader: {result.answers} answers, agreement {result.share:.4f}, "
+        f"{len(result.disagreements)} disagreements"
     )
-    for one in found.disagreements:
+    for answer in result.disagreements:
         print(
-            f"  {one.answer_id}: flag {one.flag}, grader {one.graded}; "
-            f"expected {one.expected!r}, flag read {one.extracted!r}"
+            f"  {answer.answer_id}: flag {answer.flag}, grader {answer.graded}; "
+            f"expected {answer.expected!r}, flag read {answer.extracted!r}"
         )
     return {
-        "answers": found.answers,
-        "agreement": found.share,
-        "disagreements": [one.answer_id for one in found.disagreements],
+        "answers": result.answers,
+        "agreement": result.share,
+        "disagreements": [answer.answer_id for answer in result.disagreements],
     }
 
 
 def selection(data: Path, seed: int) -> dict[str, Any]:
     pool, test = read_questions(data / "math_train.jsonl.gz"), read_questions(data / "math_test.jsonl.gz")
     failures = difficult_questions(test, pool, DIFFICULT, seed)
-    found = selection_counts(pool, failures, seed)
+    result = selection_counts(pool, failures, seed)
     print(
-        f"STAT-Sel: {found.difficult} difficult questions, "
-        f"{found.targets} missing skills, {found.drawn} draws of {found.items} questions"
+        f"STAT-Sel: {result.difficult} difficult questions, "
+        f"{result.targets} missing skills, {result.drawn} draws of {result.items} questions"
     )
-    print(f"  {found.pairs} pairs of {found.pair_items} questions")
-    for skill, report in sorted(found.pools.items(), key=lambda pair: pair[1].pool)[:10]:
+    print(f"  {result.pairs} pairs of {result.pair_items} questions")
+    for skill, report in sorted(result.pools.items(), key=lambda pair: pair[1].pool)[:10]:
         print(f"  {skill}: pool {report.pool}, wanted {report.wanted}, drawn {report.picked}")
-    small = sum(report.pool < 5 for report in found.pools.values())
-    print(f"  {small} of {len(found.pools)} missing skills have a pool of fewer than 5 questions")
+    small = sum(report.pool < 5 for report in result.pools.values())
+    print(f"  {small} of {len(result.pools)} missing skills have a pool of fewer than 5 questions")
     counts = {
-        name: getattr(found, name)
+        name: getattr(result, name)
         for name in ("difficult", "targets", "drawn", "items", "pairs", "pair_items")
     }
     return {**counts, "small_pools": small}

@@ -48,8 +48,8 @@ def ours(bucket: int, catalog: int) -> Detector:
             )
             for i in range(0, len(misses), bucket)
         }
-        found = scan_version(ProfileView(rows), "s", 1, len(rows) + 2, catalog, DriftSettings())
-        return [(alarm.bucket + 1) * bucket - 1 for alarm in found]
+        raised = scan_version(ProfileView(rows), "s", 1, len(rows) + 2, catalog, DriftSettings())
+        return [(alarm.bucket + 1) * bucket - 1 for alarm in raised]
 
     return alarms
 
@@ -58,15 +58,15 @@ def of_river(make: Callable[[], Any]) -> Detector:
     """A river detector, which resets itself after each alarm; only rises of the miss rate count, as ours."""
 
     def alarms(misses: Sequence[int]) -> list[int]:
-        detector, found, seen = make(), [], 0
+        detector, raised, seen = make(), [], 0
         for i, miss in enumerate(misses):
             detector.update(miss)
             if detector.drift_detected:
                 recent, before = misses[max(i - 99, seen) : i + 1], misses[seen : max(i - 99, seen + 1)]
                 if sum(recent) * len(before) >= sum(before) * len(recent):
-                    found.append(i)
+                    raised.append(i)
                 seen = i + 1
-        return found
+        return raised
 
     return alarms
 
@@ -97,11 +97,11 @@ def detection(streams: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _score(alarms: list[list[int]]) -> dict[str, float | None]:
-    clean = [found for found in alarms if not any(i < LENGTH for i in found)]
-    delays = [min(found) - LENGTH + 1 for found in clean if found]
+    clean = [raised for raised in alarms if not any(i < LENGTH for i in raised)]
+    delays = [min(raised) - LENGTH + 1 for raised in clean if raised]
     late = [*delays, *[float("inf")] * (len(clean) - len(delays))]
     return {
-        "false_alarms_per_1000": sum(i < LENGTH for found in alarms for i in found) / len(alarms),
+        "false_alarms_per_1000": sum(i < LENGTH for raised in alarms for i in raised) / len(alarms),
         "streams_with_false_alarm": 1.0 - len(clean) / len(alarms),
         "median_delay": statistics.median(late) if len(delays) * 2 > len(clean) else None,
         "missed": 1.0 - len(delays) / max(len(clean), 1),

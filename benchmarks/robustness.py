@@ -126,7 +126,7 @@ def main(seeds: int = 5, json_file: Annotated[Path | None, typer.Option("--json"
             ]
             for label, seen in (("constrained", snapped), ("free", free)):
                 for watched in WATCHED:
-                    got = found([one for one in seen[:watched] if one is not None], config)
+                    got = found([observed for observed in seen[:watched] if observed is not None], config)
                     hit = len(got & truth)
                     row = {"errors": errors, "abstains": abstains, "labels": label, "watched": watched}
                     rows.append(

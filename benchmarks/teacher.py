@@ -87,8 +87,8 @@ def diagnoses(teacher: ChatTeacher, count: int) -> int:
         for at in range(count)
     ]
     context = MonitorContext(teacher, CATALOG, (TeacherVerdict(),))
-    found = diagnose_outputs(build_monitor(), outputs, context, teacher.client.settings.threads)
-    return sum(one.verdict in ("correct", "incorrect") for one in found)
+    diagnoses = diagnose_outputs(build_monitor(), outputs, context, teacher.client.settings.threads)
+    return sum(diagnosis.verdict in ("correct", "incorrect") for diagnosis in diagnoses)
 
 
 def synthesis(

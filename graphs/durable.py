@@ -1,10 +1,8 @@
 """What the durable graphs (catalog, curate) share: gated nodes with crash points, fan-out in chunks, and
-going on where a run died."""
+resuming where a run died."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar, cast
@@ -37,24 +35,6 @@ class Context(Protocol):
 
     @property
     def gate(self) -> AbstractContextManager[object]: ...
-
-
-class CallCounts:
-    """Counts finished calls of the teacher by kind and tells a listener: kind, calls done, calls in all. Safe
-    for threads."""
-
-    def __init__(
-        self, listen: Callable[[str, int, int], None], done: Mapping[str, int] | None = None
-    ) -> None:
-        self._listen = listen
-        self._done = Counter(done or {})
-        self._lock = threading.Lock()
-
-    def add(self, kind: str, total: int) -> None:
-        """One more call of `total` is finished."""
-        with self._lock:
-            self._done[kind] += 1
-            self._listen(kind, self._done[kind], total)
 
 
 C = TypeVar("C", bound=Context)
@@ -121,8 +101,8 @@ def finish(
         raise changed
     if done in saved.values:
         return cast(State, saved.values)
-    given = None if known is not None else begin
-    return cast(State, graph.invoke(given, config, context=context, durability="sync"))
+    start = None if known is not None else begin
+    return cast(State, graph.invoke(start, config, context=context, durability="sync"))
 
 
 def forget(graph: AnyGraph, thread_id: str) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -56,7 +56,7 @@ class RememberedTeacher:
     def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:
         return self._kept(Solutions, "rewrite", item, count, seed)
 
-    def _kept(self, kind: type[Reply], method: str, *arguments: Any) -> Reply:
+    def _kept(self, kind: type[Reply], method: str, *arguments: object) -> Reply:
         text = json.dumps([self.name, self.prompt_version, method, to_jsonable_python(arguments)])
         key = hashlib.sha256(text.encode()).hexdigest()
         with self._locks[int(key[:8], 16) % _STRIPES]:

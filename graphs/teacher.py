@@ -122,7 +122,7 @@ class Teacher(Protocol):
         """Solve `question` `count` times independently."""
 
     def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:
-        """Write the worked solution of `item` anew `count` times, each with the same final answer."""
+        """Rewrite the worked solution of `item` `count` times, each with the same final answer."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
@@ -277,7 +277,7 @@ MOVED: Mapping[str, str] = {
 
 
 def load(
-    path: Path | None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+    path: Path | None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
 ) -> Config:
     """The configuration of the loop in `path` (None: all defaults). Raises `ConfigError`."""
     return load_settings(Config, path, environ or {}, overrides or {}, MOVED)

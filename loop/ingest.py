@@ -12,7 +12,7 @@ A line is one of two things:
 
 An id that is absent is made from the line's bytes and number, so the same file gives the same events again
 and the second copy of each is dropped as known. The position is kept beside the log after every page: a run
-that stops goes on where it was.
+that stops resumes where it was.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
@@ -47,7 +47,7 @@ class IngestError(LoopError):
 
 
 class BadLine(Exception):
-    """A line that is no answer; the message says why."""
+    """A line that is not an answer; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def ingest(
     in all.
 
     Raises `IngestError` for a file that cannot be read, `LogUnavailable` where the log fails: run it again,
-    it goes on from there.
+    it resumes from there.
     """
     try:
         with path.open("rb") as file:
@@ -159,7 +159,7 @@ def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutpu
     return [_event(who | body)]
 
 
-def _event(fields: Mapping[str, Any]) -> StudentOutput:
+def _event(fields: JsonObject) -> StudentOutput:
     try:
         return StudentOutput.model_validate_json(json.dumps(fields))
     except (ValidationError, RecursionError) as exc:
@@ -173,7 +173,7 @@ def _record(event: StudentOutput) -> Outgoing:
     return record
 
 
-def _completions(body: Mapping[str, Any], line_id: str, defaults: Defaults) -> Iterator[JsonObject]:
+def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator[JsonObject]:
     """The fields of the event of each choice."""
     request, response = body.get("request"), body["response"]
     if not isinstance(request, dict) or not isinstance(response, dict):
@@ -214,8 +214,8 @@ def _text(content: object) -> str:
 
 
 def _student(model: object, defaults: Defaults) -> tuple[str, int]:
-    found = _VERSIONED.search(str(model or ""))
-    return defaults.student, int(found[1]) if found else defaults.version
+    versioned = _VERSIONED.search(str(model or ""))
+    return defaults.student, int(versioned[1]) if versioned else defaults.version
 
 
 class _Position:

@@ -84,7 +84,7 @@ def load_settings(
     model: type[S],
     path: Path | None,
     environ: Mapping[str, str],
-    overrides: Mapping[str, Any],
+    overrides: Mapping[str, object],
     moved: Mapping[str, str],
 ) -> S:
     """The settings in `path` (None: all defaults), then `environ`, then `overrides` ({"section": {"key":
@@ -107,8 +107,8 @@ def load_settings(
         keys = tuple(str(part) for part in first["loc"])
         # A secret is not shown, nor a whole section: it may hold one.
         hidden = isinstance(first["input"], Mapping | BaseModel) or _is_secret(_wanted(model, keys))
-        given = "" if hidden else f" (got {first['input']!r})"
-        message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{given}"
+        got = "" if hidden else f" (got {first['input']!r})"
+        message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
     return settings if path is None else from_folder(settings, folder)
 
@@ -151,7 +151,7 @@ def _at(tree: Any, keys: tuple[str, ...]) -> Any:
     return tree
 
 
-def _depth(tree: Any, keys: tuple[str, ...]) -> int:
+def _depth(tree: object, keys: tuple[str, ...]) -> int:
     """How many of `keys` lead into a tree."""
     for depth, key in enumerate(keys):
         if not isinstance(tree, Mapping) or key not in tree:
@@ -177,7 +177,7 @@ def from_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Tree
     return tree
 
 
-def _value(text: str, wanted: object) -> Any:
+def _value(text: str, wanted: object) -> object:
     """A variable's value: TOML where it parses, but a text that is wanted stays one, a number too."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -199,7 +199,7 @@ def _wanted(model: type[BaseModel] | None, keys: Sequence[str]) -> object:
     return leaf.annotation if leaf else None
 
 
-def merge(tree: Tree, more: Mapping[str, Any]) -> None:
+def merge(tree: Tree, more: Mapping[str, object]) -> None:
     """Put `more` on top of `tree`, key by key."""
     for key, value in more.items():
         if isinstance(value, Mapping):
@@ -241,7 +241,7 @@ def load_plugins(files: Sequence[Path]) -> None:
 
 
 def _unknown(
-    tree: Mapping[str, Any], model: type[BaseModel], path: tuple[str, ...], moved: Mapping[str, str]
+    tree: Mapping[str, object], model: type[BaseModel], path: tuple[str, ...], moved: Mapping[str, str]
 ) -> Iterator[tuple[tuple[str, ...], str]]:
     """Keys that `model` does not have, each with what to write."""
     fields = model.model_fields
@@ -258,7 +258,7 @@ def _unknown(
             yield (*path, key), f"unknown key {name!r}; {_suggest(key, fields)}"
 
 
-def _settings_in(annotation: Any) -> type[BaseModel] | None:
+def _settings_in(annotation: object) -> type[BaseModel] | None:
     """The settings that a field holds, also where it may be None."""
     for kind in (annotation, *typing.get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -266,6 +266,6 @@ def _settings_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _suggest(key: str, fields: Mapping[str, Any]) -> str:
+def _suggest(key: str, fields: Mapping[str, object]) -> str:
     near = difflib.get_close_matches(key, fields, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(fields))}"

@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 
 from agent.budget import Usage
 from agent.catalog import Skill, SkillCatalog
+from agent.items import JsonObject
 from graphs import durable
 from graphs.catalog.plan import CatalogContext, CatalogPlan, Catalogued, EmptyCatalog, ItemsChanged
 from graphs.curate.steps import total
@@ -61,14 +62,14 @@ class Clustered(TypedDict):
 class CatalogState(TypedDict, total=False):
     """What is checkpointed: plain dictionaries, lists, strings and numbers (strict msgpack)."""
 
-    plan: dict[str, Any]
+    plan: JsonObject
     named: Annotated[list[Named], operator.add]
     level: int
     batches: list[NameBatch]
     clustered: Annotated[list[Clustered], operator.add]
     labels: Annotated[list[tuple[str, list[str]]], operator.add]
     usage: Annotated[list[dict[str, float]], operator.add]
-    catalogued: dict[str, Any]
+    catalogued: JsonObject
 
 
 class ItemsTask(TypedDict):
@@ -85,7 +86,7 @@ def _plan_of(state: CatalogState) -> CatalogPlan:
 def _name(task: ItemsTask, context: CatalogContext) -> CatalogState:
     names: dict[str, Counter[str]] = {}
     usage = Usage()
-    for item in (context.by_id[one] for one in task["items"]):
+    for item in (context.by_id[item_id] for item_id in task["items"]):
         reply = context.teacher.name_skill(item.question)
         usage = usage + reply.usage
         if reply.name:
@@ -117,8 +118,8 @@ def _gather(state: CatalogState, context: CatalogContext) -> CatalogState:
 
 def _fine_names(named: Sequence[Named]) -> dict[str, list[str]]:
     counts: dict[str, Counter[str]] = {}
-    for one in named:
-        counts.setdefault(one["subject"], Counter()).update(one["names"])
+    for reply in named:
+        counts.setdefault(reply["subject"], Counter()).update(reply["names"])
     return {
         subject: sorted(names, key=lambda name: (-names[name], name)) for subject, names in counts.items()
     }
@@ -126,13 +127,13 @@ def _fine_names(named: Sequence[Named]) -> dict[str, list[str]]:
 
 def _names_left(clustered: Sequence[Clustered], level: int) -> dict[str, list[str]]:
     """Names of the clusters of one level, for the subjects that had several batches."""
-    found: dict[str, dict[str, None]] = {}
-    for one in sorted(clustered, key=lambda one: one["batch"]["at"]):
-        if one["batch"]["level"] == level and not one["batch"]["last"]:
-            found.setdefault(one["batch"]["subject"], {}).update(
-                dict.fromkeys(skill["name"] for skill in one["skills"])
+    names_of: dict[str, dict[str, None]] = {}
+    for cluster in sorted(clustered, key=lambda cluster: cluster["batch"]["at"]):
+        if cluster["batch"]["level"] == level and not cluster["batch"]["last"]:
+            names_of.setdefault(cluster["batch"]["subject"], {}).update(
+                dict.fromkeys(skill["name"] for skill in cluster["skills"])
             )
-    return {subject: list(names) for subject, names in found.items()}
+    return {subject: list(names) for subject, names in names_of.items()}
 
 
 def _even(names: Sequence[str], size: int) -> list[list[str]]:
@@ -175,7 +176,7 @@ def _assemble(state: CatalogState, context: CatalogContext) -> CatalogState:
         subjects=_catalogs(state),
         labels={item.item_id: labels[item.item_id] for item in context.items if labels.get(item.item_id)},
         unlabelled=tuple(item.item_id for item in context.items if not labels.get(item.item_id)),
-        unclustered=sum(not one["grouped"] for one in state["clustered"]),
+        unclustered=sum(not batch["grouped"] for batch in state["clustered"]),
         usage=total(state["usage"]),
     )
     return {"catalogued": done.model_dump(mode="json")}
@@ -183,10 +184,14 @@ def _assemble(state: CatalogState, context: CatalogContext) -> CatalogState:
 
 def _catalogs(state: CatalogState) -> dict[str, SkillCatalog]:
     """The catalog of each subject: the clusters of its last batch."""
-    found = {one["batch"]["subject"]: one["skills"] for one in state["clustered"] if one["batch"]["last"]}
+    skills_of = {
+        cluster["batch"]["subject"]: cluster["skills"]
+        for cluster in state["clustered"]
+        if cluster["batch"]["last"]
+    }
     return {
-        subject: SkillCatalog(skills=tuple(Skill(**skill) for skill in found[subject]))
-        for subject in sorted(found)
+        subject: SkillCatalog(skills=tuple(Skill(**skill) for skill in skills_of[subject]))
+        for subject in sorted(skills_of)
     }
 
 
@@ -250,7 +255,7 @@ def run_catalog(
     keep: Callable[[Catalogued], None] = lambda done: None,
     max_concurrency: int = 8,
 ) -> Catalogued:
-    """Make the catalog, or go on where it was interrupted; call `keep` with the result, then forget the
+    """Make the catalog, or resume where it was interrupted; call `keep` with the result, then forget the
     thread (the run id).
 
     `keep` must store the result durably before it returns. Raises `EmptyCatalog` (the thread is forgotten),
@@ -273,7 +278,7 @@ def run_catalog(
     return done
 
 
-def _begin(plan: CatalogPlan, context: CatalogContext) -> dict[str, Any]:
+def _begin(plan: CatalogPlan, context: CatalogContext) -> JsonObject:
     subjects = {item.item_id: item.subject for item in context.items}
     if not subjects or len(subjects) < len(context.items):
         raise ValueError("give at least one question, and every item id once")

@@ -106,7 +106,7 @@ class CatalogContext:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all questions: an interrupted run goes on only with the same ones."""
+        """A hash of all questions: an interrupted run resumes only with the same ones."""
         digest = hashlib.sha256()
         for item in self.items:
             digest.update(repr((item.item_id, item.question, item.subject)).encode())

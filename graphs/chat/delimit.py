@@ -108,7 +108,7 @@ def blocks(prompt: str) -> list[tuple[str, str]]:
     >>> blocks("Read this: " + fence("answer", "2 + 2 = 5", 100))
     [('answer', '2 + 2 = 5')]
     """
-    return [(found["name"], found["text"]) for found in _BLOCK.finditer(prompt)]
+    return [(block["name"], block["text"]) for block in _BLOCK.finditer(prompt)]
 
 
 def quoted(text: str, quote: str) -> str | None:
@@ -120,8 +120,8 @@ def quoted(text: str, quote: str) -> str | None:
     words = clean(quote).split()
     if not words or len(quote) > MAX_QUOTE_CHARS:
         return None
-    found = re.search(r"\s+".join(map(re.escape, words)), clean(text))
-    return text[found.start() : found.end()] if found else None
+    match = re.search(r"\s+".join(map(re.escape, words)), clean(text))
+    return text[match.start() : match.end()] if match else None
 
 
 def _mark(text: str) -> str:

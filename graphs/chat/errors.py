@@ -28,7 +28,7 @@ _TOO_LONG = ("context length", "context_length", "context window", "too long", "
 
 
 class NoCompletion(Exception):
-    """The server answered 200 with something that is no chat completion: a proxy's page, half a body."""
+    """The server answered 200 with something other than a chat completion: a proxy's page, half a body."""
 
 
 def is_passing(error: BaseException) -> bool:

@@ -93,7 +93,7 @@ class Meter:
     _cached: Counter[str] = field(default_factory=Counter, repr=False)
 
     def __post_init__(self) -> None:
-        self._spent.update(_sums({one.entry_id: one for one in self.before}.values()))
+        self._spent.update(_sums({entry.entry_id: entry for entry in self.before}.values()))
 
     def reserve(self, work: Work, prompt_tokens: int, completion_tokens: int) -> LedgerEntry:
         """Set money aside for the most a call can cost. Raises `BudgetExceeded`, `UnpricedModel`."""

@@ -101,7 +101,7 @@ def clusters(at_most: int) -> Check[tuple[Skill, ...]]:
     def check(text: str) -> tuple[Skill, ...]:
         raw = _parse(_Skills, text).skills
         skills = tuple(
-            Skill(name=_name(one.name), description=" ".join(one.description.split())[:500]) for one in raw
+            Skill(name=_name(part.name), description=" ".join(part.description.split())[:500]) for part in raw
         )
         if not 0 < len(skills) <= at_most:
             raise Rejected(f"give 1 to {at_most} skills")
@@ -163,14 +163,14 @@ def questions(references: Sequence[PoolItem], count: int) -> Check[tuple[str, ..
     def check(text: str) -> tuple[str, ...]:
         known = {_squeezed(item.question) for item in references}
         new = {
-            _squeezed(one): one.strip()
-            for one in _parse(_Questions, text).questions
-            if _squeezed(one) not in known
+            _squeezed(question): question.strip()
+            for question in _parse(_Questions, text).questions
+            if _squeezed(question) not in known
         }
-        found = tuple(one for one in new.values() if one)[:count]
-        if not found:
+        distinct = tuple(question for question in new.values() if question)[:count]
+        if not distinct:
             raise Rejected("it has no new question")
-        return found
+        return distinct
 
     return check
 

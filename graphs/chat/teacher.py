@@ -166,14 +166,14 @@ class ChatTeacher:
 
     def _samples(self, ask: Ask, count: int, seed: int) -> Solutions:
         """`count` independent calls; a sample that cannot be used is left out."""
-        found: list[Solution] = []
+        solutions: list[Solution] = []
         total = Usage()
         for sample in range(count):
             solution, usage = self._ask(ask, replies.solution, self._creating(seed, sample))
             total = total + usage
             if solution is not None:
-                found.append(solution)
-        return Solutions(solutions=tuple(found), usage=total)
+                solutions.append(solution)
+        return Solutions(solutions=tuple(solutions), usage=total)
 
     def _judging(self) -> RequestSampling:
         return RequestSampling(

@@ -107,8 +107,8 @@ def rewrite_calls(plan: CurationPlan, items: Sequence[str]) -> list[TeacherCall]
 def solve_calls(plan: CurationPlan, questions: Sequence[Question]) -> list[TeacherCall]:
     """One call for every new question. The seed depends on the text, not on its place."""
     return [
-        _ask(at, one["text"], plan.strategy.solutions, rank(plan.seed, "solve", one["text"]))
-        for at, one in enumerate(questions)
+        _ask(at, question["text"], plan.strategy.solutions, rank(plan.seed, "solve", question["text"]))
+        for at, question in enumerate(questions)
     ]
 
 
@@ -124,7 +124,7 @@ def curation(round_id: str, plan: CurationPlan, gathered: Gathered, context: Cur
     replayed = _clean(_replayed(taught, plan, context), plan, context, dropped) if taught else []
     report = CurationReport(
         requested=plan.data.sizes,
-        accepted=dict(Counter(one.provenance.skill or one.provenance.part for one in taught)),
+        accepted=dict(Counter(pair.provenance.skill or pair.provenance.part for pair in taught)),
         replay=len(replayed),
         dropped={reason: dropped[reason] for reason in sorted(dropped) if dropped[reason]},
         usage=gathered.usage,
@@ -214,26 +214,26 @@ def _within(
     left = Counter(plan.data.sizes)
     room = len(written) if plan.pairs is None else plan.pairs - drawn
     inside: list[Example] = []
-    for one in written:
-        skill = str(one.provenance.skill)
+    for pair in written:
+        skill = str(pair.provenance.skill)
         if len(inside) < room and (not plan.data.sizes or left[skill] > 0):
             left[skill] -= 1
-            inside.append(one)
+            inside.append(pair)
     dropped["surplus"] += len(written) - len(inside)
     return inside
 
 
 def _replayed(taught: Sequence[Example], plan: CurationPlan, context: CurateContext) -> list[Example]:
     source = context.replay
-    original = {one.example_id: one for one in map(_original, source.original)}
-    by_skill = SkillMap((known, one.skills) for known, one in original.items())
+    original = {pair.example_id: pair for pair in map(_original, source.original)}
+    by_skill = SkillMap((example_id, pair.skills) for example_id, pair in original.items())
     original_ids = {skill: by_skill.items(skill) for skill in by_skill.sizes}
     drawn = plan_replay(
-        [one.example_id for one in taught], source.reservoir, original_ids, plan.seed, plan.replay
+        [pair.example_id for pair in taught], source.reservoir, original_ids, plan.seed, plan.replay
     )
     return [
-        *(_again(source.earlier[known]) for known in drawn.earlier),
-        *(original[known] for known in drawn.original),
+        *(_again(source.earlier[example_id]) for example_id in drawn.earlier),
+        *(original[example_id] for example_id in drawn.original),
     ]
 
 
@@ -256,10 +256,10 @@ def _clean(
 ) -> list[Example]:
     """Replay was clean when it was made, but held-out questions may have been added since."""
     held_out = untouchable(plan.duplicates, context.held_out)
-    clean = [one for one in examples if held_out.find(one.prompt) is None]
+    clean = [pair for pair in examples if held_out.find(pair.prompt) is None]
     dropped["contaminated-replay"] += len(examples) - len(clean)
     return clean
 
 
 def _once(examples: Sequence[Example]) -> list[Example]:
-    return list({one.example_id: one for one in examples}.values())
+    return list({pair.example_id: pair for pair in examples}.values())

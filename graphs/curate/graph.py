@@ -35,7 +35,9 @@ from langgraph.types import RetryPolicy, Send
 from pydantic import ValidationError
 from typing_extensions import TypedDict
 
+from agent.items import JsonObject
 from graphs import durable
+from graphs.counts import CallCounts
 from graphs.curate import dataset
 from graphs.curate.dataset import Question
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, NothingCurated, PlanChanged
@@ -48,8 +50,8 @@ REPLIES: Mapping[Kind, str] = {"write": "written", "rewrite": "rewritten", "solv
 """Where the state keeps the replies to each kind of call."""
 
 
-def _add_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return dict(Counter(one) + Counter(other))
+def _add_counts(counts: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+    return dict(Counter(counts) + Counter(more))
 
 
 Replies = Annotated[list[Reply], operator.add]
@@ -59,7 +61,7 @@ class CurateState(TypedDict, total=False):
     """What is checkpointed: plain dictionaries, lists, strings and numbers (strict msgpack)."""
 
     round_id: str
-    plan: dict[str, Any]
+    plan: JsonObject
     written: Replies
     items: list[str]
     questions: list[Question]
@@ -68,7 +70,7 @@ class CurateState(TypedDict, total=False):
     kept_rewrites: list[Reply]
     kept_solutions: list[Reply]
     dropped: Annotated[dict[str, int], _add_counts]
-    curation: dict[str, Any]
+    curation: JsonObject
 
 
 class CallsTask(TypedDict):
@@ -218,7 +220,7 @@ def run_curation(
     begin: CurateState = {"round_id": round_id, "plan": plan.model_dump(mode="json")}
     changed = PlanChanged(f"round {round_id} was begun with another plan; use a new round id for a new plan")
     saver = durable.saver_of(graph)
-    tally = durable.CallCounts(context.progress, replies_kept(saver, round_id) if saver else None)
+    tally = CallCounts(context.progress, replies_kept(saver, round_id) if saver else None)
     context = replace(context, gate=threading.BoundedSemaphore(max_concurrency), tally=tally)
     end = durable.finish(graph, begin, context, round_id, "curation", changed)
     result = Curation.model_validate(end["curation"])

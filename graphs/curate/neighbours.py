@@ -50,7 +50,7 @@ def tfidf(texts: Sequence[str]) -> Vectors:
 
 def _terms(text: str) -> list[str]:
     words = [word.casefold() for word in _WORD.findall(text)]
-    return [*words, *(f"{one} {other}" for one, other in pairwise(words))]
+    return [*words, *(" ".join(pair) for pair in pairwise(words))]
 
 
 def _place(term: str) -> tuple[int, int]:
@@ -89,13 +89,13 @@ def nearest(
     """The `k` pool ids most like each query by cosine similarity, nearest first; ties go to the smaller id. A
     query is not its own."""
     pool_ids, query_ids = sorted(pool), sorted(queries)
-    vectors = embed([*(pool[one] for one in pool_ids), *(queries[one] for one in query_ids)])  # (P + Q, D)
+    vectors = embed([*(pool[key] for key in pool_ids), *(queries[key] for key in query_ids)])  # (P + Q, D)
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     pool_vectors, query_vectors = vectors[: len(pool_ids)], vectors[len(pool_ids) :]
-    found: dict[str, tuple[str, ...]] = {}
+    neighbours: dict[str, tuple[str, ...]] = {}
     for start in range(0, len(query_ids), _ROWS):
         alike = query_vectors[start : start + _ROWS] @ pool_vectors.T  # (B, P)
         order = np.argsort(-alike.round(6), axis=1, kind="stable")[:, : k + 1]
         for query, row in zip(query_ids[start : start + _ROWS], order, strict=True):
-            found[query] = tuple(pool_ids[at] for at in row if pool_ids[at] != query)[:k]
-    return found
+            neighbours[query] = tuple(pool_ids[at] for at in row if pool_ids[at] != query)[:k]
+    return neighbours

@@ -14,8 +14,8 @@ from agent.budget import Usage
 from agent.items import Example, Frozen, PoolItem
 from agent.plan import DataPlan, StrategySettings
 from agent.replay import DEFAULT_REPLAY, ReplaySettings, Reservoir
+from graphs.counts import CallCounts
 from graphs.curate.settings import DuplicateSettings
-from graphs.durable import CallCounts
 from graphs.errors import GraphsError
 from graphs.teacher import Teacher
 from streams.crash import CrashPoint, no_crash

@@ -38,8 +38,8 @@ def plan_data(
     near: Mapping[str, Sequence[str]] = {}
     if needs_neighbours(name):
         texts = {item_id: item.question for item_id, item in pool.items()}
-        failed = [one.question_id for one in evidence.failures]
-        asked = {one: evidence.questions[one] for one in failed if one in evidence.questions}
+        failed = {failure.question_id for failure in evidence.failures}
+        asked = {item_id: text for item_id, text in evidence.questions.items() if item_id in failed}
         wanted = max(settings.k_embed, settings.references * settings.prompts) + SPARE_NEIGHBOURS
         near = nearest(embed, texts, asked, wanted)
     known = PlanInput(

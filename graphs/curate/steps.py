@@ -70,7 +70,8 @@ def _asked(
         reply = teacher.rewrite(items[call["text"]], call["count"], call["seed"])
     else:
         reply = teacher.solve(call["text"], call["count"], call["seed"])
-    return [one.text for one in reply.solutions], [one.answer for one in reply.solutions], reply.usage
+    worked = reply.solutions
+    return [solution.text for solution in worked], [solution.answer for solution in worked], reply.usage
 
 
 def solutions(reply: Reply) -> list[Solution]:
@@ -100,26 +101,26 @@ def agreeing(candidates: Sequence[Solution], at_least: int, grade: Grade) -> lis
     ['way \\frac{1}{2}', 'way $\\dfrac{1}{2}$']
     """
     groups: list[list[Solution]] = []
-    for one in candidates:
-        if not one.text.strip() or not canonical(one.answer):
+    for solution in candidates:
+        if not solution.text.strip() or not canonical(solution.answer):
             continue
-        same = next((group for group in groups if ends_in(group[0].answer, one, grade)), None)
+        same = next((group for group in groups if ends_in(group[0].answer, solution, grade)), None)
         if same is None:
-            groups.append([one])
+            groups.append([solution])
         else:
-            same.append(one)
+            same.append(solution)
     groups.sort(key=len, reverse=True)
     if not groups or len(groups[0]) < at_least or (len(groups) > 1 and len(groups[0]) == len(groups[1])):
         return []
-    return list(dict.fromkeys(one.text for one in groups[0]))
+    return list(dict.fromkeys(solution.text for solution in groups[0]))
 
 
 def rewritten(item: PoolItem, reply: Reply, grade: Grade, dropped: Counter[str]) -> list[str]:
     """The distinct new solutions of an item that end in its answer."""
     kept: dict[str, None] = {}
-    for one in solutions(reply):
-        text = one.text.strip()
-        if item.answer and not ends_in(item.answer, one, grade):
+    for solution in solutions(reply):
+        text = solution.text.strip()
+        if item.answer and not ends_in(item.answer, solution, grade):
             dropped["rewritten-answer-changed"] += 1
         elif text in kept or text == item.solution.strip():
             dropped["rewritten-repeat"] += 1

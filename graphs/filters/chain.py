@@ -134,10 +134,10 @@ class Unanimous:
 
     @property
     def name(self) -> str:
-        return "&".join(one.name for one in self.filters)
+        return "&".join(part.name for part in self.filters)
 
     def assess(self, output: StudentOutput, diagnose: Callable[[], Diagnosis]) -> Opinion | None:
-        opinions = {one.assess(output, diagnose) for one in self.filters}
+        opinions = {part.assess(output, diagnose) for part in self.filters}
         return opinions.pop() if len(opinions) == 1 else None
 
 

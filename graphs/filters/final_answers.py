@@ -29,8 +29,8 @@ def final_answer(text: str) -> str | None:
             if depth == 0:
                 return text[begin + 1 : end]
     lines = (line.strip() for line in _BLANKS.sub(" ", text).splitlines())
-    found = list(_CONCLUDES.finditer("\n".join(line for line in lines if line)))
-    return found[-1]["value"].removesuffix(".").strip().strip("$*") if found else None
+    conclusions = list(_CONCLUDES.finditer("\n".join(line for line in lines if line)))
+    return conclusions[-1]["value"].removesuffix(".").strip().strip("$*") if conclusions else None
 
 
 def same_text(gold: str, final: str) -> bool:
@@ -70,5 +70,5 @@ def canonical(answer: str) -> str:
     >>> canonical(r"so \boxed{\dfrac12}") == canonical(r"The answer is $\frac12$.")
     True
     """
-    found = final_answer(answer)
-    return _plain(_TEXT.sub(r"\1", answer if found is None else found))
+    final = final_answer(answer)
+    return _plain(_TEXT.sub(r"\1", answer if final is None else final))

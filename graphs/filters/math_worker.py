@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
 from math_verify.errors import TimeoutException  # type: ignore[import-untyped]
@@ -33,8 +32,8 @@ def compare(gold: str, answer: str, timeout_s: int) -> bool | None:
         return True
     try:
         expected = _read(f"${gold}$", timeout_s)
-        given = _read(f"$\\boxed{{{final}}}$" if final is not None else answer, timeout_s)
-        equal = bool(given) and bool(verify(expected, given, timeout_seconds=timeout_s, raise_on_error=True))
+        read = _read(f"$\\boxed{{{final}}}$" if final is not None else answer, timeout_s)
+        equal = bool(read) and bool(verify(expected, read, timeout_seconds=timeout_s, raise_on_error=True))
     except (
         Exception,
         TimeoutException,
@@ -43,7 +42,7 @@ def compare(gold: str, answer: str, timeout_s: int) -> bool | None:
     return equal if expected else None
 
 
-def _read(text: str, timeout_s: int) -> Sequence[Any]:
+def _read(text: str, timeout_s: int) -> Sequence[object]:
     return list(parse(text, extraction_config=_LATEX, parsing_timeout=timeout_s, raise_on_error=True))
 
 

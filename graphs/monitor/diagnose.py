@@ -153,14 +153,14 @@ def _missing(
     else:
         missing = tuple(skill for skill in named if skill in context.catalog)
         discarded = len(named) - len(missing)
-    found = {
+    update = {
         "verdict": "incorrect",
         "needed": tuple(dict.fromkeys((*known.needed, *missing))),
         "missing": missing,
         "discarded": discarded,
         "evidence": diagnosis.evidence if diagnosis.evidence in answer else "",
     }
-    return known.model_copy(update=found)
+    return known.model_copy(update=update)
 
 
 def failed(output: StudentOutput, exc: Exception) -> OutputDiagnosis:

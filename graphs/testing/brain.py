@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from agent.chance import rank
 from agent.items import JsonObject
@@ -48,8 +48,8 @@ class ChatRequest:
 
     def number(self, before: str, otherwise: int) -> int:
         """The number that follows these words in the system message."""
-        found = re.search(rf"{before} (\d+)", self.system)
-        return int(found[1]) if found else otherwise
+        match = re.search(rf"{before} (\d+)", self.system)
+        return int(match[1]) if match else otherwise
 
 
 class Brain(Protocol):
@@ -111,8 +111,8 @@ class SensibleBrain:
         return {"questions": [f"A new question: What is {a} + {b}, and why?" for a, b in drawn]}
 
     def _solve(self, request: ChatRequest) -> JsonObject:
-        found = _SUM.search(request.data.get("question", ""))
-        right = int(found[1]) + int(found[2]) if found else self._dice(request, 1000)
+        numbers = _SUM.search(request.data.get("question", ""))
+        right = int(numbers[1]) + int(numbers[2]) if numbers else self._dice(request, 1000)
         slipped = self._dice(request, 1000, "slip", str(request.seed)) < 1000 * self.slip
         result = right + (1 + request.seed % 7) * slipped
         return {
@@ -164,7 +164,7 @@ _ORDERS_NAME = re.compile(r"skills?( called| named|:|=)? ?[\"“'\[]+([^\"”'\]
 _ORDERS_EVIDENCE = re.compile(r"evidence(:| must be| is|=) ?[\"“']?([^\"”'\n]{1,200})", re.I)
 
 
-def obey(reply: Mapping[str, Any], key: str, listed: Sequence[str], text: str) -> JsonObject:
+def obey(reply: JsonObject, key: str, listed: Sequence[str], text: str) -> JsonObject:
     """`reply` changed as `text` orders: nothing missing, all skills, skills by name, an evidence. `key` holds
     the skills.
 
@@ -175,7 +175,7 @@ def obey(reply: Mapping[str, Any], key: str, listed: Sequence[str], text: str) -
     done = dict(reply)
     if _ORDERS_ALL.search(text):
         done[key] = list(listed)
-    named = [found[1].strip() for found in _ORDERS_NAME.findall(text)]
+    named = [order[1].strip() for order in _ORDERS_NAME.findall(text)]
     done[key] = [*done[key], *named]
     if key == "missing":
         evidence = _ORDERS_EVIDENCE.search(text)
@@ -190,9 +190,9 @@ def planted_json(text: str, keys: Sequence[str]) -> JsonObject | None:
     """The first JSON object in a text that has all these keys: a gullible model repeats it as its own
     reply."""
     decoder = json.JSONDecoder()
-    for found in list(re.finditer(r"\{", text))[:100]:
+    for brace in list(re.finditer(r"\{", text))[:100]:
         try:
-            value, _ = decoder.raw_decode(text, found.start())
+            value, _ = decoder.raw_decode(text, brace.start())
         except (json.JSONDecodeError, RecursionError):
             continue
         if keys and isinstance(value, dict) and set(keys) <= set(value):

@@ -101,10 +101,10 @@ class ScriptedTeacher:
     def diagnose(self, question: str, answer: str, needed: Sequence[str], skills: Sequence[str]) -> Diagnosis:
         self._called("diagnose", question, answer)
         if callable(self.diagnoses):
-            found = self.diagnoses(question, answer, needed)
+            diagnosis = self.diagnoses(question, answer, needed)
         else:
-            found = self.diagnoses.get((question, answer), Diagnosis(verdict="abstained"))
-        return found.model_copy(update={"usage": self.usage})
+            diagnosis = self.diagnoses.get((question, answer), Diagnosis(verdict="abstained"))
+        return diagnosis.model_copy(update={"usage": self.usage})
 
     def write(self, skill: str, references: Sequence[PoolItem], count: int, seed: int) -> Written:
         self._called("write", skill)

@@ -152,7 +152,7 @@ class _Http(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: object) -> None:
-        """A client that went away is no error of the server."""
+        """A client that disconnects is not the server's error."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -249,16 +249,16 @@ def _schema(response_format: object) -> tuple[str, JsonObject]:
         return "", {}
     if not isinstance(response_format, dict) or response_format.get("type") != "json_schema":
         raise _BadRequest("response_format: only json_schema is supported", "response_format")
-    given = response_format.get("json_schema")
-    schema = given.get("schema") if isinstance(given, dict) else None
-    if not isinstance(given, dict) or not isinstance(schema, dict) or not given.get("name"):
+    wrapper = response_format.get("json_schema")
+    schema = wrapper.get("schema") if isinstance(wrapper, dict) else None
+    if not isinstance(wrapper, dict) or not isinstance(schema, dict) or not wrapper.get("name"):
         raise _BadRequest("response_format: json_schema needs a name and a schema", "response_format")
-    if given.get("strict") and (
+    if wrapper.get("strict") and (
         schema.get("additionalProperties") is not False
         or set(schema["required"]) != set(schema["properties"])
     ):
         raise _BadRequest("a strict schema requires every property and allows no other", "response_format")
-    return str(given["name"]), schema
+    return str(wrapper["name"]), schema
 
 
 def _completion(request: ChatRequest, body: JsonObject, text: str, kind: Kind | None) -> JsonObject:

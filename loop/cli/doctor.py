@@ -78,15 +78,15 @@ def _check(name: str, check: Callable[[], str], console: Console) -> bool:
 
 
 def _libraries() -> str:
-    found, missing = [], []
+    installed, missing = [], []
     for name in LIBRARIES:
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
     if missing:
         raise RuntimeError(f"not installed: {', '.join(missing)}; run `make setup`")
-    return ", ".join(found)
+    return ", ".join(installed)
 
 
 def _device() -> str:

@@ -84,7 +84,7 @@ def topics_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None)
 
 @topics_app.command("adopt")
 def topics_adopt(
-    topic: Annotated[str, typer.Argument(help="The topic that was made anew or has deleted unread records.")],
+    topic: Annotated[str, typer.Argument(help="The topic that was recreated or has deleted unread records.")],
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
 ) -> None:

@@ -14,7 +14,6 @@ from loop.doors import open_task
 from loop.tables import coverage_line, profile_table, verdict_table
 from loop.workers.decide import Decider, Standing
 from loop.workers.external import in_its_bucket
-from loop.workers.monitor import GROUP
 from loop.workers.record import LoopRound, open_rounds
 from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed
@@ -23,7 +22,7 @@ from streams.log import EventLog
 from streams.state.positions import TopicPositions
 from streams.state.redrives import refusals
 from streams.state.store import StateStore
-from streams.topics import TOPICS, dead_letter_topic
+from streams.topics import MONITOR_GROUP, TOPICS, dead_letter_topic
 
 
 def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
@@ -47,7 +46,7 @@ def show_status(config: Config, root: Path, console: Console) -> None:
             highlight=False,
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
-    for gap in TopicPositions(store).gaps(GROUP):
+    for gap in TopicPositions(store).gaps(MONITOR_GROUP):
         where = f"{gap.partition.topic}[{gap.partition.number}]"
         console.print(f"gap in {where}: was at {gap.had}, read on from {gap.reads_on}", highlight=False)
     for refused, error in refusals(store):
@@ -65,7 +64,7 @@ def show_status(config: Config, root: Path, console: Console) -> None:
 
 def lag(log: EventLog, store: StateStore) -> int:
     """Outputs in the log that are not in the state yet."""
-    stored = store.offsets(GROUP)
+    stored = store.offsets(MONITOR_GROUP)
     return sum(
         end - stored.get(partition, 0) for partition, end in log.end_offsets("student-outputs").items()
     )

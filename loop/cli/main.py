@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -79,7 +79,7 @@ def main() -> None:
         raise SystemExit(1) from exc
 
 
-def load_config(path: Path | None, **overrides: Any) -> Config:
+def load_config(path: Path | None, **overrides: object) -> Config:
     """The configuration of a command. The environment is read here and nowhere else."""
     from loop.config import load
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from agent.budget import Usage
-from agent.items import HeldOutItem
+from agent.items import HeldOutItem, JsonObject
 from loop.config import Config
 from loop.demo.stream import schedule, served
 from loop.tasks.world.task import items_of
@@ -28,7 +27,7 @@ SERVED_WINDOW = 400
 class Report:
     """`figures` is what `--json` writes; `rows` one line per skill: (skill, group, before, after)."""
 
-    figures: dict[str, Any]
+    figures: JsonObject
     rows: tuple[tuple[str, str, float, float], ...]
 
 
@@ -65,13 +64,13 @@ def make_report(services: Services, log: EventLog) -> Report:
     missing = truly_missing(config, was)
     mastered = [skill for skill in was if was[skill] >= MASTERED]
     rounds = [_round_row(round_) for round_ in services.rounds.list(services.student)]
-    found = sorted({skill for row in rounds for skill in row["skills"]})
-    hits = len(set(found) & set(missing))
-    figures: dict[str, Any] = {
+    targeted = sorted({skill for row in rounds for skill in row["skills"]})
+    hits = len(set(targeted) & set(missing))
+    figures: JsonObject = {
         "rounds": rounds,
         "skills_truly_missing": missing,
-        "skills_found": found,
-        "precision": hits / len(found) if found else 0.0,
+        "skills_found": targeted,
+        "precision": hits / len(targeted) if targeted else 0.0,
         "recall": hits / len(missing) if missing else 1.0,
     }
     strata = {
@@ -113,7 +112,7 @@ def truly_missing(config: Config, accuracy: dict[str, float]) -> list[str]:
     return sorted(skill for skill in asked if 1 - accuracy[skill] > config.policy.miss_threshold)
 
 
-def _round_row(round_: LoopRound) -> dict[str, Any]:
+def _round_row(round_: LoopRound) -> JsonObject:
     decision, curated = round_.record.decision, round_.record.curated
     return {
         "id": round_.round_id,

@@ -28,7 +28,7 @@ OWNER = "demo"
 
 
 def run_demo(config: Config, root: Path, json_file: Path | None, console: Console) -> Report:
-    """Run the demo in `root` to its end; a run that was killed goes on where it was.
+    """Run the demo in `root` to its end; a run that was killed resumes where it was.
 
     Raises `ConfigError` when `root` holds a run with other settings.
     """
@@ -71,7 +71,7 @@ def _claim(root: Path, config: Config) -> float:
             changed = [key for key in both if kept["settings"].get(key) != settings.get(key)]
             raise ConfigError(
                 f"{root} holds a run with other settings ({', '.join(changed)} differ), chosen otherwise "
-                "or those of another version of skillloop; use another --dir, or remove it to start anew "
+                "or those of another version of skillloop; use another --dir, or remove it to start afresh "
                 "(`skillloop up` finishes a round that is under way)"
             )
         return float(kept["seconds"])

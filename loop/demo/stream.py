@@ -44,7 +44,7 @@ class DemoStream:
 
     @property
     def position(self) -> int:
-        """How many questions have been answered; read from the log, so that a restart goes on there."""
+        """How many questions have been answered; read from the log, so that a restart resumes there."""
         return sum(self._log.end_offsets(StudentOutput.TOPIC).values())
 
     def phase(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -30,7 +29,7 @@ def draw_timeline(services: Services, log: EventLog, highlighted: list[str], pat
     for skill, points in sorted(_curves(services).items()):
         bold = skill == ALL or skill in highlighted
         label = "all answers" if skill == ALL else skill if bold else None
-        colour: dict[str, Any] = {"color": "black"} if skill == ALL else {} if bold else {"color": "0.85"}
+        colour: dict[str, str] = {"color": "black"} if skill == ALL else {} if bold else {"color": "0.85"}
         axes.plot(
             *zip(*points, strict=True),
             label=label,

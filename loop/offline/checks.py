@@ -49,16 +49,16 @@ def agreement(path: Path, grade: Grade) -> Agreement:
     """Grade the answers of a file with the fields question, response, reference_answer, extracted,
     graded_correct."""
     rows = list(read_objects(path))
-    found: list[Disagreement] = []
+    disagreements: list[Disagreement] = []
     for row in rows:
         graded = grade(row["question"], row["reference_answer"], row["response"])
         if graded is not row["graded_correct"]:
-            found.append(
+            disagreements.append(
                 Disagreement(
                     row["id"], row["graded_correct"], graded, row["reference_answer"], str(row["extracted"])
                 )
             )
-    return Agreement(len(rows), tuple(found))
+    return Agreement(len(rows), tuple(disagreements))
 
 
 @dataclass(frozen=True)
@@ -83,21 +83,21 @@ def difficult_questions(
     pool questions need them.
     """
     by_subject: dict[str, list[str]] = {}
-    for one in pool:
-        by_subject.setdefault(subject_key(one.subject), []).extend(one.skills)
+    for item in pool:
+        by_subject.setdefault(subject_key(item.subject), []).extend(item.skills)
     known = {skill for skills in by_subject.values() for skill in skills}
-    by_id = {one.item_id: one for one in questions if set(one.skills) & known}
+    by_id = {item.item_id: item for item in questions if set(item.skills) & known}
     failures = []
     for item_id in ordered(by_id, seed, "difficult")[:count]:
-        one = by_id[item_id]
-        subject = by_subject.get(subject_key(one.subject), [])
+        item = by_id[item_id]
+        subject = by_subject.get(subject_key(item.subject), [])
         wanted = 2 + rank(seed, "skills", item_id) % 2
         drawn = (
             [subject[rank(seed, "further", item_id, str(turn)) % len(subject)] for turn in range(20)]
             if subject
             else []
         )
-        missing = tuple(dict.fromkeys((*one.skills, *drawn)))[:wanted]
+        missing = tuple(dict.fromkeys((*item.skills, *drawn)))[:wanted]
         failures.append(Failure(question_id=item_id, needed=missing, missing=missing))
     return failures
 
@@ -110,9 +110,9 @@ def selection_counts(
 ) -> SelectionCounts:
     """Plan STAT-Sel and count (paper section 3.3: 500 difficult questions, 2-3 skills, 5 questions each, 3
     answers, 9.5k pairs)."""
-    skill_map = SkillMap((one.item_id, one.skills) for one in pool if one.skills)
+    skill_map = SkillMap((item.item_id, item.skills) for item in pool if item.skills)
     plan = plan_strategy(
-        "stat-sel", PlanInput(skill_map, [one.item_id for one in pool], failures, seed), settings
+        "stat-sel", PlanInput(skill_map, [item.item_id for item in pool], failures, seed), settings
     )
     pairs = choose_pairs(plan, settings.pairs, seed)
     targets = Counter(skill for failure in failures for skill in failure.missing)
@@ -140,6 +140,6 @@ def duplicates(
     train: Sequence[Question], test: Sequence[Question], rule: SameQuestion = SameQuestion(threshold=0.6)
 ) -> dict[str, Same]:
     """The training questions that a test question repeats, by id: exactly, or nearly by `rule`."""
-    held_out = QuestionIndex(rule, (one.question for one in test))
-    found = {one.item_id: held_out.find(one.question) for one in train}
-    return {item_id: same for item_id, same in found.items() if same is not None}
+    held_out = QuestionIndex(rule, (item.question for item in test))
+    repeated = {item.item_id: held_out.find(item.question) for item in train}
+    return {item_id: same for item_id, same in repeated.items() if same is not None}

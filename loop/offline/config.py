@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -145,7 +145,7 @@ class StatConfig(Settings):
 
 
 def load_stat(
-    path: Path, environ: Mapping[str, str] | None = None, overrides: Mapping[str, Any] | None = None
+    path: Path, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
 ) -> StatConfig:
     """The configuration of `skillloop stat` in `path`. Raises `ConfigError`."""
     return load_settings(StatConfig, path, environ or {}, overrides or {}, MOVED)

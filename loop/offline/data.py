@@ -24,12 +24,14 @@ class Data:
     @cached_property
     def by_id(self) -> Mapping[str, Question]:
         """Pool and validation questions by id."""
-        return {one.item_id: one for one in (*self.pool, *self.validation)}
+        return {item.item_id: item for item in (*self.pool, *self.validation)}
 
     @property
     def untouchable(self) -> list[str]:
         """Texts that must not be trained on: the held-out sets and the validation questions."""
-        return [one.question for questions in (*self.held_out.values(), self.validation) for one in questions]
+        return [
+            item.question for questions in (*self.held_out.values(), self.validation) for item in questions
+        ]
 
 
 def load_data(section: DataSection, seed: int) -> Data:
@@ -41,18 +43,18 @@ def load_data(section: DataSection, seed: int) -> Data:
     train = read_questions(section.train)
     if section.validation is not None:
         validation = read_questions(section.validation)
-        drawn = ordered((one.item_id for one in validation), seed, "validation")[
+        drawn = ordered((item.item_id for item in validation), seed, "validation")[
             : section.validation_questions
         ]
     else:
         validation = train
-        drawn = ordered((one.item_id for one in train), seed, "validation")[: section.validation_questions]
+        drawn = ordered((item.item_id for item in train), seed, "validation")[: section.validation_questions]
     chosen = set(drawn)
-    pool = [one for one in train if one.item_id not in chosen]
+    pool = [item for item in train if item.item_id not in chosen]
     if not pool or not chosen:
         raise DataError(
             f"{section.train} has {len(train)} questions; "
             f"{section.validation_questions} for validation leave no pool"
         )
     held_out = {path.name.split(".")[0]: tuple(read_questions(path)) for path in section.held_out}
-    return Data(tuple(pool), tuple(one for one in validation if one.item_id in chosen), held_out)
+    return Data(tuple(pool), tuple(item for item in validation if item.item_id in chosen), held_out)

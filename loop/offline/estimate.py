@@ -91,12 +91,12 @@ def _line(bench: Bench, kind: str, calls: int, shown: float, said: int, assumed:
 
 
 def _question_chars(bench: Bench) -> float:
-    texts = [one.question for one in (*bench.data.pool, *bench.data.validation)]
+    texts = [item.question for item in (*bench.data.pool, *bench.data.validation)]
     return sum(map(len, texts)) / len(texts)
 
 
 def _solution_chars(bench: Bench) -> float:
-    return sum(len(one.solution) for one in bench.data.pool) / len(bench.data.pool)
+    return sum(len(item.solution) for item in bench.data.pool) / len(bench.data.pool)
 
 
 def _labelling(bench: Bench, standing: frozenset[str]) -> list[Line]:
@@ -106,7 +106,7 @@ def _labelling(bench: Bench, standing: frozenset[str]) -> list[Line]:
     if bench.config.catalog.source == "teacher" and "catalog" not in standing:
         lines.append(_line(bench, "name_skill", len(bench.data.pool), chars, said, False))
     if "labels" not in standing and bench.config.catalog.labels != "given":
-        asked = [one for one in questions if bench.config.catalog.labels == "teacher" or not one.skills]
+        asked = [item for item in questions if bench.config.catalog.labels == "teacher" or not item.skills]
         lines.append(_line(bench, "label", len(asked), chars + PAPER_SKILLS * SKILL_CHARS, said, False))
     return lines
 

@@ -70,11 +70,11 @@ class RunFolder:
 
     def is_finished(self, stage: str, inputs: Mapping[str, str]) -> bool:
         """Whether the result stands: same inputs, and the file is the one that was written."""
-        found = self.manifest(stage)
-        if found is None or dict(found.inputs) != dict(inputs):
+        manifest = self.manifest(stage)
+        if manifest is None or dict(manifest.inputs) != dict(inputs):
             return False
         path = self.path(stage)
-        return path.is_file() and file_sha256(path) == found.sha256
+        return path.is_file() and file_sha256(path) == manifest.sha256
 
     def finish(
         self,
@@ -111,8 +111,8 @@ class RunFolder:
 
     def result_sha256(self, stage: str) -> str:
         """The hash of a finished stage's result, empty when there is none."""
-        found = self.manifest(stage)
-        return found.sha256 if found else ""
+        manifest = self.manifest(stage)
+        return manifest.sha256 if manifest else ""
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -134,5 +134,5 @@ class RunFolder:
 def settings_sha256(*settings: BaseModel | str | int | float | None) -> str:
     """One hash over settings; secrets do not enter it."""
     return text_sha256(
-        *(one.model_dump_json() if isinstance(one, BaseModel) else json.dumps(one) for one in settings)
+        *(part.model_dump_json() if isinstance(part, BaseModel) else json.dumps(part) for part in settings)
     )

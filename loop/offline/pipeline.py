@@ -1,4 +1,4 @@
-"""The stages of the offline method in order; a finished one is kept, an interrupted one goes on where it
+"""The stages of the offline method in order; a finished one is kept, an interrupted one resumes where it
 stopped.
 
 catalog -> labels -> answers -> assessed -> diagnoses -> profile -> dataset -> (train) -> (evaluate)
@@ -54,7 +54,7 @@ def forget_from(bench: Bench, first: str) -> None:
 def run_stages(bench: Bench, until: str = "evaluate", listen: Listen = nobody) -> list[StageManifest]:
     """Run what is not finished, up to the stage `until`; the manifests of all stages up to it.
 
-    Raises what the stages raise; calling it again goes on.
+    Raises what the stages raise; calling it again resumes.
     """
     return [_run(bench, stage, listen) for stage in stages(bench)[: check_stage(until) + 1]]
 
@@ -81,9 +81,9 @@ def _run(bench: Bench, stage: Stage, listen: Listen) -> StageManifest:
 def standing(bench: Bench) -> frozenset[str]:
     """The stages whose results stand: finished, with inputs as they are now, and none before them to be done
     again."""
-    found = []
+    finished = []
     for stage in stages(bench):
         if not bench.folder.is_finished(stage.name, stage.inputs(bench)):
             break
-        found.append(stage.name)
-    return frozenset(found)
+        finished.append(stage.name)
+    return frozenset(finished)

@@ -99,10 +99,10 @@ def show_outcome(console: Console, bench: Bench) -> None:
     """The profile's first skills, where the results lie, and what was paid."""
     if bench.folder.manifest("profile"):
         console.print(profile_table(bench.folder.rows("profile", ProfileRow)))
-    found = bench.folder.manifest(bench.named("dataset"))
-    if found is not None:
+    manifest = bench.folder.manifest(bench.named("dataset"))
+    if manifest is not None:
         console.print(
-            f"data set: {bench.folder.path(found.stage)} ({found.rows} pairs; card beside it)",
+            f"data set: {bench.folder.path(manifest.stage)} ({manifest.rows} pairs; card beside it)",
             highlight=False,
             soft_wrap=True,
         )

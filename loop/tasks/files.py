@@ -39,7 +39,7 @@ def files_task(config: Config, student: Student, teacher: Teacher) -> Task:
         held_out=held_out,
         grade=lambda expected, answer: grade("", expected, answer),
         teacher=teacher,
-        levels={one.item_id: one.level for one in questions if one.level is not None},
+        levels={item.item_id: item.level for item in questions if item.level is not None},
         grader=section.grade,
         base_dir=student.base,
         prompt=student.prompt,
@@ -50,7 +50,7 @@ def files_task(config: Config, student: Student, teacher: Teacher) -> Task:
 def _pool(
     path: Path, questions: Sequence[Question], labels: Mapping[str, tuple[str, ...]]
 ) -> tuple[PoolItem, ...]:
-    known = {one.item_id: one.skills or labels.get(one.item_id, ()) for one in questions}
+    known = {question.item_id: question.skills or labels.get(question.item_id, ()) for question in questions}
     pool = tuple(item for item in pool_items(questions, known).values() if item.skills)
     if not pool:
         raise ConfigError(
@@ -64,7 +64,8 @@ def _held_out(section: TaskSection, labels: dict[str, tuple[str, ...]], seed: in
     sets = {path.name.split(".")[0]: read_questions(path) for path in section.held_out}
     labelled = {
         name: [
-            one.model_copy(update={"skills": one.skills or labels.get(one.item_id, ())}) for one in questions
+            question.model_copy(update={"skills": question.skills or labels.get(question.item_id, ())})
+            for question in questions
         ]
         for name, questions in sets.items()
     }

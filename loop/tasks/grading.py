@@ -23,6 +23,6 @@ def grade_text(question: str, gold: str, response: str) -> bool | None:
     """
     if not gold.strip():
         return None
-    found = final_answer(response)
+    final = final_answer(response)
     last = next((line for line in reversed(response.splitlines()) if line.strip()), "")
-    return same_text(gold, last if found is None else found)
+    return same_text(gold, last if final is None else final)

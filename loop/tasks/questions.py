@@ -7,13 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from agent.catalog import MAX_SKILLS_PER_ITEM
 from agent.chance import ordered
-from agent.items import Frozen, HeldOutItem, PoolItem
+from agent.items import Frozen, HeldOutItem, JsonObject, PoolItem
 from streams.codec import first_error
 from streams.files import DataError, read_objects, text_sha256
 
@@ -34,16 +33,16 @@ class Question(Frozen):
 def read_questions(path: Path) -> list[Question]:
     """The questions of a file, in its order. Raises `DataError` for a missing question or an id that comes
     twice."""
-    found = [_question(value, path, number) for number, value in enumerate(read_objects(path), 1)]
-    twice = [item_id for item_id, count in Counter(one.item_id for one in found).items() if count > 1]
+    questions = [_question(value, path, number) for number, value in enumerate(read_objects(path), 1)]
+    twice = [item_id for item_id, count in Counter(item.item_id for item in questions).items() if count > 1]
     if twice:
         raise DataError(
             f"{path}: {len(twice)} ids come twice, first {twice[0]!r}; give each question its own id"
         )
-    return found
+    return questions
 
 
-def _question(value: Mapping[str, Any], path: Path, number: int) -> Question:
+def _question(value: JsonObject, path: Path, number: int) -> Question:
     text = value.get("question")
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{path}, line {number}: no text in the field question")
@@ -82,15 +81,15 @@ def pool_items(questions: Sequence[Question], labels: Mapping[str, tuple[str, ..
     """Pool questions with a solution, as items, by id; `labels` gives their skills. One without a solution
     cannot be taught."""
     return {
-        one.item_id: PoolItem(
-            item_id=one.item_id,
-            question=one.question,
-            solution=one.solution,
-            answer=one.answer,
-            skills=labels.get(one.item_id, ()),
+        item.item_id: PoolItem(
+            item_id=item.item_id,
+            question=item.question,
+            solution=item.solution,
+            answer=item.answer,
+            skills=labels.get(item.item_id, ()),
         )
-        for one in questions
-        if one.solution.strip()
+        for item in questions
+        if item.solution.strip()
     }
 
 
@@ -102,17 +101,17 @@ def held_out_items(
     items: list[HeldOutItem] = []
     for name, questions in held_out.items():
         chosen = set(
-            ordered((one.item_id for one in questions if one.answer), seed, "evaluate", name)[:at_most]
+            ordered((item.item_id for item in questions if item.answer), seed, "evaluate", name)[:at_most]
         )
         items += [
             HeldOutItem(
-                item_id=f"{name}/{one.item_id}",
-                question=one.question,
-                answer=one.answer,
-                skills=one.skills,
+                item_id=f"{name}/{item.item_id}",
+                question=item.question,
+                answer=item.answer,
+                skills=item.skills,
                 stratum=name,
             )
-            for one in questions
-            if one.item_id in chosen
+            for item in questions
+            if item.item_id in chosen
         ]
     return items

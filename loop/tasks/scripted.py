@@ -7,8 +7,8 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from agent.items import JsonObject
 from graphs.teacher import Diagnosis
 from graphs.testing.scripted import Call, ScriptedTeacher
 from streams.files import DataError
@@ -32,13 +32,13 @@ def scripted_teacher(script: Path | None) -> ScriptedTeacher:
     )
 
 
-def _read(script: Path) -> dict[str, Any]:
+def _read(script: Path) -> JsonObject:
     try:
         said = json.loads(script.read_text(encoding="utf-8"))
     except (OSError, ValueError) as exc:
         raise DataError(f"cannot read the script {script}: {exc}") from exc
     if not isinstance(said, dict):
-        raise DataError(f"the script {script} is no JSON object")
+        raise DataError(f"the script {script} is not a JSON object")
     return said
 
 

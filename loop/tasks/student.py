@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from loop.config import BUILTIN, ConfigError
-from loop.tasks.world.student import ARCHITECTURES, student_dir
 from serving.engine import Engine
 from streams.files import text_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ARCHITECTURES = ("llama", "qwen")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Student:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The student's tokenizer."""
+        from transformers import AutoTokenizer  # seconds, which a command that asks nothing need not wait
+
         return AutoTokenizer.from_pretrained(self.base, local_files_only=True)
 
     def prompt(self, question: str) -> str:
@@ -60,7 +65,7 @@ def model_id(base: Path | None, setting: str) -> str:
     if base is None:
         return ""
     if not base.is_dir():
-        raise ConfigError(f"{setting}: {base} is no folder; give a model in Hugging Face format")
+        raise ConfigError(f"{setting}: {base} is not a directory; give a model in Hugging Face format")
     parts = []
     for path in sorted(base.iterdir()):
         if path.is_file():
@@ -71,6 +76,14 @@ def model_id(base: Path | None, setting: str) -> str:
                 f"{path.read_text(errors='replace') if small else (stat.st_size, stat.st_mtime_ns)}"
             )
     return text_sha256(*parts)
+
+
+def student_dir(arch: str = "llama") -> Path:
+    """Where the shipped weights and tokenizer of an architecture lie. Raises ValueError for an unknown
+    one."""
+    if arch not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
+    return Path(__file__).parent / "world" / "students" / arch
 
 
 def base_dir(base: Path | str) -> Path:

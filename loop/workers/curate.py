@@ -103,7 +103,7 @@ class CurateWorker(RoundWorker):
     def _evidence(self, round_: LoopRound, decision: Decision) -> Evidence:
         section = self.services.config.curate
         with self._read_log() as log:
-            found = recent_failures(
+            evidence = recent_failures(
                 log,
                 round_.student,
                 round_.record.opened.champion,
@@ -111,7 +111,7 @@ class CurateWorker(RoundWorker):
                 section.failures,
                 section.recent_records,
             )
-        return replace(found, levels=self.services.task.levels)
+        return replace(evidence, levels=self.services.task.levels)
 
     def _context(self, round_: LoopRound, taught: list[Example], lease: Lease) -> CurateContext:
         def checkpoint(name: str) -> None:

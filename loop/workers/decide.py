@@ -7,13 +7,13 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
 from agent.budget import left
 from agent.decision import Decision, Outcome, PolicyInput, PoolState, RoundRecord
 from agent.drift import Alarm
+from agent.items import JsonObject
 from agent.policy import decide
 from agent.posterior import Profile
 from agent.profile import bucket_of
@@ -161,7 +161,7 @@ def publish_once(store: StateStore, event: Event) -> None:
         logger.debug("%s was published by another worker", event.event_id)
 
 
-def changed(round_: LoopRound, state: State, detail: dict[str, Any]) -> RoundChanged:
+def changed(round_: LoopRound, state: State, detail: JsonObject) -> RoundChanged:
     """The event that a round reached `state`. Its time is the decision's, so that a repetition writes the
     same event."""
     return RoundChanged(

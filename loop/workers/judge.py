@@ -6,11 +6,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from agent.items import Frozen
+from agent.items import Frozen, JsonObject
 from loop.workers.lease import Lease
 from loop.workers.messages import Evaluating
 from loop.workers.record import Judged, LoopRound
@@ -176,7 +175,7 @@ def _kept(path: Path) -> KeptEvaluation | None:
         return None
 
 
-def _params(round_: LoopRound, settings: dict[str, Any]) -> dict[str, Any]:
+def _params(round_: LoopRound, settings: JsonObject) -> JsonObject:
     decision, manifest = round_.record.decision, round_.record.need_curated().manifest
     return {
         **{f"train/{name}": value for name, value in settings.items()},

@@ -32,7 +32,6 @@ from streams.topics import MONITOR_GROUP
 from training.errors import RegistryUnavailable
 
 logger = logging.getLogger(__name__)
-GROUP = MONITOR_GROUP
 
 
 class MonitorWorker:
@@ -42,7 +41,7 @@ class MonitorWorker:
         task, settings = services.task, services.config.monitor
         folds = settings.source == "diagnoses"
         consume = ConsumeSettings(
-            group=GROUP,
+            group=MONITOR_GROUP,
             topics=("diagnoses",) if folds else ("student-outputs",),
             max_records=settings.max_records,
             max_attempts=settings.max_attempts,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from agent.decision import Decision
-from agent.items import Frozen
+from agent.items import Frozen, JsonObject
 from agent.posterior import SkillEstimate
 from graphs.curate.plan import CurationReport
 from streams.state.rounds import Round, RoundStore
@@ -121,7 +121,7 @@ LoopRound = Round[RoundParts]
 LoopRounds = RoundStore[RoundParts]
 
 
-def announced(part: Part | Decision) -> dict[str, Any]:
+def announced(part: Part | Decision) -> JsonObject:
     """A part as the detail of the event that announces it."""
     detail = part.model_dump(mode="json", exclude=LEFT_OUT)
     return {"decision": detail} if isinstance(part, Decision) else detail
@@ -146,9 +146,9 @@ def parse_record(text: str) -> RoundParts:
     return RoundParts.model_validate(value if "schema_version" in value else _parted(value))
 
 
-def _parted(flat: dict[str, Any]) -> dict[str, Any]:
+def _parted(flat: JsonObject) -> JsonObject:
     """The parts of a record of schema version 1: one flat object, to which each step added its keys."""
-    parts: dict[str, Any] = {
+    parts: JsonObject = {
         "decision": flat["decision"],
         "opened": {
             "champion": flat["champion"],

@@ -3,11 +3,10 @@ file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from agent.items import Frozen
+from agent.items import Frozen, JsonObject
 from loop.offline.bench import Bench
 from loop.offline.folder import settings_sha256
 from loop.offline.journal import Journal
@@ -63,31 +62,35 @@ def read_answers(path: Path, questions: Sequence[Question]) -> list[AnswerRow]:
     Several lines of one question are several samples, in their order. Answers to other questions are left
     out. Raises `DataError` for a line without question or answer.
     """
-    by_text = {_squeezed(one.question): one.item_id for one in questions}
-    known = {one.item_id for one in questions}
-    found: dict[str, list[str]] = {}
+    by_text = {_squeezed(item.question): item.item_id for item in questions}
+    known = {item.item_id for item in questions}
+    brought: dict[str, list[str]] = {}
     for number, value in enumerate(read_objects(path), 1):
         texts = _responses(value, path, number)
         question_id = value.get("question_id")
         if question_id not in known:
             question_id = by_text.get(_squeezed(str(value.get("question", ""))))
         if question_id is not None:
-            found.setdefault(question_id, []).extend(texts)
-    order = [one.item_id for one in questions if one.item_id in found]
+            brought.setdefault(question_id, []).extend(texts)
+    order = [item.item_id for item in questions if item.item_id in brought]
     return [
-        AnswerRow(question_id=one, sample=at, response=text)
-        for one in order
-        for at, text in enumerate(found[one])
+        AnswerRow(question_id=item_id, sample=at, response=text)
+        for item_id in order
+        for at, text in enumerate(brought[item_id])
     ]
 
 
-def _responses(value: Mapping[str, Any], path: Path, number: int) -> list[str]:
-    given = value.get("responses", [value.get("response")])
-    if not isinstance(given, list) or not given or not all(isinstance(text, str) for text in given):
+def _responses(value: JsonObject, path: Path, number: int) -> list[str]:
+    responses = value.get("responses", [value.get("response")])
+    if (
+        not isinstance(responses, list)
+        or not responses
+        or not all(isinstance(text, str) for text in responses)
+    ):
         raise DataError(f"{path}, line {number}: needs response (a text) or responses (a list of texts)")
     if "question_id" not in value and "question" not in value:
         raise DataError(f"{path}, line {number}: needs question_id or question")
-    return given
+    return responses
 
 
 def _squeezed(text: str) -> str:
@@ -98,10 +101,10 @@ def _generated(bench: Bench, questions: Sequence[Question]) -> list[AnswerRow]:
     """One job for a batch of questions: what a kill costs at most."""
     section = bench.config.student
     sampling = Sampling(section.max_new_tokens, section.temperature, section.samples, bench.config.seed)
-    texts = generate(bench, "answers", [one.question for one in questions], sampling)
+    texts = generate(bench, "answers", [item.question for item in questions], sampling)
     return [
-        AnswerRow(question_id=one.item_id, sample=at, response=text)
-        for one, samples in zip(questions, texts, strict=True)
+        AnswerRow(question_id=item.item_id, sample=at, response=text)
+        for item, samples in zip(questions, texts, strict=True)
         for at, text in enumerate(samples)
     ]
 
@@ -141,7 +144,7 @@ def _ask(
         student = bench.open_student()
         if version not in student.engine.versions():
             student.engine.load(version, adapter)
-        answers = student.engine.generate([student.prompt(one) for one in batch], version, sampling)
+        answers = student.engine.generate([student.prompt(question) for question in batch], version, sampling)
     except EngineError as exc:
         raise DataError(f"the student could not answer ({exc}); run the command again when it can") from exc
     return Generated(texts=tuple(map(tuple, answers)))

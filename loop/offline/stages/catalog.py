@@ -22,8 +22,8 @@ def catalogued(bench: Bench) -> Catalogued:
         names_per_prompt=max(150, 2 * bench.config.catalog.skills_per_subject),
     )
     items = [
-        CatalogItem(item_id=one.item_id, question=one.question, subject=subject_key(one.subject))
-        for one in bench.data.pool
+        CatalogItem(item_id=item.item_id, question=item.question, subject=subject_key(item.subject))
+        for item in bench.data.pool
     ]
     context = CatalogContext(bench.teacher, items, bench.crash)
     run_id = text_sha256(plan.model_dump_json(), context.fingerprint, bench.teacher_id)[:16]

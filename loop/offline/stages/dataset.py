@@ -37,8 +37,8 @@ def make_plan(bench: Bench) -> DataPlan:
     failures = failures_of(bench.folder.rows("diagnoses", DiagnosisRow))
     evidence = Evidence(
         failures,
-        {one.question_id: bench.data.by_id[one.question_id].question for one in failures},
-        {one.item_id: one.level for one in bench.data.pool if one.level is not None},
+        {failure.question_id: bench.data.by_id[failure.question_id].question for failure in failures},
+        {item.item_id: item.level for item in bench.data.pool if item.level is not None},
     )
     strategy, config = bench.config.strategy, bench.config
     return plan_data(strategy.name, bench.items(), evidence, config.seed, strategy, bench.embed)

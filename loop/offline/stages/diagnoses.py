@@ -45,7 +45,7 @@ def _context(bench: Bench) -> MonitorContext:
         bench.teacher,
         offered.catalog,
         _filters(bench),
-        MemoryLabels({one.question: labels.get(one.item_id, ()) for one in bench.data.validation}),
+        MemoryLabels({item.question: labels.get(item.item_id, ()) for item in bench.data.validation}),
         offered=lambda output: offered.of(questions[output.question_id or ""].subject),
         constrain=bench.config.filters.constrain,
     )
@@ -145,8 +145,8 @@ def _difficult(bench: Bench) -> list[Case]:
 
 def _diagnoses(bench: Bench) -> Result:
     context, cases = _context(bench), _difficult(bench)
-    found = bench.runner.each("diagnoses", cases, lambda case: explain(case, context))
-    rows = [_diagnosis_row(case, result) for case, result in zip(cases, found, strict=True)]
+    results = bench.runner.each("diagnoses", cases, lambda case: explain(case, context))
+    rows = [_diagnosis_row(case, result) for case, result in zip(cases, results, strict=True)]
     verdicts = Counter(row.verdict for row in rows)
     with_skills = [row for row in rows if row.missing]
     figures: dict[str, float] = {"difficult answers": len(rows), "with missing skills": len(with_skills)}
@@ -176,7 +176,7 @@ def failures_of(rows: Sequence[DiagnosisRow]) -> list[Failure]:
         if row.missing:
             needed.setdefault(row.question_id, row.needed)
             missing.setdefault(row.question_id, {}).update(dict.fromkeys(row.missing))
-    return [Failure(question_id=one, needed=needed[one], missing=tuple(missing[one])) for one in missing]
+    return [Failure(question_id=key, needed=needed[key], missing=tuple(missing[key])) for key in missing]
 
 
 ASSESSED = Stage("assessed", _assessed_inputs, _assessed)

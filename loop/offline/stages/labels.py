@@ -54,9 +54,9 @@ def _catalog(bench: Bench) -> Result:
 
 def _given_catalog(questions: Sequence[Question]) -> list[CatalogRow]:
     subjects: dict[str, set[str]] = {}
-    for one in questions:
-        for skill in one.skills:
-            subjects.setdefault(skill, set()).update({subject_key(one.subject)} - {""})
+    for item in questions:
+        for skill in item.skills:
+            subjects.setdefault(skill, set()).update({subject_key(item.subject)} - {""})
     return [CatalogRow(skill=skill, subjects=tuple(sorted(subjects[skill]))) for skill in sorted(subjects)]
 
 
@@ -86,16 +86,16 @@ def _labels(bench: Bench) -> Result:
     offered = OfferedSkills(bench.catalog_rows())
     asked = _to_ask(bench, offered)
 
-    def ask(one: Question) -> Needed:
-        return checked(bench.teacher.label(one.question, offered.of(one.subject)), offered.catalog)
+    def ask(item: Question) -> Needed:
+        return checked(bench.teacher.label(item.question, offered.of(item.subject)), offered.catalog)
 
     replies = bench.runner.each("labels", asked, ask)
-    told = {one.item_id: reply for one, reply in zip(asked, replies, strict=True)}
+    told = {item.item_id: reply for item, reply in zip(asked, replies, strict=True)}
     rows = []
     for part, of_part in (("pool", bench.data.pool), ("validation", bench.data.validation)):
-        for one in of_part:
-            row = _row(one, told.get(one.item_id, Needed(_given(one, offered))))
-            source = "none" if not row.skills else "teacher" if one.item_id in told else "given"
+        for item in of_part:
+            row = _row(item, told.get(item.item_id, Needed(_given(item, offered))))
+            source = "none" if not row.skills else "teacher" if item.item_id in told else "given"
             rows.append(row.model_copy(update={"part": part, "source": source}))
     return _labelled(rows)
 
@@ -104,9 +104,9 @@ def _to_ask(bench: Bench, offered: OfferedSkills) -> list[Question]:
     """The questions that the teacher has to label."""
     policy = bench.config.catalog.labels
     return [
-        one
-        for one in (*bench.data.pool, *bench.data.validation)
-        if policy == "teacher" or (policy == "missing" and not _given(one, offered))
+        item
+        for item in (*bench.data.pool, *bench.data.validation)
+        if policy == "teacher" or (policy == "missing" and not _given(item, offered))
     ]
 
 
@@ -130,8 +130,8 @@ def _labelled(rows: Sequence[LabelRow]) -> Result:
     return Result(rows, figures, notes)
 
 
-def _given(one: Question, offered: OfferedSkills) -> tuple[str, ...]:
-    return tuple(skill for skill in one.skills if skill in offered.catalog)
+def _given(item: Question, offered: OfferedSkills) -> tuple[str, ...]:
+    return tuple(skill for skill in item.skills if skill in offered.catalog)
 
 
 CATALOG = Stage("catalog", _catalog_inputs, _catalog)

@@ -71,11 +71,11 @@ def examples_of(bench: Bench, rows: Sequence[DatasetRow]) -> list[Example]:
 def _fitting(bench: Bench, examples: Sequence[Example], max_length: int) -> list[Example]:
     """The examples that fit; the trainer refuses longer ones rather than cut an answer off."""
     tokenizer = bench.open_student().tokenizer
-    prompts = tokenizer([one.prompt for one in examples])["input_ids"]
-    completions = tokenizer([one.completion for one in examples], add_special_tokens=False)["input_ids"]
+    prompts = tokenizer([pair.prompt for pair in examples])["input_ids"]
+    completions = tokenizer([pair.completion for pair in examples], add_special_tokens=False)["input_ids"]
     return [
-        one
-        for one, prompt, completion in zip(examples, prompts, completions, strict=True)
+        pair
+        for pair, prompt, completion in zip(examples, prompts, completions, strict=True)
         if len(prompt) + len(completion) + 1 <= max_length
     ]
 
@@ -158,13 +158,13 @@ def _evaluate(bench: Bench) -> Result:
     right = {outcome.item_id: outcome.correct is True for outcome in after.outcomes}
     rows = [
         EvaluatedRow(
-            item_id=one.item_id,
-            stratum=one.stratum,
-            skills=one.skills,
-            before=one.correct is True,
-            after=right[one.item_id],
+            item_id=outcome.item_id,
+            stratum=outcome.stratum,
+            skills=outcome.skills,
+            before=outcome.correct is True,
+            after=right[outcome.item_id],
         )
-        for one in before.outcomes
+        for outcome in before.outcomes
     ]
     return Result(rows, _gains(rows))
 

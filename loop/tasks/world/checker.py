@@ -32,7 +32,7 @@ class Check:
 
 
 def needed_skills(question: str) -> tuple[str, ...]:
-    """The skills a question needs, in order of use; empty for text that is no question of this world."""
+    """The skills a question needs, in order of use; empty for text that is not a question of this world."""
     return tuple(link.skill for link in parse(question) or ())
 
 
@@ -91,11 +91,11 @@ def _steps_right(expected: Worked, texts: list[str]) -> bool:
     wanted = [_canonical(step.text) for step in expected.steps]
     done: set[int] = set()
     for text in texts:
-        found = _canonical(text)
+        step_text = _canonical(text)
         ready = (
             i
             for i, want in enumerate(wanted)
-            if i not in done and want == found and _ready(expected, i, done)
+            if i not in done and want == step_text and _ready(expected, i, done)
         )
         index = next(ready, None)
         if index is None:

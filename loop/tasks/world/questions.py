@@ -58,8 +58,8 @@ def render(links: Sequence[Link], order: str = "then") -> str:
 
 
 def parse(question: str) -> tuple[Link, ...] | None:
-    """The links a question asks for, or None for text that is no question of this world or has no answer in
-    it."""
+    """The links a question asks for, or None for text that is not a question of this world or has no answer
+    in it."""
     if len(question) > MAX_CHARACTERS:
         return None
     text = " ".join(question.lower().replace("?", " ").split())

@@ -29,12 +29,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from loop.tasks.student import ARCHITECTURES, student_dir
 from loop.tasks.world.skills import TABLE
 from loop.tasks.world.world import ORIGINAL, draw
 
 log = logging.getLogger(__name__)
 
-ARCHITECTURES = ("llama", "qwen")
 _PAD, _BOS, _EOS, _UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 _WORDS = r"->|[a-z]+|[0-9]|\n|[^\sa-z0-9]"
 _IGNORED = -100
@@ -52,14 +52,6 @@ class Recipe:
     adam_lr: float = 3e-3
     warmup: int = 50
     seed: int = 0
-
-
-def student_dir(arch: str = "llama") -> Path:
-    """Where the shipped weights and tokenizer of an architecture lie. Raises ValueError for an unknown
-    one."""
-    if arch not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {arch!r}: choose one of {', '.join(ARCHITECTURES)}")
-    return Path(__file__).parent / "students" / arch
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -113,7 +105,7 @@ def pack(pairs: Sequence[tuple[list[int], list[int]]], row: int, pad: int) -> di
     """Pack (prompt, completion) token lists into rows: input_ids, position_ids, labels, each of shape (rows,
     row).
 
-    Positions start anew with each example, which keeps examples of one row from seeing each other.
+    Positions restart with each example, which keeps examples of one row from seeing each other.
     """
     rows: list[list[tuple[list[int], list[int]]]] = []
     free: list[int] = []
@@ -125,11 +117,11 @@ def pack(pairs: Sequence[tuple[list[int], list[int]]], row: int, pad: int) -> di
             free.append(max(row, size))
         rows[index].append(pair)
         free[index] -= size
-    width = max(sum(len(p) + len(c) for p, c in one) for one in rows)
+    width = max(sum(len(p) + len(c) for p, c in packed) for packed in rows)
     ids, positions, labels = (torch.full((len(rows), width), fill) for fill in (pad, 0, _IGNORED))
-    for r, one in enumerate(rows):
+    for r, packed in enumerate(rows):
         at = 0
-        for prompt, completion in one:
+        for prompt, completion in packed:
             end = at + len(prompt) + len(completion)
             ids[r, at:end] = torch.tensor(prompt + completion)
             positions[r, at:end] = torch.arange(end - at)
@@ -176,8 +168,8 @@ def pretrain(arch: str, recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedToke
         for step, batch in zip(range(recipe.steps), batches(tokenizer, recipe), strict=False):
             loss = model(**batch, use_cache=False).loss
             loss.backward()
-            for one in (*optimizers, *schedules):
-                one.step()
+            for part in (*optimizers, *schedules):
+                part.step()
             model.zero_grad(set_to_none=True)
             progress.update(task, advance=1)
             if step % 100 == 0:

@@ -43,7 +43,7 @@ def demo_task(config: Config, student: Student, teacher: Teacher) -> Task:
     """Everything the loop needs of the demo's world. The teacher labels the pool, as it labels users'
     questions.
 
-    Raises `ConfigError` for a teacher that is paid by the call: every process labels the pool anew.
+    Raises `ConfigError` for a teacher that is paid by the call: every process labels the pool again.
     """
     if isinstance(teacher, PaidTeacher):
         raise ConfigError(

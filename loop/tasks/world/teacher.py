@@ -56,15 +56,15 @@ class SymbolicTeacher:
         )
         if self._happens(self.abstain_rate, "diagnose", question, answer) or parse(question) is None:
             return Diagnosis(verdict="abstained", usage=usage)
-        found = check(question, answer)
-        if found.verdict == "correct" or found.missing_skill is None:
+        checked = check(question, answer)
+        if checked.verdict == "correct" or checked.missing_skill is None:
             return Diagnosis(verdict="correct", usage=usage)
-        missing = found.missing_skill
+        missing = checked.missing_skill
         if skills and self._happens(self.error_rate, "error", question, answer):
             others = [name for name in skills if name != missing]
             missing = self._rng("other", question, answer).choice(others or [missing])
         return Diagnosis(
-            verdict="incorrect", evidence=found.wrong_text or "", missing=(missing,), usage=usage
+            verdict="incorrect", evidence=checked.wrong_text or "", missing=(missing,), usage=usage
         )
 
     def write(self, skill: str, references: Sequence[PoolItem], count: int, seed: int) -> Written:
@@ -74,16 +74,16 @@ class SymbolicTeacher:
         another world.
         """
         known = {item.question for item in references}
-        found: dict[str, None] = {}
+        questions: dict[str, None] = {}
         rng = self._rng("write", skill, str(seed))
         repeats = 0
-        while len(found) < count and repeats < _REPEATS and skill in BY_NAME:
+        while len(questions) < count and repeats < _REPEATS and skill in BY_NAME:
             question = mixed(rng, skill, "pool", self.chain_share).question
-            repeats = repeats + 1 if question in known or question in found else 0
+            repeats = repeats + 1 if question in known or question in questions else 0
             if not repeats:
-                found[question] = None
+                questions[question] = None
         prompt = " ".join([skill, *(f"{item.question} {item.solution}" for item in references)])
-        return Written(questions=tuple(found), usage=_usage(prompt, " ".join(found)))
+        return Written(questions=tuple(questions), usage=_usage(prompt, " ".join(questions)))
 
     def solve(self, question: str, count: int, seed: int) -> Solutions:
         """Solve a question `count` times; each time, by `solve_error_rate`, with a wrong result. Empty for
@@ -95,7 +95,7 @@ class SymbolicTeacher:
         solutions = tuple(self._solution(question, text, answer, f"{seed}:{index}") for index in range(count))
         return Solutions(
             solutions=solutions,
-            usage=_usage(question, " ".join(one.text.replace(";", " ") for one in solutions)),
+            usage=_usage(question, " ".join(solution.text.replace(";", " ") for solution in solutions)),
         )
 
     def rewrite(self, item: PoolItem, count: int, seed: int) -> Solutions:

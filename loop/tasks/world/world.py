@@ -247,11 +247,11 @@ def _digest(text: str) -> str:
 
 
 def _distinct(count: int, make: Callable[[], Problem]) -> list[Problem]:
-    found: dict[str, Problem] = {}
-    while len(found) < count:
+    problems: dict[str, Problem] = {}
+    while len(problems) < count:
         problem = make()
-        found.setdefault(problem.question, problem)
-    return list(found.values())
+        problems.setdefault(problem.question, problem)
+    return list(problems.values())
 
 
 def _unseen_pair(rng: Random, split: Split) -> Problem:

@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from loop.tasks.student import ARCHITECTURES, student_dir
 from loop.tasks.world.student import (
-    ARCHITECTURES,
     Recipe,
     build_tokenizer,
     pretrain,
     save,
-    student_dir,
 )
 from loop.tasks.world.world import RARE, SKILLS, grade, held_out, pool
 

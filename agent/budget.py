@@ -18,7 +18,7 @@ _SLACK = 1e-9
 
 
 class UnpricedModel(AgentError):
-    """A model has neither a price nor the word that it is free. Give it a price, or `free: true`, in the
+    """A model has no price and is not declared free. Give it a price, or `free: true`, in the
     configuration."""
 
 

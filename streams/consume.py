@@ -84,7 +84,7 @@ class ConsumeSettings:
 
 
 class ConsumeLoop:
-    """One group member that turns records into state. Call `step` for ever.
+    """One group member that turns records into state. Call `step` indefinitely.
 
     The order of a step, and what a crash after each point costs:
 

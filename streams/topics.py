@@ -16,7 +16,7 @@ MAX_LETTER_BYTES = 8 * 1_048_576
 
 @dataclass(frozen=True)
 class TopicSpec:
-    """One topic. `retention_ms` -1 keeps for ever; compacted topics keep the last record of each key.
+    """One topic. `retention_ms` -1 keeps indefinitely; compacted topics keep the last record of each key.
 
     `max_bytes` is the largest record that the topic takes.
     """
@@ -33,7 +33,7 @@ def dead_letter_topic(topic: str) -> str:
     return f"{topic}.dlq"
 
 
-# diagnoses are kept for ever: the profile is rebuilt from them.
+# diagnoses are kept indefinitely: the profile is rebuilt from them.
 TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec("student-outputs", partitions=8, retention_ms=30 * DAY_MS),
     TopicSpec("diagnoses", partitions=8, retention_ms=-1),

@@ -1,7 +1,7 @@
 """The production event log: Apache Kafka through kafka-python. Only this package imports it.
 
-Bytes in, bytes out: a deserializer that raises makes kafka-python's next poll spin for ever, so decoding is
-`streams.codec`'s. Nothing waits without a limit: every call has a timeout, and a watchdog ends the process
+Bytes in, bytes out: a deserializer that raises makes kafka-python's next poll spin indefinitely, so decoding
+is `streams.codec`'s. Nothing waits without a limit: every call has a timeout, and a watchdog ends the process
 when a poll does not return.
 """
 

@@ -61,7 +61,7 @@ class KafkaGroupMember:
         A cooperative rebalance moves a partition in two steps: its owner gives it up, then joins again to
         have it assigned. An owner that dies in between and comes back under its name (KIP-345) gets its first
         assignment back without a rebalance, and nobody asks for the second step: the partition would stay
-        alone for ever. Found by the crash test, seed 147.
+        alone indefinitely. Found by the crash test, seed 147.
         """
         if self._log.settings.instance is None or time.monotonic() - self._looked_at < PROBE_EVERY_S:
             return
@@ -107,8 +107,8 @@ class KafkaGroupMember:
         """Commit what is new at most once a second, unacknowledged: it is for lag tools only.
 
         A static member repeats its last commit now and then. A member whose name went to another connection
-        is told so by its heartbeat, which kafka-python only logs: it would poll nothing for ever. The answer
-        to a commit comes out of the next poll.
+        is told so by its heartbeat, which kafka-python only logs: it would poll nothing indefinitely. The
+        answer to a commit comes out of the next poll.
         """
         waited = time.monotonic() - self._committed_at
         if waited >= PROBE_EVERY_S and self._log.settings.instance:

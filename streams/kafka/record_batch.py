@@ -129,7 +129,7 @@ class ReadByBatch:
     """Stands before kafka-python's `Fetcher.PartitionRecords`, what one fetch brought of one partition: hands
     out our records.
 
-    The library goes on to check the batches' sums and to leave out control records and aborted transactions:
+    The library then checks the batches' checksums and leaves out control records and aborted transactions:
     to it, a batch holds a single record, whose value is the list of ours. `corrupt` is the error to raise for
     a batch that makes no sense.
     """
@@ -147,7 +147,7 @@ class ReadByBatch:
 
     def take(self, n: int | None = None) -> list[Record]:
         """Up to `n` records. An error comes after the records before it, and ends this fetch: the library
-        would spin for ever."""
+        would spin indefinitely."""
         taken: list[Record] = []
         while n is None or len(taken) < n:
             if not self._waiting and not self._next_batch(taken):

@@ -99,7 +99,7 @@ def plan_targets(
     return DataPlan(
         draws=tuple(Draw(pick.item_id, pick.skill, None, "") for pick in picked.picks),
         requests=tuple(
-            Request(write, None, "") for write in plan_synthesis(asked, skill_map, seed, settings).requests
+            Request(write, None, "") for write in plan_synthesis(asked, skill_map, seed, settings)
         ),
         sizes={target.skill: target.examples for target in targets},
     )

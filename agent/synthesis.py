@@ -4,34 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from agent.catalog import SkillMap
 from agent.chance import ordered, rank
 from agent.plan import StrategySettings, WriteRequest
 
 
-@dataclass(frozen=True, slots=True)
-class SynthesisPlan:
-    """The requests in order, and what they should come to.
-
-    `calls` counts teacher calls: one for each request and one for each question (its solutions come in one
-    call).
-    """
-
-    requests: tuple[WriteRequest, ...]
-    expected_examples: float
-    calls: int
-
-    @property
-    def questions(self) -> int:
-        """How many questions are asked for."""
-        return sum(request.count for request in self.requests)
-
-
 def plan_synthesis(
     wanted: Mapping[str, int], skill_map: SkillMap, seed: int, settings: StrategySettings = StrategySettings()
-) -> SynthesisPlan:
+) -> tuple[WriteRequest, ...]:
     """Plan requests that should yield `wanted[skill]` examples for each skill.
 
     References walk through the skill's items in a random order and start over in another one, so that every
@@ -45,9 +26,9 @@ def plan_synthesis(
     Examples
     --------
     >>> skill_map = SkillMap([(f"q{i}", ("gcd",)) for i in range(4)])
-    >>> plan = plan_synthesis({"gcd": 3}, skill_map, seed=1)
-    >>> [(request.skill, len(request.references), request.count) for request in plan.requests], plan.calls
-    ([('gcd', 3, 2), ('gcd', 3, 2), ('gcd', 3, 1)], 8)
+    >>> requests = plan_synthesis({"gcd": 3}, skill_map, seed=1)
+    >>> [(request.skill, len(request.references), request.count) for request in requests]
+    [('gcd', 3, 2), ('gcd', 3, 2), ('gcd', 3, 1)]
     """
     requests: list[WriteRequest] = []
     for skill in sorted(wanted):
@@ -56,10 +37,7 @@ def plan_synthesis(
         requests += _requests(
             skill, math.ceil(wanted[skill] / settings.examples_per_question - 1e-9), skill_map, seed, settings
         )
-    questions = sum(request.count for request in requests)
-    return SynthesisPlan(
-        tuple(requests), questions * settings.examples_per_question, len(requests) + questions
-    )
+    return tuple(requests)
 
 
 def _requests(

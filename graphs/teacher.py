@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
-
 from agent.budget import BudgetExceeded, UnpricedModel, Usage
 from agent.catalog import Skill
-from agent.items import PoolItem
+from agent.items import Frozen, PoolItem
 from graphs.errors import GraphsError
 from streams.events import AnswerVerdict
 
@@ -46,9 +44,7 @@ STOPS = (TeacherUnavailable, TeacherMisconfigured, BudgetExceeded, UnpricedModel
 """Errors that stop all work: they say nothing about the item at hand, and starting again later resumes."""
 
 
-class _Reply(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Reply(Frozen):
     usage: Usage = Usage()
 
 
@@ -66,10 +62,8 @@ class Diagnosis(_Reply):
     missing: tuple[str, ...] = ()
 
 
-class Solution(BaseModel):
+class Solution(Frozen):
     """One worked solution and its final answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
     answer: str

@@ -20,9 +20,9 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from agent.items import HeldOutItem
+from agent.items import Frozen, HeldOutItem
 from training.errors import EvaluationFailed, ItemSetMismatch
 
 Generate = Callable[[Sequence[str]], list[str]]
@@ -38,10 +38,10 @@ Key = tuple[str, str, tuple[str, ...]]
 SKILL_STRATUM = "skill:"
 
 
-class Outcome(BaseModel):
+class Outcome(Frozen):
     """One item and whether, or how often among its samples, the student answered it correctly."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(strict=True)
 
     item_id: str
     stratum: str
@@ -49,13 +49,11 @@ class Outcome(BaseModel):
     correct: Correct
 
 
-class Evaluation(BaseModel):
+class Evaluation(Frozen):
     """A student measured on one item set. JSON by `model_dump_json`, back by `model_validate_json`.
 
     `items_sha256` identifies the items with their questions and answers: only equal hashes may be compared.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     items_sha256: str
     outcomes: tuple[Outcome, ...]

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from agent.items import Frozen
 from agent.settings import Settings
 from training.comparison import Comparison, Layout, compare, layout_of, traffic_weights
 from training.errors import EvaluationFailed
@@ -54,15 +55,13 @@ class GateSettings(Settings):
     reported_only: tuple[str, ...] = ("ood",)
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """One line of the verdict's table: the challenger beside `against`, on the items that both decided.
 
     `p_value`: of the gain for kind "targets", else of "not worse by the margin". `harm`: adjusted p-value of
     a loss. `passed` None: not tested. `lower_bound`: one-sided, of challenger - other. `gained` and `lost`
     are fractions when answers were sampled.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     kind: Kind
@@ -78,10 +77,8 @@ class Row(BaseModel):
     against: str = "champion"
 
 
-class GateVerdict(BaseModel):
+class GateVerdict(Frozen):
     """The decision, why, and the table behind it. `reasons` is never empty."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     promote: bool
     reasons: tuple[str, ...] = Field(min_length=1)

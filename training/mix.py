@@ -1,5 +1,4 @@
-"""The training set of a round: written once, hashed, checked against every held-out set, and mixed with
-replay.
+"""The training set of a round: written once, hashed, checked against every held-out set.
 
 `write_dataset` writes the examples, then the manifest. The manifest is the marker: a data file without a
 matching manifest is not a data set.
@@ -8,23 +7,20 @@ matching manifest is not a data set.
 from __future__ import annotations
 
 import hashlib
-import random
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
-from agent.items import Example, HeldOutItem
+from agent.items import Example, Frozen, HeldOutItem
 from streams.files import write_bytes, write_text
 from training.errors import DatasetError, HeldOutOverlap
 
 
-class DatasetManifest(BaseModel):
+class DatasetManifest(Frozen):
     """What a data file holds. `per_skill` counts an example once for each skill it is taught for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: str
     examples: int
@@ -120,25 +116,6 @@ def assert_disjoint(examples: Iterable[Example], held_out: Iterable[HeldOutItem]
             f"first example {example_id!r} and item {item_id!r}; "
             "remove them from the data, never from the evaluation"
         )
-
-
-def mix(
-    new: Sequence[Example], replay: Sequence[Example], replay_fraction: float, seed: int
-) -> list[Example]:
-    """New examples and replay in one order fixed by the seed, whatever order they came in.
-
-    All new examples are kept; replay is drawn without repetition until it makes up `replay_fraction` of the
-    result, or until it is used up. Raises `DatasetError` when `replay_fraction` is not in [0, 1).
-    """
-    if not 0 <= replay_fraction < 1:
-        raise DatasetError(f"replay_fraction is {replay_fraction}; it must be at least 0 and below 1")
-    wanted = round(len(new) * replay_fraction / (1 - replay_fraction))
-    rng = random.Random(seed)
-    drawn = sorted(replay, key=lambda example: example.example_id)
-    rng.shuffle(drawn)
-    mixed = sorted([*new, *drawn[:wanted]], key=lambda example: example.example_id)
-    rng.shuffle(mixed)
-    return mixed
 
 
 def _describe(data: bytes, examples: Sequence[Example]) -> DatasetManifest:

@@ -10,7 +10,7 @@ import pytest
 
 from agent.items import HeldOutItem, Provenance
 from training.errors import DatasetError, HeldOutOverlap
-from training.mix import assert_disjoint, manifest_path, mix, read_dataset, write_dataset
+from training.mix import assert_disjoint, manifest_path, read_dataset, write_dataset
 
 
 def test_a_data_set_comes_back_with_its_counts(make_examples: Callable, tmp_path: Path) -> None:
@@ -64,15 +64,3 @@ def test_held_out_questions_are_found_by_text_and_by_source(make_examples: Calla
     )
     with pytest.raises(HeldOutOverlap, match="item 'other'"):
         assert_disjoint([derived], [other])
-
-
-def test_the_mixture_depends_on_the_seed_and_not_on_the_order(make_examples: Callable) -> None:
-    new, replay = make_examples(30), make_examples(100, "sub", "replay")
-    mixed = mix(new, replay, 0.5, seed=1)
-    assert mixed == mix(new[::-1], replay[::-1], 0.5, seed=1)
-    assert mixed != mix(new, replay, 0.5, seed=2)
-    assert sum(example.provenance.strategy == "replay" for example in mixed) == 30
-    assert len(mix(new, replay[:10], 0.5, seed=1)) == 40
-    assert len(mix(new, replay, 0.0, seed=1)) == 30
-    with pytest.raises(DatasetError, match="replay_fraction"):
-        mix(new, replay, 1.0, seed=1)

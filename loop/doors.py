@@ -120,7 +120,13 @@ def _sft(section: TrainSection) -> Trainer:
     return SftTrainer(section.sft)
 
 
-TRAINERS: Table[Callable[[TrainSection], Trainer]] = Table("trainer", {"sft": _sft})
+def _launch(section: TrainSection) -> Trainer:
+    from training.launch import LaunchTrainer
+
+    return LaunchTrainer(section.sft, section.launch)
+
+
+TRAINERS: Table[Callable[[TrainSection], Trainer]] = Table("trainer", {"sft": _sft, "launch": _launch})
 
 
 def open_trainer(section: TrainSection) -> Trainer:

@@ -28,9 +28,27 @@ class SftSettings(Settings):
     save_every: int = Field(default=50, ge=0)
     report_every: int = Field(default=10, gt=0)
 
-    def micro_batches(self, batch_size: int) -> int:
-        """How many micro-batches a batch comes to. Raises `ValueError` when they do not divide it."""
-        micro = self.micro_batch_size or batch_size
-        if batch_size % micro:
-            raise ValueError(f"batch_size {batch_size} is not a multiple of micro_batch_size {micro}")
-        return batch_size // micro
+    def micro_batches(self, batch_size: int, processes: int = 1) -> int:
+        """How many micro-batches each of `processes` goes through for one batch over all of them. Raises
+        `ValueError` when they do not divide it."""
+        share, rest = divmod(batch_size, processes)
+        micro = self.micro_batch_size or share
+        if rest or share % micro:
+            raise ValueError(
+                f"batch_size {batch_size} is not a multiple of micro_batch_size {micro} x {processes} "
+                "processes"
+            )
+        return share // micro
+
+
+class LaunchSettings(Settings):
+    """How the processes of a round start. `processes`: how many on this host, one for each device.
+
+    `command` replaces `torchrun --standalone --nproc-per-node=<processes>`, for instance by `["accelerate",
+    "launch", "--num_processes=8"]`, or by what starts them on several hosts that share the run's directory;
+    `processes` must then say how many there are. `-m training.launched JOB` is appended. The processes hold
+    whole copies of the student (DDP); sharded ones (FSDP) are not supported yet.
+    """
+
+    processes: int = Field(default=1, gt=0)
+    command: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
@@ -59,35 +61,49 @@ class SftTrainer:
 
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`."""
-        claim(job.out_dir, _fingerprint(self.settings, job))
-        done = finished_result(job.out_dir)
-        if done is not None:
-            return done
-        tokenizer, model = _load(self.settings, job)
-        rows = encode(job.examples, tokenizer, job.max_length)
-        plan = batch_plan([len(row.input_ids) for row in rows], job.steps, job.batch_size, job.seed)
-        data = Dataset.from_dict(
-            {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
-        )
-        before = _trainable(model)
+        done = begin(self.settings, job)
+        if done is None:
+            train_begun(self.settings, job, on_progress)
+            done = finished_result(job.out_dir)
+            assert done is not None
+        return done
+
+
+def begin(settings: SftSettings, job: TrainingJob) -> TrainedAdapter | None:
+    """Claim the job's directory; the result of a finished round, or None. Raises `TrainingError` when the
+    directory belongs to another job."""
+    claim(job.out_dir, _fingerprint(settings, job))
+    return finished_result(job.out_dir)
+
+
+def train_begun(settings: SftSettings, job: TrainingJob, on_progress: Progress = unwatched) -> None:
+    """Train a round that has begun, up to its result. In a launched round each process calls this, and the
+    first one writes what is written."""
+    tokenizer, model = _load(settings, job)
+    rows = encode(job.examples, tokenizer, job.max_length)
+    plan = batch_plan([len(row.input_ids) for row in rows], job.steps, job.batch_size, job.seed)
+    data = Dataset.from_dict(
+        {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
+    )
+    before = _trainable(model)
+    config = _trainer_config(settings, job)
+    processes = PartialState()
+    with processes.main_process_first():
         checkpoint = last_complete(job.out_dir / CHECKPOINTS)
-        watch = _Watch(on_progress, read_marker(checkpoint))
-        trainer = SFTTrainer(
-            model=model,
-            args=_trainer_config(self.settings, job),
-            train_dataset=data,
-            processing_class=tokenizer,
-            callbacks=[watch],
-        )
-        _run(trainer, checkpoint)
-        _check_moved(before, _trainable(model))
+    watch = _Watch(on_progress, read_marker(checkpoint))
+    trainer = SFTTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[watch]
+    )
+    _run(trainer, checkpoint)
+    _check_moved(before, _trainable(model))
+    if processes.is_main_process:
         _save_adapter(model, job.out_dir, job.base_dir.name)
         adapter = job.out_dir / "adapter"
         tokens = sum(len(rows[i].input_ids) for i in plan)
         figures = (job.steps, watch.seconds(), tokens, watch.loss)
         too_long = len(job.examples) - len(rows)
-        result = TrainedAdapter(adapter, adapter_sha256(adapter), *figures, too_long=too_long)
-        return _finish(job.out_dir, result)
+        _finish(job.out_dir, TrainedAdapter(adapter, adapter_sha256(adapter), *figures, too_long=too_long))
+    processes.wait_for_everyone()
 
 
 def finished_result(out_dir: Path) -> TrainedAdapter | None:
@@ -132,6 +148,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         self._on_progress(state.global_step, state.max_steps, self.loss)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        PartialState().wait_for_everyone()  # each process writes its random state
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
             mark_complete(checkpoint, self.seconds(), self.loss)
@@ -196,11 +213,12 @@ def _check_lineage(settings: SftSettings, champion: Path) -> None:
 
 def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
     cuda = torch.cuda.is_available()
-    micro_batches = settings.micro_batches(job.batch_size)
-    return SFTConfig(
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro_batches = settings.micro_batches(job.batch_size, processes)
+    config = SFTConfig(
         output_dir=str(job.out_dir / CHECKPOINTS),
         max_steps=job.steps,
-        per_device_train_batch_size=job.batch_size // micro_batches,
+        per_device_train_batch_size=job.batch_size // micro_batches // processes,
         gradient_accumulation_steps=micro_batches,
         learning_rate=settings.lr,
         lr_scheduler_type="cosine",
@@ -223,7 +241,11 @@ def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
+        ddp_find_unused_parameters=False,
     )
+    # On a host with several devices DataParallel would multiply the batch; `launch` is the way to use them.
+    config._n_gpu = min(config.n_gpu, 1)  # noqa: SLF001
+    return config
 
 
 def _run(trainer: Any, checkpoint: Path | None) -> None:
@@ -266,7 +288,7 @@ def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
     temporary.rename(final)
 
 
-def _finish(out_dir: Path, result: TrainedAdapter) -> TrainedAdapter:
+def _finish(out_dir: Path, result: TrainedAdapter) -> None:
     values = {key: value for key, value in asdict(result).items() if key != "adapter_dir"}
     write_json(out_dir / RESULT, values)
     shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)
@@ -277,4 +299,3 @@ def _finish(out_dir: Path, result: TrainedAdapter) -> TrainedAdapter:
         result.seconds,
         result.sha256[:12],
     )
-    return result

@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 
 from agent.items import Example
-from training.settings import SftSettings
+from training.launch import LaunchTrainer
+from training.settings import LaunchSettings, SftSettings
 from training.sft import SftTrainer
 from training.testing.trainer_conformance import CHECKS, Check
 from training.trainer import Trainer, TrainingJob
 
-SFT = SftTrainer(SftSettings(lora_r=2, lora_alpha=4, lora_dropout=0.1, lr=5e-3, save_every=2, report_every=1))
+SETTINGS = SftSettings(lora_r=2, lora_alpha=4, lora_dropout=0.1, lr=5e-3, save_every=2, report_every=1)
+SFT = SftTrainer(SETTINGS)
+LAUNCH = LaunchTrainer(SETTINGS, LaunchSettings())
 
 
-@pytest.mark.parametrize("trainer", [SFT], ids=["sft"])
+@pytest.mark.parametrize(
+    "trainer", [pytest.param(SFT, id="sft"), pytest.param(LAUNCH, id="launch", marks=pytest.mark.long)]
+)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_a_trainer_keeps_the_contract(
     check: Check, trainer: Trainer, llama: Path, make_examples: Callable[[int], list[Example]], tmp_path: Path

@@ -1,0 +1,91 @@
+"""Rounds in child processes: two share a round as one would do it, and a killed one resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from agent.items import Example
+from training.errors import DatasetError, TrainingError
+from training.launch import LOG, LaunchTrainer
+from training.settings import LaunchSettings, SftSettings
+from training.sft import SftTrainer
+from training.trainer import TrainingJob
+
+SETTINGS = SftSettings(lora_r=2, lora_alpha=4, lr=5e-3, save_every=2, report_every=1)
+TWO = LaunchTrainer(SETTINGS, LaunchSettings(processes=2))
+
+
+@pytest.fixture
+def job(llama: Path, make_examples: Callable[[int], list[Example]], tmp_path: Path) -> TrainingJob:
+    return TrainingJob(llama, None, make_examples(24), tmp_path / "round", 6, 4, 64)
+
+
+def weights(adapter: Path) -> dict[str, torch.Tensor]:
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+@pytest.mark.long
+def test_two_processes_share_a_round_and_it_survives_their_death(job: TrainingJob) -> None:
+    alone = SftTrainer(SETTINGS).train(replace(job, out_dir=job.out_dir / "alone"))
+    together = TWO.train(replace(job, out_dir=job.out_dir / "together"))
+    assert (together.steps, together.tokens) == (alone.steps, alone.tokens)
+    expected, seen = weights(alone.adapter_dir), weights(together.adapter_dir)
+    assert max(float((expected[name] - seen[name]).abs().max()) for name in expected) < 1e-4
+    assert together.final_loss == pytest.approx(alone.final_loss, abs=1e-4)
+
+    killed, reports = replace(job, out_dir=job.out_dir / "killed"), list[int]()
+
+    def kill_one(step: int, total: int, loss: float) -> None:
+        if step == 5:
+            os.kill(_workers(killed.out_dir)[-1], signal.SIGKILL)
+
+    with pytest.raises(TrainingError, match="died"):
+        TWO.train(killed, kill_one)
+    assert not _workers(killed.out_dir)
+    resumed = TWO.train(killed, lambda step, total, loss: reports.append(step))
+    assert resumed.sha256 == together.sha256 and reports[0] > 1
+
+
+def test_what_a_child_says_comes_through(job: TrainingJob) -> None:
+    empty = job.examples[0].model_copy(update={"completion": " "})
+    with pytest.raises(DatasetError, match="empty completion"):
+        LaunchTrainer(SETTINGS, LaunchSettings()).train(replace(job, examples=(empty,)))
+
+
+def test_a_command_that_trains_nothing_is_shown_with_its_output(job: TrainingJob) -> None:
+    said = LaunchTrainer(SETTINGS, LaunchSettings(command=("sh", "-c", "echo no such queue; exit 1")))
+    with pytest.raises(TrainingError, match="no such queue"):
+        said.train(job)
+    assert "no such queue" in (job.out_dir / LOG).read_text()
+    with pytest.raises(TrainingError, match="cannot start nowhere/torchrun"):
+        LaunchTrainer(SETTINGS, LaunchSettings(command=("nowhere/torchrun",))).train(job)
+
+
+def test_a_batch_that_processes_cannot_share_is_an_error() -> None:
+    assert SftSettings(micro_batch_size=2).micro_batches(8, 2) == 2
+    with pytest.raises(
+        ValueError, match="batch_size 6 is not a multiple of micro_batch_size 3 x 4 processes"
+    ):
+        SftSettings(micro_batch_size=3).micro_batches(6, 4)
+
+
+def _workers(out_dir: Path) -> list[int]:
+    """Processes that train in `out_dir`; the launcher, which is the lowest, is left out."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                arguments = (process / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"training.launched" in arguments and str(out_dir).encode() in arguments:
+                found.append(int(process.name))
+    return sorted(found)[1:]

@@ -327,8 +327,8 @@ class ConsumeLoop:
 
     def _expired(self, event: Event) -> str:
         return (
-            f"occurred_at {event.occurred_at.isoformat()} is before {date.fromordinal(self._known_from)}, up to"
-            " which `skillloop store compact` has forgotten what was counted"
+            f"occurred_at {event.occurred_at.isoformat()} is before {date.fromordinal(self._known_from)}:"
+            " `skillloop store compact` has forgotten what was counted until then"
         )
 
 

@@ -23,7 +23,7 @@ Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
 AnswerVerdict = Literal["correct", "incorrect", "abstained"]
 Bucket = Annotated[int, Field(ge=-(2**53), le=2**53)]
 EventKey = tuple[str, str]
-"""(student, event id): what names an event. Ids are unique per source, as in CloudEvents, and the source is the
+"""(student, event id): what names an event. Ids are unique per source, as in CloudEvents; the source is the
 student."""
 
 

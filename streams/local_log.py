@@ -1,9 +1,9 @@
 """The embedded event log: one SQLite file in WAL mode, durable, shared by several processes on one machine.
 
-Every append is one transaction with `synchronous=FULL`. Group members are rows with a lease, by the time since
-boot (one clock for the machine's processes, which nobody sets), that every poll
-renews; a member that died loses its partitions when the lease ends (the state store's compare-and-set keeps
-it from writing in any case). With an `instance` name the member keeps its identity over restarts (static
+Every append is one transaction with `synchronous=FULL`. Group members are rows with a lease that every poll
+renews, measured by the time since boot, which all processes of the machine share and nobody sets; a member
+that died loses its partitions when the lease ends (the state store's compare-and-set keeps it from writing in
+any case). With an `instance` name the member keeps its identity over restarts (static
 membership) and takes its partitions back at once.
 """
 

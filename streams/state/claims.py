@@ -1,5 +1,6 @@
-"""Claims on outbox rows: which relay may send which rows, and for how long (docs/decisions/0011). Their time is
-the database's, so relays on machines whose clocks differ agree."""
+"""Claims on outbox rows: which relay may send which rows, and for how long (docs/decisions/0011).
+
+Their time is the database's, so relays on machines whose clocks differ agree."""
 
 from __future__ import annotations
 
@@ -13,9 +14,8 @@ from streams.log import Outgoing, dump_headers
 from streams.state import tables
 from streams.state.store import StateStore, outgoing
 
-
 LONGEST_CLAIM_S = 600.0
-"""A claim that ends later than this from now was made before the database's clock was set back: it is over."""
+"""A claim that ends later than this from now was made before the database's clock was set back."""
 
 
 @dataclass(frozen=True)

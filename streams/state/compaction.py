@@ -1,5 +1,5 @@
-"""Forgetting what is older than a window of event time: the ids of events, and buckets of versions that are no
-longer served (docs/decisions/0031).
+"""Forgetting what is older than a window of event time: the ids of events, and buckets of versions that are
+no longer served (docs/decisions/0031).
 
 The boundary moves first and for good: from then on an older event is refused, so that it cannot count twice
 once its id is gone. Deleting follows in pieces, and may be interrupted.
@@ -30,7 +30,7 @@ class Compaction:
 
 
 def compact(store: StateStore, from_day: int, bucket_s: int, dry_run: bool = False) -> Compaction:
-    """Forget what lies before `from_day`, or before the boundary of an earlier compaction where that is later.
+    """Forget what lies before `from_day`, or before the boundary of an earlier compaction if that is later.
 
     Buckets of the served versions and of the versions before them stay, and so do those of students without a
     route. Raises `StoreUnavailable`: run it again.

@@ -18,8 +18,8 @@ from streams.state import tables
 from streams.state.dialects import STATEMENTS
 
 UNKNOWN_SOURCE = ""
-"""The source of ids of an earlier version, where several students were in the store: it matches every student, so
-that nothing is counted twice."""
+"""The source of ids of an earlier version, where several students were in the store: it matches every student,
+so that nothing is counted twice."""
 _BEFORE = "seen_events_before"
 
 
@@ -96,8 +96,8 @@ def _json(ids: Sequence[str]) -> str:
 
 
 def set_aside_earlier(connection: sa.Connection) -> bool:
-    """Before the tables are made: put the ids of an earlier version, which had no source, aside. Whether there
-    are any."""
+    """Before the tables are made: put the ids of an earlier version, which had no source, aside. Whether
+    there are any."""
     inspector = sa.inspect(connection)
     if inspector.has_table("seen_events") and not any(
         column["name"] == "source" for column in inspector.get_columns("seen_events")
@@ -108,8 +108,8 @@ def set_aside_earlier(connection: sa.Connection) -> bool:
 
 
 def convert_earlier(connection: sa.Connection) -> None:
-    """After it: take them over. They belong to the student of the store, where there is only one; of their day
-    nothing is known, so they are kept."""
+    """After it: take them over. They belong to the student of the store, where there is only one; of their
+    day nothing is known, so they are kept."""
     students = connection.execute(sa.select(tables.watermarks.c.student).distinct()).scalars().all()
     source = students[0] if len(students) == 1 else UNKNOWN_SOURCE
     connection.execute(

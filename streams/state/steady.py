@@ -1,8 +1,8 @@
-"""Time for leases in a SQLite store, which has no clock of its own but its host's: one that goes on evenly when
-somebody sets the host's clock.
+"""Time for leases in a SQLite store, which has only its host's clock: one that runs evenly when somebody sets
+the host's.
 
-It is the time since boot, plus an offset that the first process of a boot takes from the wall clock and writes
-into the store for all others. (PostgreSQL has its server's clock.)
+It is the time since boot, plus an offset that the first process of a boot takes from the wall clock and
+writes into the store for all others. (PostgreSQL has its server's clock.)
 """
 
 from __future__ import annotations

@@ -90,10 +90,15 @@ class LogSection(KindSection):
 
 
 class StoreSection(KindSection):
-    """The state store: `sql`. An empty `url` means a SQLite file in the run's directory."""
+    """The state store: `sql`. An empty `url` means a SQLite file in the run's directory.
+
+    `keep_days`: what `skillloop store compact` keeps, in days of event time before now. Not less than the 30
+    days for which answers are in the log; an answer that comes again after its window, from a backfill or a
+    dead letter (kept 90 days), is refused.
+    """
 
     kind: str = "sql"
-
+    keep_days: int = Field(default=120, ge=30)
     url: SecretStr = SecretStr("")
 
 

@@ -22,6 +22,9 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
 AnswerVerdict = Literal["correct", "incorrect", "abstained"]
 Bucket = Annotated[int, Field(ge=-(2**53), le=2**53)]
+EventKey = tuple[str, str]
+"""(student, event id): what names an event. Ids are unique per source, as in CloudEvents; the source is the
+student."""
 
 
 def derived_id(cause: str, step: str) -> str:
@@ -66,6 +69,15 @@ class Event(BaseModel):
     def key(self) -> str:
         """What keeps related events in one partition, in order."""
         return self.student
+
+    @property
+    def identity(self) -> EventKey:
+        """What no other event has."""
+        return self.student, self.event_id
+
+    def derive(self, step: str) -> str:
+        """The id of what `step` derives from this event."""
+        return derived_id(f"{len(self.student)}:{self.student}/{self.event_id}", step)
 
 
 class StudentOutput(Event):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +17,10 @@ from loop.workers.decide import Decider, Standing
 from loop.workers.external import in_its_bucket
 from loop.workers.record import LoopRound, open_rounds
 from streams.codec import Codec, DecodeError
-from streams.events import Diagnosed
+from streams.events import Diagnosed, EventKey
 from streams.folding import fold_diagnoses
 from streams.log import EventLog
+from streams.state.compaction import first_bucket
 from streams.state.positions import TopicPositions
 from streams.state.redrives import refusals
 from streams.state.store import StateStore
@@ -95,9 +97,11 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
     root = prepare(root)
     store = open_store(config, root)
-    live = store.buckets()
+    from_day, bucket_s = store.known_from(), config.monitor.bucket_s
+    since = None if from_day is None else first_bucket(from_day, bucket_s)
+    live = store.buckets(since_bucket=since)
     codec, unreadable = Codec(), 0
-    events: dict[str, Diagnosed] = {}
+    events: dict[EventKey, Diagnosed] = {}
     with open_log(config, root, None) as log:
         for record in log.read(Diagnosed.TOPIC):
             try:
@@ -106,17 +110,19 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
                 unreadable += 1
                 continue
             if isinstance(event, Diagnosed):
-                events.setdefault(event.event_id, event)
+                events.setdefault(event.identity, event)
     if config.monitor.source == "diagnoses":  # what was refused is not in the profile
-        known = store.known(list(events))
-        bucket_s = config.monitor.bucket_s
-        events = {name: in_its_bucket(event, bucket_s) for name, event in events.items() if name in known}
+        known = store.known(events.keys())
+        events = {key: in_its_bucket(event, bucket_s) for key, event in events.items() if key in known}
+    if since is not None:  # older buckets may be gone
+        events = {key: event for key, event in events.items() if event.bucket >= since}
     rebuilt, kept = canonical_bytes(fold_diagnoses(events.values())), canonical_bytes(live)
     same = rebuilt == kept
     console.print(
         f"{len(events)} diagnoses in the log ({unreadable} unreadable); "
         f"rebuilt profile {len(rebuilt)} bytes, "
-        f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}",
+        f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}"
+        + ("" if from_day is None else f" (from {date.fromordinal(from_day)} on: the store was compacted)"),
         highlight=False,
     )
     return same

@@ -14,6 +14,7 @@ import typer
 from agent.errors import SkillloopError
 from loop.cli.log import dlq_app, ingest, topics_app
 from loop.cli.stat import stat
+from loop.cli.store import store_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +43,7 @@ app.add_typer(profile_app, name="profile")
 app.add_typer(rounds_app, name="rounds")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(store_app, name="store")
 app.command()(ingest)
 app.command()(stat)
 

@@ -29,12 +29,14 @@ from loop.workers.record import Curated, LoopRound
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services, today
 from serving.engine import Sampling
+from streams.files import read_json, text_sha256, write_json
 from streams.log import EventLog
 from streams.state.ledger import entry_row
 from training.mix import assert_disjoint, read_dataset, write_dataset
 
 logger = logging.getLogger(__name__)
 DATASET = "dataset.jsonl"
+KNOWN = "known.json"
 LOGGED = 100
 """Of the teacher's calls for a round, every so many are logged."""
 
@@ -154,21 +156,27 @@ class CurateWorker(RoundWorker):
         """Those of some pool items that the champion answers right.
 
         They keep what it has. Items it answers wrong would teach skills that no round has asked for
-        (docs/student.md).
+        (docs/student.md). Its answers are kept with the round: an attempt that failed for want of the teacher
+        need not have them generated again.
         """
         services, champion = self.services, round_.record.opened.champion
-        services.load(champion)
         sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
         ids = ordered([item.item_id for item in items], round_seed(services.config.seed, round_), "known")
         tried = set(ids[: services.config.curate.replay_candidates])
         asked = [item for item in items if item.item_id in tried]
-        answers = services.engine.generate(
-            [services.task.prompt(item.question) for item in asked], champion, sampling
-        )
+        prompts = [services.task.prompt(item.question) for item in asked]
+        key = text_sha256(round_.student, str(champion), repr(sampling), *prompts)
+        keep = services.round_dir(round_.round_id) / KNOWN
+        kept = read_json(keep) or {}
+        if kept.get("key") != key:
+            services.load(champion)
+            answers = services.engine.generate(prompts, champion, sampling)
+            kept = {"key": key, "answers": [answer[0] for answer in answers]}
+            write_json(keep, kept)
         return [
             item
-            for item, answer in zip(asked, answers, strict=True)
-            if services.task.grade(item.answer, answer[0])
+            for item, answer in zip(asked, kept["answers"], strict=True)
+            if services.task.grade(item.answer, answer)
         ]
 
     def _reservoir(self, taught: list[Example], targets: set[str]) -> dict[str, tuple[str, ...]]:

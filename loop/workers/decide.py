@@ -8,8 +8,6 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy.exc import IntegrityError
-
 from agent.budget import left
 from agent.decision import Decision, Outcome, PolicyInput, PoolState, RoundRecord
 from agent.drift import Alarm
@@ -22,9 +20,7 @@ from loop.tasks.task import Task
 from loop.workers.record import LoopRound, LoopRounds, Opened, RoundParts, State, announced
 from loop.workers.watch import ProfileWatch
 from streams.clock import Clock, SystemClock
-from streams.codec import encode
-from streams.events import Alert, Event, RoundChanged, derived_id
-from streams.state import tables
+from streams.events import Alert, RoundChanged, derived_id
 from streams.state.ledger import spent_on
 from streams.state.rounds import ACTIVE, Round
 from streams.state.store import StateStore
@@ -130,7 +126,7 @@ class Decider:
                 threshold=alarm.threshold,
                 kind=alarm.kind,
             )
-            publish_once(self._store, event)
+            self._store.publish_once(event)
             self._announced.add(event_id)
 
     def _open(self, standing: Standing) -> None:
@@ -147,18 +143,6 @@ class Decider:
         round_ = Round(round_id, student, number, "planned", None, record)
         if self._rounds.open(round_, changed(round_, "planned", announced(record.decision))):
             logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
-
-
-def publish_once(store: StateStore, event: Event) -> None:
-    """Put an event into the outbox unless its id is known."""
-    if event.event_id in store.known([event.event_id]):
-        return
-    try:
-        with store.transaction() as connection:
-            connection.execute(tables.seen_events.insert(), {"event_id": event.event_id})
-            store.publish([encode(event)], connection)
-    except IntegrityError:
-        logger.debug("%s was published by another worker", event.event_id)
 
 
 def changed(round_: LoopRound, state: State, detail: JsonObject) -> RoundChanged:

@@ -16,7 +16,7 @@ from loop.config import MonitorSection
 from streams.clock import Clock
 from streams.codec import encode
 from streams.consume import Effects
-from streams.events import AnswerVerdict, Diagnosed, Event, StudentOutput, derived_id
+from streams.events import AnswerVerdict, Diagnosed, Event, EventKey, StudentOutput
 from streams.folding import fold_diagnoses, watermarks
 from streams.state.labels import StoredLabels
 from streams.state.ledger import entry_row
@@ -51,26 +51,22 @@ class DiagnoseHandler:
         horizon = self._clock.now().timestamp() + self._settings.future_tolerance_s
         outputs = [event for event in events if isinstance(event, StudentOutput)]
         failed = {
-            event.event_id: f"{event.TYPE} is not expected here"
+            event.identity: f"{event.TYPE} is not expected here"
             for event in events
             if not isinstance(event, StudentOutput)
         }
         for output in outputs:
             if output.occurred_at.timestamp() > horizon:
-                failed[output.event_id] = f"occurred_at {output.occurred_at.isoformat()} lies in the future"
-        outputs = [output for output in outputs if output.event_id not in failed]
+                failed[output.identity] = f"occurred_at {output.occurred_at.isoformat()} lies in the future"
+        outputs = [output for output in outputs if output.identity not in failed]
         results = diagnose_outputs(self._graph, outputs, self._context, self._threads)
         self._labels.flush()
-        failed.update({result.event_id: result.error for result in results if result.verdict == "failed"})
-        pairs = [
-            (output, result)
-            for output, result in zip(outputs, results, strict=True)
-            if output.event_id not in failed
-        ]
-        return self._effects(pairs, failed)
+        diagnosed = list(zip(outputs, results, strict=True))
+        failed.update({output.identity: r.error for output, r in diagnosed if r.verdict == "failed"})
+        return self._effects([pair for pair in diagnosed if pair[0].identity not in failed], failed)
 
     def _effects(
-        self, pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], failed: dict[str, str]
+        self, pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], failed: dict[EventKey, str]
     ) -> Effects:
         diagnosed = [self._event(output, result) for output, result in pairs]
         return Effects(
@@ -84,7 +80,7 @@ class DiagnoseHandler:
     def _event(self, output: StudentOutput, result: OutputDiagnosis) -> Diagnosed:
         verdict: AnswerVerdict = "abstained" if result.verdict == "failed" else result.verdict
         return Diagnosed(
-            event_id=derived_id(output.event_id, "diagnose"),
+            event_id=output.derive("diagnose"),
             occurred_at=output.occurred_at,
             student=output.student,
             causation_id=output.event_id,
@@ -113,12 +109,12 @@ def _costs(pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], today: date) 
     """One ledger row per student of the batch, on the day of the loop's clock; an event is in one committed
     batch only, so its id names the row."""
     total: dict[str, Usage] = {}
-    first: dict[str, str] = {}
+    first: dict[str, StudentOutput] = {}
     for output, result in pairs:
         total[output.student] = total.get(output.student, Usage()) + result.usage
-        first.setdefault(output.student, output.event_id)
+        first.setdefault(output.student, output)
     return [
-        entry_row(derived_id(first[student], "cost"), student, None, today.isoformat(), "diagnose", usage)
+        entry_row(first[student].derive("cost"), student, None, today.isoformat(), "diagnose", usage)
         for student, usage in total.items()
         if usage.calls
     ]

@@ -4,9 +4,8 @@ PostgreSQL."""
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from agent.profile import BucketKey, Counts, ProfileTable
+from streams.clock import Clock
+from streams.codec import encode
 from streams.errors import StreamsError
+from streams.events import Event, EventKey
 from streams.log import Outgoing, Partition, dump_headers, load_headers
-from streams.state import tables
+from streams.state import seen, tables
 from streams.state.dialects import BUCKET_COLUMNS, STATEMENTS, check_64_bits, sqlite_begin, sqlite_pragmas
+from streams.state.seen import Seen
+from streams.state.steady import steady_time
 
 
 class StoreError(StreamsError):
@@ -37,8 +41,8 @@ class StaleOffsets(StoreError):
 
 
 class DuplicateEvents(StoreError):
-    """An event of the batch became known while it was being processed: filter again and retry. Nothing was
-    written."""
+    """An event of the batch became known while it was being processed, or so old that nobody can tell: filter
+    again and retry. Nothing was written."""
 
 
 class StoreRefused(StoreError):
@@ -61,7 +65,7 @@ class Batch:
     group: str
     expected: Mapping[Partition, int]
     offsets: Mapping[Partition, int]
-    event_ids: Sequence[str] = ()
+    events: Sequence[Seen] = ()
     buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
@@ -71,11 +75,13 @@ class Batch:
 class StateStore:
     """Opens (and on first use creates) the tables in the database at `url`.
 
-    Raises `StoreUnavailable` when the database cannot be reached.
+    `clock` replaces the database's time, in tests. Raises `StoreUnavailable` when the database cannot be
+    reached.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
         self.url = _address(url)
+        self.clock = clock
         if self.url.get_backend_name() == "sqlite" and self.url.database:
             _make_folder(Path(self.url.database))
         waits = self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
@@ -90,8 +96,15 @@ class StateStore:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
             sums_are_new = not sa.inspect(connection).has_table("ledger_sums")
+            old_ids = seen.set_aside_earlier(connection)
             tables.metadata.create_all(connection)
             _add_columns(connection)
+            self.insert_new(tables.retention, [{"row_id": 1}], connection)
+            if old_ids:
+                seen.convert_earlier(connection)
+            if self.engine.dialect.name == "sqlite":
+                self._steady = steady_time(connection)
+            self._unknown_sources = seen.has_unknown_sources(connection)
             for index in tables.buckets.indexes:  # of a database of before there was the column
                 index.create(connection, checkfirst=True)
             for statement in tables.ledger_triggers(self.engine.dialect.name) if sums_are_new else ():
@@ -127,10 +140,12 @@ class StateStore:
         return self.url.render_as_string(hide_password=True)
 
     def time(self, connection: sa.Connection) -> float:
-        """The database's time in epoch seconds: one clock for all processes that share it. A SQLite file's is
-        its host's."""
+        """The database's time in epoch seconds: one clock for all processes that share it, for leases and
+        claims."""
+        if self.clock is not None:
+            return self.clock.monotonic()
         if self.engine.dialect.name == "sqlite":
-            return time.time()
+            return self._steady()
         return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
     def insert_new(
@@ -148,7 +163,7 @@ class StateStore:
 
         1. offsets, by compare-and-set: `StaleOffsets` if any differs from `expected` (the partition was
            lost);
-        2. event ids: `DuplicateEvents` if one is known already;
+        2. event ids: `DuplicateEvents` if one is known already, or older than what is known;
         3. watermarks, which hold a version's row: its batches commit one after the other;
         4. profile buckets: integer increments, numbered by the version's batch (`written_since`);
         5. ledger;
@@ -157,7 +172,7 @@ class StateStore:
         try:
             with self.transaction() as connection:
                 self._move_offsets(batch, connection)
-                self._add_ids(batch.event_ids, connection)
+                self._remember(batch.events, connection)
                 self._add_watermarks(batch, connection)
                 self._add_buckets(batch, connection)
                 self.insert_new(tables.ledger, batch.ledger, connection)
@@ -167,20 +182,19 @@ class StateStore:
                 f"state store {self._shown()} refused the batch: {exc.orig}; nothing was written"
             ) from exc
 
-    def _add_ids(self, event_ids: Sequence[str], connection: sa.Connection) -> None:
-        """One statement with one bound value, in one order everywhere (two consumers cannot wait for each
-        other)."""
-        if not event_ids:
+    def _remember(self, events: Sequence[Seen], connection: sa.Connection) -> None:
+        if not events:
             return
+        from_day = seen.known_from(connection)
+        if from_day is not None and any(event.day is not None and event.day < from_day for event in events):
+            raise DuplicateEvents("an event of this batch is older than what the store remembers")
+        keys = [event[:2] for event in events]
+        if self._unknown_sources and seen.known_without_source(keys, connection):
+            raise DuplicateEvents("an event of this batch was known to an earlier version")
         try:
-            connection.execute(self._statements.insert, {"ids": self._id_list(sorted(event_ids))})
+            seen.remember(events, connection)
         except IntegrityError as exc:
-            raise DuplicateEvents(f"an event of this batch of {len(event_ids)} is known by now") from exc
-
-    def _id_list(self, event_ids: Sequence[str]) -> Any:
-        if self.engine.dialect.name == "postgresql":
-            return list(event_ids)
-        return json.dumps(event_ids, ensure_ascii=False)
+            raise DuplicateEvents(f"an event of this batch of {len(events)} is known by now") from exc
 
     def _move_offsets(self, batch: Batch, connection: sa.Connection) -> None:
         table = tables.offsets
@@ -260,14 +274,32 @@ class StateStore:
         with self.transaction(read_only=True) as connection:
             return {Partition(topic, number): offset for topic, number, offset in connection.execute(query)}
 
-    def known(self, event_ids: Sequence[str]) -> set[str]:
-        """Which of these event ids are in the store."""
-        if not event_ids:
+    def known(self, keys: Collection[EventKey]) -> set[EventKey]:
+        """Which of these events are in the store."""
+        if not keys:
             return set()
         with self.transaction(read_only=True) as connection:
-            return set(
-                connection.execute(self._statements.known, {"ids": self._id_list(event_ids)}).scalars()
-            )
+            counted = seen.known(keys, connection)
+            if self._unknown_sources:
+                counted |= seen.known_without_source(keys, connection)
+        return counted
+
+    def known_from(self) -> int | None:
+        """The day (an ordinal) from which on the store knows which events it has counted; None: all days."""
+        with self.transaction(read_only=True) as connection:
+            return connection.execute(sa.select(tables.retention.c.from_day)).scalar_one_or_none()
+
+    def publish_once(self, event: Event) -> bool:
+        """Put an event into the outbox and remember it indefinitely; False when it is known."""
+        if self.known([event.identity]):
+            return False
+        try:
+            with self.transaction() as connection:
+                seen.remember([Seen(*event.identity, None)], connection)
+                self.publish([encode(event)], connection)
+        except IntegrityError:
+            return False
+        return True
 
     def buckets(
         self, student: str | None = None, version: int | None = None, since_bucket: int | None = None

@@ -9,7 +9,28 @@ metadata = MetaData()
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in INTEGER PRIMARY KEY columns
 
 seen_events = Table(
-    "seen_events", metadata, Column("event_id", String(200), primary_key=True), sqlite_with_rowid=False
+    "seen_events",
+    metadata,
+    Column("source", String(200), primary_key=True),  # the student; '' where an earlier version did not say
+    Column("event_id", String(200), primary_key=True),
+    Column("day", Integer),  # of event time, as an ordinal; none: never forgotten
+    sqlite_with_rowid=False,
+)
+
+# One row (`streams.state.steady`); used on SQLite only.
+steady_clock = Table(
+    "steady_clock",
+    metadata,
+    Column("boot_id", String(64), primary_key=True),
+    Column("offset_s", Float, nullable=False),
+)
+
+# One row: the day from which on `seen_events` is complete.
+retention = Table(
+    "retention",
+    metadata,
+    Column("row_id", Integer, primary_key=True),
+    Column("from_day", Integer),
 )
 
 buckets = Table(

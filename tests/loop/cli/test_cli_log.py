@@ -36,7 +36,7 @@ def with_letters(tmp_path: Path) -> Path:
         loop = ConsumeLoop(
             log,
             store,
-            lambda events: Effects(failed={e.event_id: "no\x1b[31m way" for e in events}),
+            lambda events: Effects(failed={e.identity: "no\x1b[31m way" for e in events}),
             settings,
         )
         while loop.step():

@@ -40,6 +40,14 @@ def _open(directory: Path, config: Path | None) -> EventLog:
     return open_log(load_config(config), prepare(directory), instance=None)
 
 
+def _find_log(directory: Path, config: Path | None) -> EventLog:
+    """The configured log, for looking only."""
+    from loop.backends import find_log
+    from loop.cli.main import load_config
+
+    return find_log(load_config(config), directory)
+
+
 @topics_app.command("create")
 def topics_create(
     directory: DirOption = DEFAULT_DIR,
@@ -69,7 +77,7 @@ def topics_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None)
     from streams.log import TopicMissing
     from streams.topics import DAY_MS, TOPICS
 
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         for spec in TOPICS:
             try:
                 ends = log.end_offsets(spec.name)
@@ -89,13 +97,13 @@ def topics_adopt(
     config: ConfigOption = None,
 ) -> None:
     """Accept that records are gone: read on from what the topic has now, and count the gap."""
-    from loop.backends import open_store, prepare
+    from loop.backends import find_store
     from loop.cli.main import load_config
     from streams.continuity import Continuity
     from streams.topics import MONITOR_GROUP
 
-    with _open(directory, config) as log:
-        store = open_store(load_config(config), prepare(directory))
+    with _find_log(directory, config) as log:
+        store = find_store(load_config(config), directory)
         gaps = Continuity(log, store, MONITOR_GROUP).adopt(topic)
         store.close()
     for gap in gaps:
@@ -160,7 +168,7 @@ def dlq_list(
     directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, topic: TopicOption = DEFAULT_TOPIC
 ) -> None:
     """List dead letters: id (topic/partition/offset of the original), size, reason and message."""
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         count = 0
         for letter in _letters(log, topic):
             count += 1
@@ -186,7 +194,7 @@ def dlq_show(
     topic: TopicOption = DEFAULT_TOPIC,
 ) -> None:
     """Show one dead letter: reason, number of attempts, headers, key and value."""
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         letter = _find(log, topic, letter_id)
     record = letter.position
     typer.echo(
@@ -215,17 +223,17 @@ def dlq_redrive(
 
     An event that has been counted in the meantime is not counted again.
     """
-    from loop.backends import open_store, prepare
+    from loop.backends import find_store
     from loop.cli.main import load_config
     from streams.dead_letters import redrive
     from streams.state.outbox import OutboxRelay
     from streams.state.redrives import send_again
 
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         letters = [_find(log, topic, letter_id)] if letter_id else list(_letters(log, topic))
         chosen = [letter for letter in letters if reason in (None, letter.reason)]
         whole = {letter.letter_id: redrive(letter) for letter in chosen if not letter.cut_from}
-        store = open_store(load_config(config), prepare(directory))
+        store = find_store(load_config(config), directory)
         sent = send_again(store, whole, force)
         OutboxRelay(store, log).step()
         store.close()

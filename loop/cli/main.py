@@ -214,6 +214,14 @@ def rounds_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: Confi
     show_round(load_config(config), directory, round_id, open_console())
 
 
+@rounds_app.command("discard")
+def rounds_discard(round_id: str, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """End a round whose record cannot be read, so that the next one can be opened."""
+    from loop.cli.look import discard_round
+
+    discard_round(load_config(config), directory, round_id, open_console())
+
+
 @app.command()
 def promote(version: int, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
     """Make VERSION the champion by hand, bypassing the gate."""

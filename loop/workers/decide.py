@@ -135,7 +135,7 @@ class Decider:
 
     def _open(self, standing: Standing) -> None:
         student = standing.profile.student
-        number = len(self._rounds.list(student)) + 1
+        number = self._rounds.next_number(student)
         round_id = f"{student}-r{number:03d}"
         opened = Opened(
             champion=standing.version,

@@ -32,6 +32,10 @@ class StoreUnavailable(StoreError):
     written."""
 
 
+class NothingStored(StoreError):
+    """There is no state store at the address."""
+
+
 class StaleOffsets(StoreError):
     """Another consumer has moved a partition's offset, so this one has lost it: its batch was not written."""
 
@@ -71,13 +75,17 @@ class Batch:
 class StateStore:
     """Opens (and on first use creates) the tables in the database at `url`.
 
-    Raises `StoreUnavailable` when the database cannot be reached.
+    Raises `StoreUnavailable` when the database cannot be reached; without `create`, `NothingStored` where
+    nothing is there.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, create: bool = True) -> None:
         self.url = _address(url)
         if self.url.get_backend_name() == "sqlite" and self.url.database:
-            _make_folder(Path(self.url.database))
+            file = Path(self.url.database)
+            if not create and not file.is_file():
+                raise NothingStored(f"no state store {file}")
+            _make_folder(file)
         waits = self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
         timeout = {"timeout": 30} if waits else {}
         self.engine = sa.create_engine(self.url, connect_args=timeout, pool_pre_ping=True)
@@ -89,6 +97,8 @@ class StateStore:
             # Several processes may start on a new database at once
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
+            if not create and not sa.inspect(connection).has_table(tables.offsets.name):
+                raise NothingStored(f"no tables in the state store {self._shown()}")
             sums_are_new = not sa.inspect(connection).has_table("ledger_sums")
             tables.metadata.create_all(connection)
             _add_columns(connection)

@@ -178,6 +178,11 @@ class MonitorSection(FilterSettings):
     samples: int = Field(default=5, gt=1)
     temperature: float = Field(default=0.7, gt=0)
 
+    @property
+    def topic(self) -> str:
+        """What is consumed."""
+        return "diagnoses" if self.source == "diagnoses" else "student-outputs"
+
 
 def _policy_or_row(name: str) -> str:
     if name != "policy":

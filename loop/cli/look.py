@@ -16,10 +16,11 @@ from graphs.teacher import Teacher
 from loop.backends import close, find_log, find_store
 from loop.config import Config, ConfigError
 from loop.doors import open_task, open_teacher, student_books
-from loop.tables import coverage_line, profile_table, verdict_table
+from loop.tables import abstention_line, accuracy_line, coverage_line, profile_table, verdict_table
 from loop.workers.decide import Decider, Standing
 from loop.workers.external import in_its_bucket
 from loop.workers.record import LoopRound, LoopRounds, open_rounds
+from streams.backlog import Backlog
 from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed
 from streams.folding import fold_diagnoses
@@ -68,7 +69,8 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     console.print(f"student {config.student.name!r} in {root}: serving {served}", highlight=False)
     with find_log(config, root) as log:
         console.print(
-            f"waiting in the log: {lag(log, store)} outputs; dead letters: {dead_letters(log)}",
+            f"waiting in the log: {lag(config, log, store)} {config.monitor.topic};"
+            f" dead letters: {dead_letters(log)}",
             highlight=False,
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
@@ -84,17 +86,17 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     if standing is None:
         console.print("no answer of the served version has been watched yet", highlight=False)
         return
+    console.print(accuracy_line(standing.profile), highlight=False)
+    console.print(coverage_line(standing.profile.coverage), highlight=False)
+    console.print(abstention_line(standing.profile.coverage), highlight=False)
     console.print(f"policy: {standing.decision.kind}")
     for reason in standing.decision.reasons:
         console.print(f"  {reason}", highlight=False)
 
 
-def lag(log: EventLog, store: StateStore) -> int:
-    """Outputs in the log that are not in the state yet."""
-    stored = store.offsets(MONITOR_GROUP)
-    return sum(
-        end - stored.get(partition, 0) for partition, end in log.end_offsets("student-outputs").items()
-    )
+def lag(config: Config, log: EventLog, store: StateStore) -> int:
+    """What the monitor reads of the log and is not in the state yet."""
+    return Backlog.measure(log, MONITOR_GROUP, [config.monitor.topic]).left(store)
 
 
 def dead_letters(log: EventLog) -> int:

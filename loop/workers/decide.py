@@ -145,7 +145,8 @@ class Decider:
         )
         record = RoundParts(decision=standing.decision, opened=opened)
         round_ = Round(round_id, student, number, "planned", None, record)
-        if self._rounds.open(round_, changed(round_, "planned", announced(record.decision))):
+        event = changed(round_, "planned", announced(record.decision), self._clock.now())
+        if self._rounds.open(round_, event):
             logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
 
 
@@ -161,12 +162,13 @@ def publish_once(store: StateStore, event: Event) -> None:
         logger.debug("%s was published by another worker", event.event_id)
 
 
-def changed(round_: LoopRound, state: State, detail: JsonObject) -> RoundChanged:
-    """The event that a round reached `state`. Its time is the decision's, so that a repetition writes the
-    same event."""
+def changed(round_: LoopRound, state: State, detail: JsonObject, now: datetime | None = None) -> RoundChanged:
+    """The event that a round reached `state` now (None: when it was decided). Only the transaction that moves
+    the round publishes it, so it is written once."""
     return RoundChanged(
         event_id=derived_id(round_.round_id, state),
-        occurred_at=round_.record.opened.at,
+        occurred_at=now or round_.record.opened.at,
+        as_of=round_.record.opened.at,
         student=round_.student,
         round_id=round_.round_id,
         state=state,

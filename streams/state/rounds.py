@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 from pydantic import BaseModel
@@ -31,6 +31,8 @@ ACTIVE = tables.ACTIVE
 LONGEST_WAIT_S = 3600.0
 """A lease or a pause that ends later than this from now was written before the clock was set back: it is
 over."""
+Served = Literal["served"]
+SERVED: Served = "served"
 Row = Mapping[str, Any]
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -257,9 +259,16 @@ class RoundStore(Generic[RecordT]):
             ).one_or_none()
         return None if row is None else (row[0], row[1])
 
-    def set_route(self, student: str, version: int, holder: Round[RecordT] | None, event: Event) -> None:
-        """Serve `version` from now on; the version served until now becomes `previous`. A repetition changes
-        nothing.
+    def set_route(
+        self,
+        student: str,
+        version: int,
+        holder: Round[RecordT] | None,
+        event: Event,
+        before: int | Served | None = SERVED,
+    ) -> None:
+        """Serve `version` from now on; the version `before` it is the one served until now, unless one is
+        named (None: there is none). A repetition changes nothing.
 
         `holder` is the claimed round that brings the version, None when a person switches. Raises
         `RoundConflict` when its claim is no longer valid.
@@ -277,7 +286,7 @@ class RoundStore(Generic[RecordT]):
                 return
             values = {
                 "version": version,
-                "previous": None if row is None else row[0],
+                "previous": (row[0] if row else None) if before == SERVED else before,
                 "round_id": None if holder is None else holder.round_id,
             }
             if row is None:

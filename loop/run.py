@@ -24,6 +24,7 @@ from loop.workers.services import Ports, Services
 from streams.backlog import Backlog
 from streams.consume import calm_collector
 from streams.log import EventLog, LogUnavailable
+from streams.state.outbox import OutboxRelay
 from streams.state.store import StoreUnavailable
 from streams.topics import MONITOR_GROUP
 
@@ -38,10 +39,10 @@ def run_up(config: Config, root: Path, once: bool, listen: Listener, console: Co
     """All workers, until interrupted; with `once`, until what the log held at the start is in the profile and
     no round is under way."""
     root = prepare(root)
+    logger.info("starting the loop of student %r in %s; Ctrl-C stops it", config.student.name, root)
     with open_services(config, root, Ports(listen=listen)) as services, open_log(config, root) as log:
         set_up_student(services)
         embedded = Embedded(services, log)
-        logger.info("the loop of student %r runs from %s; Ctrl-C stops it", config.student.name, root)
         try:
             if once:
                 _to_the_end(services, log, embedded.monitor, embedded.catch_up, console)
@@ -55,8 +56,8 @@ def run_worker(config: Config, root: Path, kind: str, once: bool, listen: Listen
     """One worker of this kind, until interrupted (or idle, with `once`; a monitor: until what the log held at
     the start is in the profile)."""
     root = prepare(root)
+    logger.info("starting the %s worker of student %r in %s", kind, config.student.name, root)
     with open_services(config, root, Ports(listen=listen)) as services:
-        logger.info("the %s worker of student %r runs from %s", kind, config.student.name, root)
         if kind == "deploy":
             set_up_student(services)
         else:
@@ -182,6 +183,11 @@ def roll_back(config: Config, root: Path, switch: Switch, console: Console) -> N
 
 def _route(services: Services, version: int, switch: Switch, console: Console) -> None:
     set_route(services, version, switch)
+    try:
+        with open_log(services.config, services.root, None) as log:
+            OutboxRelay(services.store, log).step()
+    except LogUnavailable as exc:
+        logger.warning("announced later, by the next worker that sends: %s", exc)
     console.print(
         f"version {version} of {services.student!r} is champion and is served from now on", highlight=False
     )

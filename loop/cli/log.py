@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loop.ingest import Ingested
     from streams.dead_letters import DeadLetter
     from streams.log import EventLog
 
@@ -124,24 +125,32 @@ def ingest(
     version: Annotated[
         int, typer.Option(min=1, help="The student's version, for lines that do not give one.")
     ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which lines would become whose answers.")
+    ] = False,
 ) -> None:
     """Put answers from a file into the event log.
 
-    Interrupted and started again, it resumes; a second run of the same file has no effect.
+    Interrupted and started again, it resumes; a second run of the same file has no effect. Which model is
+    which version of the student says [ingest.models]; other models' lines are left out. The exit code is 2
+    when there are bad lines, or nothing but left-out ones.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from loop.backends import prepare
     from loop.cli.main import load_config
-    from loop.ingest import Defaults, ingest
+    from loop.ingest import Defaults, ingest, preview
 
-    student = load_config(config).student.name
+    loaded = load_config(config)
+    defaults = Defaults(loaded.student.name, version, loaded.ingest.models)
+    if dry_run:
+        _show_ingested(preview(file, defaults), "would be written")
+        return
     with (
         _open(directory, config) as log,
         Progress(TextColumn(file.name), BarColumn(), DownloadColumn(), TimeRemainingColumn()) as bar,
     ):
         task = bar.add_task("ingest", total=None)
-        defaults = Defaults(student, version)
         done = ingest(
             file,
             log,
@@ -149,11 +158,30 @@ def ingest(
             defaults,
             lambda at, total: bar.update(task, completed=at, total=total),
         )
+    _show_ingested(done, "written")
+
+
+def _show_ingested(done: Ingested, written: str) -> None:
+    """The table of models, the bad lines, the sum. Exits with 2 when there are bad lines, or none was
+    taken."""
+    rows = [
+        (model, f"{student!r} version {version}", f"{count} answers")
+        for (model, student, version), count in sorted(done.taken.items())
+    ]
+    rows += [(model, "left out", f"{count} lines") for model, count in done.left_out.most_common()]
+    for model, becomes, count in rows:
+        typer.echo(f"{_printable(model):32} {becomes:28} {count}")
     for reason in done.reasons:
         typer.echo(reason, err=True)
     began = f" after line {done.resumed_at}" if done.resumed_at else ""
-    typer.echo(f"{done.lines} lines{began}: {done.events} answers written to the log, {done.bad} bad lines")
-    if done.bad:
+    left_out = sum(done.left_out.values())
+    typer.echo(
+        f"{done.lines} lines{began}: {done.events} answers {written} to the log, {done.bad} bad lines,"
+        f" {left_out} left out"
+    )
+    if left_out and not done.events:
+        typer.echo("no line is of our student: [ingest.models] says which models are", err=True)
+    if done.bad or (left_out and not done.events):
         raise typer.Exit(2)
 
 

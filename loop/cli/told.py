@@ -76,14 +76,16 @@ class Told:
     def _watched(self, standing: Standing) -> None:
         """A decision is told when it changes; the figures in its reasons change with every answer."""
         decision = standing.decision
-        reasons = "; ".join(decision.reasons)
-        key = re.sub(r"[0-9.,]+", "#", f"{standing.version} {decision.kind} {reasons}")
+        first = next(iter(decision.reasons), "")
+        key = re.sub(r"[0-9.,]+", "#", f"{standing.version} {decision.kind} {first}")
         if key != self._decision:
             self._decision = key
             _say(
-                f"policy: {decision.kind}: {reasons} ({accuracy_line(standing.profile)})",
+                f"policy: {decision.kind}: {first.removeprefix(f'{decision.kind}: ')}"
+                f" ({accuracy_line(standing.profile)})",
                 event="decision",
                 decision=decision.kind,
+                reasons=decision.reasons,
                 version=standing.version,
                 answers=standing.profile.answers,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -25,14 +26,14 @@ CONFIG = """
 [engine]
 kind = "scripted"
 
+[policy]
+min_answers = 1000000
+
 [log]
 kind = "kafka"
 
 [log.kafka]
 bootstrap_servers = "{address}"
-
-[policy]
-min_answers = 1000000
 """
 
 
@@ -50,13 +51,13 @@ class Run:
     """A run on the broker, by the command line."""
 
     def __init__(self, folder: Path, address: str) -> None:
-        self.root, self._config = folder / "run", folder / "kafka.toml"
-        self._config.write_text(CONFIG.format(address=address))
-        self.config = load(self._config)
+        self.root, self.config_file = folder / "run", folder / "kafka.toml"
+        self.config_file.write_text(CONFIG.format(address=address))
+        self.config = load(self.config_file)
         self._given = 0
 
     def command(self, *words: str, expect: int = 0) -> CompletedProcess[str]:
-        done = run_warm(SKILLLOOP, *words, "--config", self._config, "--dir", self.root)
+        done = run_warm(SKILLLOOP, *words, "--config", self.config_file, "--dir", self.root)
         assert done.returncode == expect, (done.stdout, done.stderr)
         return done
 
@@ -97,6 +98,15 @@ def output(number: int) -> StudentOutput:
     )
 
 
+def test_a_dead_broker_is_one_line(tmp_path: Path) -> None:
+    run = Run(tmp_path, "127.0.0.1:9")
+    run.config_file.write_text(run.config_file.read_text() + "start_timeout_s = 2.0\n")
+    told = run.command("topics", "list", expect=1).stderr.splitlines()
+    assert len(told) == 1 and told[0].startswith("LogUnavailable: cannot connect: no answer from Kafka at"), (
+        told
+    )
+
+
 @pytest.mark.kafka
 @pytest.mark.slow
 def test_once_ends_when_what_waited_is_read_and_says_how_much(broker: KafkaServer, tmp_path: Path) -> None:
@@ -106,7 +116,9 @@ def test_once_ends_when_what_waited_is_read_and_says_how_much(broker: KafkaServe
     up = run.command("up", "--once")
     assert "30 records waited in student-outputs; this worker read 30: 30 events counted" in up.stdout
     assert run.read() == 30
-    for batch in range(1, 4):
+    told = [json.loads(line) for line in up.stderr.splitlines()]
+    assert [line["decision"] for line in told if line.get("event") == "decision"] == ["wait"]
+    for batch in range(1, 3):
         run.answer(20)
         monitor = run.command("worker", "monitor", "--once")
         assert "20 records waited in student-outputs; this worker read 20" in monitor.stdout
@@ -114,6 +126,6 @@ def test_once_ends_when_what_waited_is_read_and_says_how_much(broker: KafkaServe
     assert "0 records waited" in run.command("worker", "monitor", "--once").stdout
     assert "waiting in the log: 0 student-outputs" in run.command("status").stdout
     diagnosed = run.events("diagnoses")
-    assert len(diagnosed) == 90 and all(isinstance(event, Diagnosed) for event in diagnosed)
+    assert len(diagnosed) == 70 and all(isinstance(event, Diagnosed) for event in diagnosed)
     assert run.partitions("diagnoses") == 8, "one student's diagnoses spread over all partitions"
     assert all(isinstance(event, Deployed) for event in run.events("deployments"))

@@ -328,9 +328,11 @@ def rollback(
 
 @app.command()
 def doctor(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Check libraries, directory, store, log, task, student and champion, and say how to mend them.
+    """Check everything that is configured, each within a deadline, and say how to mend it.
 
-    The exit code is 1 when a check fails. It does not call the teacher.
+    Libraries, directory and disk, store, log with topics and codecs, task, gate, filters, teacher and prices,
+    registry, the student's answer, the trainer's settings, the champion. The exit code is 1 when a check
+    fails. The teacher's server is only asked which models it has, which costs nothing.
     """
     from loop.cli.doctor import examine
 

@@ -12,7 +12,8 @@ from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
 from graphs.filters.chain import FilterParts, Sample, filters
 from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
-from loop.config import ConfigError
+from loop.config import ConfigError, MonitorSection
+from loop.tasks.task import Task
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
 from loop.workers.external import ExternalDiagnoses
@@ -103,12 +104,16 @@ class MonitorWorker:
 
 
 def assessors(services: Services) -> tuple[Assessor, ...]:
+    """See `chain_of`."""
+    return chain_of(services.config.monitor, services.task, sampler(services))
+
+
+def chain_of(settings: MonitorSection, task: Task, sample: Sample) -> tuple[Assessor, ...]:
     """The difficulty filters in order of trust. Raises `ConfigError` for one that is unknown or lacks its
     part."""
-    settings = services.config.monitor
     parts = FilterParts(
-        grade=lambda _, gold, answer: services.task.grade(gold, answer),
-        sample=sampler(services),
+        grade=lambda _, gold, answer: task.grade(gold, answer),
+        sample=sample,
         rewards=None if settings.prm is None else RewardModel(settings.prm),
         samples=settings.samples,
         settings=settings,

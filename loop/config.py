@@ -184,6 +184,11 @@ class MonitorSection(FilterSettings):
     samples: int = Field(default=5, gt=1)
     temperature: float = Field(default=0.7, gt=0)
 
+    @property
+    def topic(self) -> str:
+        """What is consumed."""
+        return "diagnoses" if self.source == "diagnoses" else "student-outputs"
+
 
 def _policy_or_row(name: str) -> str:
     if name != "policy":
@@ -209,6 +214,24 @@ class CurateSection(Settings):
     recent_records: int = Field(default=20_000, gt=0)
     replay: ReplaySettings = ReplaySettings()
     replay_candidates: int = Field(default=2000, ge=0)
+
+
+class IngestSection(Settings):
+    """Which version of the student a logged chat completion is of, by the model it names.
+
+    `models` maps names to versions: a number, or `"*"` for the number where the name has its star. A star
+    otherwise stands for any text, and the name `""` for a line that names no model. Empty: the student's name
+    is the version of `skillloop ingest --version`, and `<student>-v*` the version it says.
+    """
+
+    models: dict[str, Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["*"]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _stars_are_there(self) -> Self:
+        for name, version in self.models.items():
+            if version == "*" and name.count("*") != 1:
+                raise ValueError(f"models: {name!r} = '*' needs one star in the name, where the version is")
+        return self
 
 
 class DemoSection(Settings):
@@ -257,6 +280,7 @@ class Config(Settings):
     embed: EmbedSettings = EmbedSettings()
     train: TrainSection = TrainSection()
     gate: GateSettings = GateSettings()
+    ingest: IngestSection = IngestSection()
     demo: DemoSection = DemoSection()
 
 

@@ -8,7 +8,8 @@ A line is one of two things:
 - an OpenAI chat completion as it was logged, `{"request": {"messages": [...], "model": ..., "user": ...},
   "response": {"id": ..., "created": ..., "model": ..., "choices": [{"message": {"content": ...}}]}}`, with
   optional `session`, `feedback` ("up", "down") and `gold` beside them. The question is the last user message,
-  every choice is an answer, and a model named `<name>-v12` is version 12 of its student.
+  every choice is an answer, and the model that the response, else the request, names says which version gave
+  it (`[ingest.models]`). A line of any other model is left out and counted.
 
 An id that is absent is made from the line's bytes and number, so the same file gives the same events again
 and the second copy of each is dropped as known. The position is kept beside the log after every page: a run
@@ -21,11 +22,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from pydantic import ValidationError
 
@@ -39,7 +42,9 @@ from streams.log import EventLog, Outgoing
 PAGE = 500
 SHOWN = 20
 _LINE_BYTES = 4 * MAX_BYTES
-_VERSIONED = re.compile(r"-v([1-9][0-9]{0,8})$")
+_NUMBER = "([1-9][0-9]{0,8})"
+OUR_EVENT = "(our event)"
+NO_MODEL = "(no model named)"
 
 
 class IngestError(LoopError):
@@ -50,23 +55,55 @@ class BadLine(Exception):
     """A line that is not an answer; the message says why."""
 
 
+class NotOurs(Exception):
+    """A line of a model that is not our student; the message is the model's name."""
+
+
 @dataclass(frozen=True)
 class Defaults:
-    """For lines that do not say whose answer they are."""
+    """Whose answers lines are: `student` and `version` of those that do not say it, and `models`, names of
+    models with the version that each is (loop.config.IngestSection)."""
 
     student: str
     version: int = 1
+    models: Mapping[str, int | Literal["*"]] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """What decides which lines are left out: with another mapping a file is read again from its start."""
+        return json.dumps(dict(self.models), sort_keys=True) if self.models else ""
+
+    @cached_property
+    def _rows(self) -> list[tuple[re.Pattern[str], int | Literal["*"]]]:
+        rows = self.models or {self.student: self.version, f"{self.student}-v*": "*"}
+        return [(re.compile(_pattern(name, version)), version) for name, version in rows.items()]
+
+    def match(self, *names: str) -> tuple[str, int]:
+        """The first of these names that is our student's, and the version it stands for. Raises `NotOurs`."""
+        for name in names:
+            for pattern, version in self._rows:
+                if matched := pattern.fullmatch(name):
+                    return name, int(matched[1]) if version == "*" else version
+        raise NotOurs(next(filter(None, names), "") or NO_MODEL)
+
+
+def _pattern(name: str, version: int | Literal["*"]) -> str:
+    """A name with a star as a regular expression: the star is the version, or any text."""
+    return re.escape(name).replace(r"\*", _NUMBER if version == "*" else ".*")
 
 
 @dataclass
 class Ingested:
-    """What a run did. `resumed_at` is the line it began after; `reasons` are the first bad lines."""
+    """What a run did. `resumed_at` is the line it began after; `reasons` are the first bad lines. `taken`
+    counts answers by model, student and version, `left_out` lines by model."""
 
     resumed_at: int = 0
     lines: int = 0
     events: int = 0
     bad: int = 0
     reasons: list[str] = field(default_factory=list)
+    taken: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 Progress = Callable[[int, int], None]
@@ -83,9 +120,24 @@ def ingest(
     """
     try:
         with path.open("rb") as file:
-            return _ingest(file, path, log, _Position(path, folder), defaults, progress)
+            return _ingest(file, path, log, _Position(path, folder, defaults.mark), defaults, progress)
     except OSError as exc:
         raise IngestError(f"cannot read {path}: {exc}") from exc
+
+
+def preview(path: Path, defaults: Defaults) -> Ingested:
+    """What `ingest` would do with the whole of `path`; nothing is written. Raises `IngestError`."""
+    done = Ingested()
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(_lines(file), start=1):
+                if line is None or line.strip():
+                    page: list[Outgoing] = []
+                    _take(line, number, defaults, page, done)
+                    done.events += len(page)
+    except OSError as exc:
+        raise IngestError(f"cannot read {path}: {exc}") from exc
+    return done
 
 
 def _ingest(
@@ -124,13 +176,17 @@ def _take(line: bytes | None, number: int, defaults: Defaults, page: list[Outgoi
     try:
         if line is None:
             raise BadLine(f"longer than {_LINE_BYTES} bytes")
-        records = [_record(event) for event in read_line(line, number, defaults)]
+        model, events = _read(line, number, defaults)
+        records = [_record(event) for event in events]
+    except NotOurs as exc:
+        done.left_out[str(exc)] += 1
     except BadLine as exc:
         done.bad += 1
         if len(done.reasons) < SHOWN:
             done.reasons.append(f"line {number}: {exc}")
     else:
         page += records
+        done.taken.update((model, event.student, event.student_version) for event in events)
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:
@@ -145,7 +201,12 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutput]:
-    """The answers of one line. Raises `BadLine`."""
+    """The answers of one line. Raises `BadLine`, `NotOurs`."""
+    return _read(line, number, defaults)[1]
+
+
+def _read(line: bytes, number: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
+    """The model that one line names, and its answers."""
     try:
         body = json.loads(line)
     except (ValueError, RecursionError) as exc:
@@ -154,9 +215,10 @@ def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutpu
         raise BadLine(f"a JSON {type(body).__name__}, expected an object")
     line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"line-{number}")
     if "response" in body:
-        return [_event(fields) for fields in _completions(body, line_id, defaults)]
+        events = [_event(fields) for fields in _completions(body, line_id, defaults)]
+        return defaults.match(*_models(body))[0] or NO_MODEL, events
     who = {"event_id": line_id, "student": defaults.student, "student_version": defaults.version}
-    return [_event(who | body)]
+    return OUR_EVENT, [_event(who | body)]
 
 
 def _event(fields: JsonObject) -> StudentOutput:
@@ -191,12 +253,12 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError) as exc:
         raise BadLine(f"no chat completion: {type(exc).__name__}: {exc}") from exc
     cause = str(response["id"]) if response.get("id") else line_id
-    student, version = _student(response.get("model") or request.get("model"), defaults)
+    _, version = defaults.match(*_models(body))
     extra = {name: body[name] for name in ("feedback", "gold") if body.get(name) is not None}
     session = str(body.get("session") or request.get("user") or "")[:200]
     for number, answer in enumerate(choices):
         who = {
-            "student": student,
+            "student": defaults.student,
             "student_version": version,
             "session": session,
             "event_id": derived_id(cause, f"choice-{number}"),
@@ -213,18 +275,19 @@ def _text(content: object) -> str:
     raise TypeError("a message has no text")
 
 
-def _student(model: object, defaults: Defaults) -> tuple[str, int]:
-    versioned = _VERSIONED.search(str(model or ""))
-    return defaults.student, int(versioned[1]) if versioned else defaults.version
+def _models(body: JsonObject) -> tuple[str, ...]:
+    """The names under which a completion was made: the response's, then the request's; "" where neither
+    says."""
+    named = tuple(str(part["model"]) for part in (body["response"], body["request"]) if part.get("model"))
+    return named or ("",)
 
 
 class _Position:
     """How far a file was ingested, kept in a small file that is replaced as a whole."""
 
-    def __init__(self, path: Path, folder: Path) -> None:
-        self._file = (
-            folder / "ingest" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
-        )
+    def __init__(self, path: Path, folder: Path, mark: str = "") -> None:
+        name = hashlib.sha256(f"{path.resolve()}{mark}".encode()).hexdigest()[:16]
+        self._file = folder / "ingest" / f"{name}.json"
 
     def load(self, file: BinaryIO) -> tuple[int, int]:
         """(bytes, lines) done; (0, 0) for a new file, or one whose beginning has changed."""

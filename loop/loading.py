@@ -1,7 +1,7 @@
 """Loading: one frozen object from a TOML file with environment variables on top, read once at the edge.
 
-1. The file, then `SKILLLOOP_<SECTION>__<KEY>=value` (read as TOML where it parses as TOML, else as text),
-   then what the command line says; the later one wins key by key.
+1. The file, then `SKILLLOOP_<SECTION>__<KEY>=value`, or `SKILLLOOP_<KEY>` outside of sections (read as TOML
+   where it parses as TOML, else as text), then what the command line says; the later one wins key by key.
 2. `plugins` are imported before anything is checked, so that the kinds they add exist.
 3. An unknown key is an error that names the nearest right one, or where an old key went. What is wrong is
    blamed on the file or on the environment variable that says it.
@@ -20,13 +20,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, ValidationError
 
 from agent.settings import Settings
 from agent.table import Table, UnknownKind
 from loop.errors import LoopError
 
 PREFIX = "SKILLLOOP_"
+NO_KEYS = frozenset({"config", "dir", "image", "log_level", "crash_at"})
+"""Names behind the prefix that are no keys: command line, compose.yaml and the crash test read them."""
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 P = ParamSpec("P")
@@ -46,12 +48,26 @@ class KindSection(Settings):
     model_config = ConfigDict(extra="allow")
 
     kind: str
+    _where: str = PrivateAttr("kind")
+
+    @property
+    def where(self) -> str:
+        """Who chose the kind, for messages: the file or the variable, and the key."""
+        return self._where
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What stands in the table of the chosen kind."""
+        """What stands in the table of the chosen kind. Raises `ConfigError` where it is not a table."""
         own = getattr(self, self.kind, None)
-        return own if isinstance(own, Mapping) else own.model_dump() if isinstance(own, BaseModel) else {}
+        if isinstance(own, BaseModel):
+            return own.model_dump()
+        if own is not None and not isinstance(own, Mapping):
+            raise ConfigError(f"{self.where}: the settings of {self.kind!r} must be a table (got {own!r})")
+        return own or {}
+
+    def chosen_by(self, where: str) -> None:
+        """Remember who chose the kind."""
+        self._where = where
 
     def chosen(self) -> dict[str, Any]:
         """The section as it has effect, flat: what all kinds have in common, and the options of this one."""
@@ -70,7 +86,7 @@ def open_kind(table: Table[Callable[P, T]], section: KindSection, *args: P.args,
     try:
         return table.choose(section.kind)(*args, **kwargs)
     except UnknownKind as exc:
-        raise ConfigError(f"kind: {exc}") from exc
+        raise ConfigError(f"{section.where}: {exc}") from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         raise ConfigError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
@@ -110,7 +126,11 @@ def load_settings(
         got = "" if hidden else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
-    return settings if path is None else from_folder(settings, folder)
+    settings = settings if path is None else from_folder(settings, folder)
+    for name in model.model_fields:
+        if isinstance(section := getattr(settings, name), KindSection):
+            section.chosen_by(f"{sources.of((name, 'kind'))}: {name}.kind")
+    return settings
 
 
 def _read(path: Path | None) -> Tree:
@@ -161,12 +181,11 @@ def _depth(tree: object, keys: tuple[str, ...]) -> int:
 
 
 def from_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Tree:
-    """The tree of the `SKILLLOOP_<SECTION>__<KEY>` variables of a model. Raises `ConfigError` when two
-    contradict."""
+    """The tree of the `SKILLLOOP_*` variables of a model. Raises `ConfigError` when two contradict."""
     tree: Tree = {}
     for name, text in sorted(environ.items()):
         *sections, key = name.removeprefix(PREFIX).lower().split("__")
-        if not name.startswith(PREFIX) or not sections:
+        if not name.startswith(PREFIX) or (not sections and key in NO_KEYS):
             continue
         place = tree
         for section in sections:

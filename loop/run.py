@@ -16,13 +16,17 @@ from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
 from loop.wiring import open_services, round_workers, set_up_student
-from loop.workers.deploy import set_route
+from loop.workers.deploy import Switch, set_route
+from loop.workers.messages import Listener
 from loop.workers.monitor import MonitorWorker
 from loop.workers.round import RoundWorker
-from loop.workers.services import Services
+from loop.workers.services import Ports, Services
+from streams.backlog import Backlog
 from streams.consume import calm_collector
-from streams.log import LogUnavailable
+from streams.log import EventLog, LogUnavailable
+from streams.state.outbox import OutboxRelay
 from streams.state.store import StoreUnavailable
+from streams.topics import MONITOR_GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -31,49 +35,79 @@ SETUP_S = 120
 WORKERS = {"curate": ("planned",), "train": ("curated", "trained"), "deploy": ("judged",)}
 
 
-def run_up(config: Config, root: Path, once: bool, console: Console) -> None:
-    """All workers, until interrupted (or idle, with `once`)."""
+def run_up(config: Config, root: Path, once: bool, listen: Listener, console: Console) -> None:
+    """All workers, until interrupted; with `once`, until what the log held at the start is in the profile and
+    no round is under way."""
     root = prepare(root)
-    with open_services(config, root) as services, open_log(config, root) as log:
+    logger.info("starting the loop of student %r in %s; Ctrl-C stops it", config.student.name, root)
+    with open_services(config, root, Ports(listen=listen)) as services, open_log(config, root) as log:
         set_up_student(services)
         embedded = Embedded(services, log)
-        console.print(
-            f"serving the loop of student {config.student.name!r} from {root}; stop with Ctrl-C",
-            highlight=False,
-        )
-        if once:
-            embedded.settle()
-        else:
-            _until_stopped(embedded.step)
+        try:
+            if once:
+                _to_the_end(services, log, embedded.monitor, embedded.catch_up, console)
+            else:
+                _until_stopped(embedded.step)
+        finally:
+            embedded.monitor.loop.close()
 
 
-def run_worker(config: Config, root: Path, kind: str, once: bool) -> None:
-    """One worker of this kind, until interrupted (or idle, with `once`)."""
+def run_worker(config: Config, root: Path, kind: str, once: bool, listen: Listener, console: Console) -> None:
+    """One worker of this kind, until interrupted (or idle, with `once`; a monitor: until what the log held at
+    the start is in the profile)."""
     root = prepare(root)
-    with open_services(config, root) as services:
+    logger.info("starting the %s worker of student %r in %s", kind, config.student.name, root)
+    with open_services(config, root, Ports(listen=listen)) as services:
         if kind == "deploy":
             set_up_student(services)
         else:
             _wait_for_student(services)
         if kind == "monitor":
-            _run_monitor(services, once)
+            _run_monitor(services, once, console)
             return
         workers = [worker for worker in round_workers(services) if worker.STATE in WORKERS[kind]]
         _run(lambda: _turn(workers), once)
 
 
-def _run_monitor(services: Services, once: bool) -> None:
+def _run_monitor(services: Services, once: bool, console: Console) -> None:
     with open_log(services.config, services.root, None) as log:
         monitor = MonitorWorker(services, log)
         calm_collector()
         try:
-            _run(monitor.step, once)
+            if once:
+                _to_the_end(services, log, monitor, monitor.catch_up, console)
+            else:
+                _until_stopped(monitor.step)
         finally:
             monitor.loop.close()
 
 
+def _to_the_end(
+    services: Services,
+    log: EventLog,
+    monitor: MonitorWorker,
+    catch_up: Callable[[Backlog], None],
+    console: Console,
+) -> None:
+    """Read what the log holds now, and say how much that was."""
+    backlog = Backlog.measure(log, MONITOR_GROUP, [services.config.monitor.topic])
+    waiting = backlog.left(services.store)
+    logger.info("%d records wait in %s", waiting, services.config.monitor.topic)
+    catch_up(backlog)
+    counts = monitor.loop.counts
+    console.print(
+        f"{waiting} records waited in {services.config.monitor.topic}; this worker read {counts['records']}:"
+        f" {counts['events']} events counted, {counts['duplicates']} known before,"
+        f" {counts['dead_letters']} dead letters",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def _wait_for_student(services: Services) -> None:
     """The deploy worker sets the student up. Raises `ConfigError` when none does within `SETUP_S` seconds."""
+    if services.rounds.route(services.student) is None:
+        logger.info("waiting for `skillloop worker deploy` to set student %r up", services.student)
     for _ in range(SETUP_S):
         if services.rounds.route(services.student) is not None:
             return
@@ -105,6 +139,7 @@ def _until_stopped(step: Callable[[], bool]) -> None:
 
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, finish)
+    told = False
     while not stop.is_set():
         try:
             busy = step()
@@ -112,36 +147,47 @@ def _until_stopped(step: Callable[[], bool]) -> None:
             logger.warning("waiting: %s", exc)
             busy = False
         if not busy:
+            if not told:
+                logger.info("nothing to do now: waiting")
+                told = True
             stop.wait(IDLE_S)
 
 
-def promote_version(config: Config, root: Path, version: int, console: Console) -> None:
+def promote_version(config: Config, root: Path, version: int, switch: Switch, console: Console) -> None:
     """Make a version the champion, without the gate."""
     with open_services(config, prepare(root)) as services:
         set_up_student(services)
-        _switch(services, version, "promote", console)
+        services.load(version)
+        services.registry.promote(version)
+        _route(services, version, switch, console)
 
 
-def roll_back(config: Config, root: Path, console: Console) -> None:
-    """Make the previous champion the champion again. Raises `ConfigError` when there is none."""
+def roll_back(config: Config, root: Path, switch: Switch, console: Console) -> None:
+    """Make the previous champion the champion again; one that was interrupted is finished. Raises
+    `ConfigError` when there is none."""
     with open_services(config, prepare(root)) as services:
         set_up_student(services)
-        previous = services.registry.alias("previous")
-        if previous is None:
+        registry, route = services.registry, services.rounds.route(services.student)
+        champion = registry.champion().version
+        served = route[0] if route else champion
+        target = registry.alias("previous") if champion == served else champion
+        if target is None:
             raise ConfigError(
                 f"student {services.student!r} has no previous champion; "
                 "`skillloop rounds list` shows what there is"
             )
-        _switch(services, previous, "rollback", console)
+        services.load(target)
+        registry.rollback(served)
+        _route(services, target, switch, console)
 
 
-def _switch(services: Services, version: int, action: str, console: Console) -> None:
-    services.load(version)
-    if action == "rollback":
-        services.registry.rollback(services.registry.champion().version)
-    else:
-        services.registry.promote(version)
-    set_route(services, version, None, action, services.clock.now())
+def _route(services: Services, version: int, switch: Switch, console: Console) -> None:
+    set_route(services, version, switch)
+    try:
+        with open_log(services.config, services.root, None) as log:
+            OutboxRelay(services.store, log).step()
+    except LogUnavailable as exc:
+        logger.warning("announced later, by the next worker that sends: %s", exc)
     console.print(
         f"version {version} of {services.student!r} is champion and is served from now on", highlight=False
     )

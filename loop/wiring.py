@@ -14,7 +14,7 @@ from loop.backends import open_store
 from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.workers.curate import CurateWorker
-from loop.workers.deploy import DeployWorker, set_route
+from loop.workers.deploy import DeployWorker, Switch, set_route
 from loop.workers.judge import JudgeWorker
 from loop.workers.record import open_rounds
 from loop.workers.round import RoundWorker
@@ -58,7 +58,7 @@ def set_up_student(services: Services) -> None:
     """
     base = services.registry.register_base(services.task.base_dir)
     if services.rounds.route(services.student) is None:
-        set_route(services, base.version, None, "promote", services.clock.now())
+        set_route(services, base.version, Switch(reason="the student is set up"))
 
 
 def round_workers(services: Services) -> tuple[RoundWorker, ...]:

@@ -50,6 +50,9 @@ def _utc(value: datetime) -> datetime:
         raise ValueError(f"time {value.isoformat()} is outside the years 1 to 9999 in UTC") from exc
 
 
+Time = Annotated[datetime, AfterValidator(_utc)]
+
+
 class Event(BaseModel):
     """What every event carries. `occurred_at` is event time (UTC), `causation_id` the event that led to this
     one."""
@@ -60,7 +63,7 @@ class Event(BaseModel):
     VERSION: ClassVar[int] = 1  # of the schema; older ones are up-converted by the codec
 
     event_id: Name
-    occurred_at: Annotated[datetime, AfterValidator(_utc)]
+    occurred_at: Time
     student: Name
     schema_version: Literal[1] = 1
     causation_id: str | None = None
@@ -123,10 +126,21 @@ class Diagnosed(Event):
     bucket: Bucket
     judged: Literal["correct", "incorrect", "undecided"] | None = None
 
+    @property
+    def key(self) -> str:
+        """Student plus the answer: one student's diagnoses spread over partitions. Their order does not
+        matter (contract 3)."""
+        return f"{self.student}/{self.causation_id or self.event_id}"
+
 
 class RoundChanged(Event):
     """A round reached a new state; `detail` is the part that the state adds to the round's record
-    (`loop.workers.record`)."""
+    (`loop.workers.record`).
+
+    `occurred_at` is the loop's clock when the state was reached, `as_of` the event time of the newest answer
+    that the round's decision saw. None: an event of before there was this field, whose `occurred_at` is that
+    time.
+    """
 
     TYPE: ClassVar[str] = "skillloop.round-changed"
     TOPIC: ClassVar[str] = "rounds"
@@ -134,10 +148,16 @@ class RoundChanged(Event):
     round_id: Name
     state: Literal["planned", "curated", "trained", "judged", "promoted", "rejected", "failed"]
     detail: JsonObject = {}
+    as_of: Time | None = None
 
 
 class Deployed(Event):
-    """Another version of the student is served from now on, recorded only after proof (contract 7)."""
+    """Another version of the student is served from now on, recorded only after proof (contract 7).
+
+    `occurred_at` is the loop's clock at the switch, `as_of` the event time of the newest answer that the
+    decision to train saw (None for a person's switch, who is in `by`, with a `reason`). `previous` was served
+    until now.
+    """
 
     TYPE: ClassVar[str] = "skillloop.deployed"
     TOPIC: ClassVar[str] = "deployments"
@@ -146,6 +166,9 @@ class Deployed(Event):
     previous: Version | None = None
     round_id: str | None = None
     action: Literal["promote", "rollback"]
+    as_of: Time | None = None
+    by: str = Field(default="", max_length=200)
+    reason: Text = ""
 
 
 class Alert(Event):

@@ -28,7 +28,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
@@ -58,6 +58,27 @@ class SftTrainer:
     """The `training.trainer.Trainer` of this recipe."""
 
     settings: SftSettings
+
+    def check(self, base_dir: Path, max_length: int) -> str:
+        """What can be said of these settings without training: the base's layers have the adapter's targets,
+        and its positions an example's length. Raises `TrainingError`."""
+        try:
+            config = AutoConfig.from_pretrained(base_dir, local_files_only=True)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except (OSError, ValueError, KeyError) as exc:
+            raise TrainingError(f"the base student in {base_dir} cannot be loaded ({exc})") from exc
+        positions = getattr(config, "max_position_embeddings", None) or max_length
+        if max_length > positions:
+            raise TrainingError(f"max_length {max_length} is above the base's {positions} positions")
+        layers = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+        targets = self.settings.target_modules
+        named = () if isinstance(targets, str) else targets
+        unknown = [t for t in named if not any(f".{name}".endswith(f".{t}") for name in layers)]
+        if unknown:
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+            raise TrainingError(f"target_modules {', '.join(unknown)}: the base has {known}")
+        return f"rank {self.settings.lora_r} on {targets}, {max_length} of {positions} positions"
 
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import date
+from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from agent.profile import canonical_bytes
-from loop.backends import open_log, open_store, prepare
+from graphs.teacher import Teacher
+from loop.backends import close, find_log, find_store
 from loop.config import Config, ConfigError
-from loop.doors import open_task
-from loop.tables import coverage_line, profile_table, verdict_table
+from loop.doors import open_task, open_teacher, student_books
+from loop.tables import abstention_line, accuracy_line, coverage_line, profile_table, verdict_table
 from loop.workers.decide import Decider, Standing
 from loop.workers.external import in_its_bucket
-from loop.workers.record import LoopRound, open_rounds
+from loop.workers.record import LoopRound, LoopRounds, open_rounds
+from streams.backlog import Backlog
 from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed, EventKey
 from streams.folding import fold_diagnoses
@@ -27,8 +33,28 @@ from streams.state.store import StateStore
 from streams.topics import MONITOR_GROUP, TOPICS, dead_letter_topic
 
 
+class _WhenAsked:
+    """A teacher that its first call opens: opening one may create its cache of replies."""
+
+    def __init__(self, open_: Callable[[], Teacher]) -> None:
+        self._open = open_
+
+    @cached_property
+    def _opened(self) -> Teacher:
+        return self._open()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened, name)
+
+    def close(self) -> None:
+        if "_opened" in vars(self):
+            close(self._opened)
+
+
 def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
-    task = open_task(config, root, store)
+    books = student_books(config, root, store)
+    teacher = _WhenAsked(lambda: open_teacher(config.teacher, books, config.seed))
+    task = open_task(config, root, store, cast(Teacher, teacher))
     try:
         return Decider(config, store, open_rounds(store), task).standing()
     finally:
@@ -37,17 +63,20 @@ def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
 
 def show_status(config: Config, root: Path, console: Console) -> None:
     """What is served, consumed and decided."""
-    root = prepare(root)
-    store = open_store(config, root)
-    route = open_rounds(store).route(config.student.name)
+    root = root.resolve()
+    store = find_store(config, root)
+    rounds = open_rounds(store)
+    route = rounds.route(config.student.name)
     served = f"version {route[0]} (before it: {route[1] or 'none'})" if route else "nothing yet"
     console.print(f"student {config.student.name!r} in {root}: serving {served}", highlight=False)
-    with open_log(config, root, None) as log:
+    with find_log(config, root) as log:
         console.print(
-            f"waiting in the log: {lag(log, store)} outputs; dead letters: {dead_letters(log)}",
+            f"waiting in the log: {lag(config, log, store)} {config.monitor.topic};"
+            f" dead letters: {dead_letters(log)}",
             highlight=False,
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
+    _print_unreadable(rounds, config.student.name, console)
     for gap in TopicPositions(store).gaps(MONITOR_GROUP):
         where = f"{gap.partition.topic}[{gap.partition.number}]"
         console.print(f"gap in {where}: was at {gap.had}, read on from {gap.reads_on}", highlight=False)
@@ -59,17 +88,17 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     if standing is None:
         console.print("no answer of the served version has been watched yet", highlight=False)
         return
+    console.print(accuracy_line(standing.profile), highlight=False)
+    console.print(coverage_line(standing.profile.coverage), highlight=False)
+    console.print(abstention_line(standing.profile.coverage), highlight=False)
     console.print(f"policy: {standing.decision.kind}")
     for reason in standing.decision.reasons:
         console.print(f"  {reason}", highlight=False)
 
 
-def lag(log: EventLog, store: StateStore) -> int:
-    """Outputs in the log that are not in the state yet."""
-    stored = store.offsets(MONITOR_GROUP)
-    return sum(
-        end - stored.get(partition, 0) for partition, end in log.end_offsets("student-outputs").items()
-    )
+def lag(config: Config, log: EventLog, store: StateStore) -> int:
+    """What the monitor reads of the log and is not in the state yet."""
+    return Backlog.measure(log, MONITOR_GROUP, [config.monitor.topic]).left(store)
 
 
 def dead_letters(log: EventLog) -> int:
@@ -84,8 +113,7 @@ def dead_letters(log: EventLog) -> int:
 
 def show_profile(config: Config, root: Path, console: Console) -> None:
     """The profile's table."""
-    root = prepare(root)
-    standing = _standing(config, root, open_store(config, root))
+    standing = _standing(config, root, find_store(config, root))
     if standing is None:
         console.print("no answer of the served version has been watched yet")
         return
@@ -95,14 +123,13 @@ def show_profile(config: Config, root: Path, console: Console) -> None:
 
 def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
-    root = prepare(root)
-    store = open_store(config, root)
+    store = find_store(config, root)
     from_day, bucket_s = store.known_from(), config.monitor.bucket_s
     since = None if from_day is None else first_bucket(from_day, bucket_s)
     live = store.buckets(since_bucket=since)
     codec, unreadable = Codec(), 0
     events: dict[EventKey, Diagnosed] = {}
-    with open_log(config, root, None) as log:
+    with find_log(config, root) as log:
         for record in log.read(Diagnosed.TOPIC):
             try:
                 event = codec.decode(record)
@@ -133,7 +160,8 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
     table = Table()
     for name in ("round", "kind", "skills", "state", "trained on", "became", "gate"):
         table.add_column(name)
-    for round_ in open_rounds(open_store(config, prepare(root))).list(config.student.name):
+    rounds = open_rounds(find_store(config, root))
+    for round_ in rounds.list(config.student.name):
         record = round_.record
         table.add_row(
             round_.round_id,
@@ -145,7 +173,20 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
             _outcome(round_),
         )
     console.print(table)
+    _print_unreadable(rounds, config.student.name, console)
     console.print("`skillloop rounds show ROUND` shows the reasons", style="dim")
+
+
+def _print_unreadable(rounds: LoopRounds, student: str, console: Console) -> None:
+    for reason in rounds.unreadable(student).values():
+        console.print(f"[red]set aside:[/] {escape(reason)}", highlight=False)
+
+
+def discard_round(config: Config, root: Path, round_id: str, console: Console) -> None:
+    """End a round whose record cannot be read. Raises `ConfigError` for any other."""
+    if not open_rounds(find_store(config, root)).discard(round_id):
+        raise ConfigError(f"round {round_id!r} is not under way, or can be read: nothing was changed")
+    console.print(f"round {round_id} has ended as failed; its record stays as it is", highlight=False)
 
 
 def _outcome(round_: LoopRound) -> str:
@@ -161,7 +202,7 @@ def _outcome(round_: LoopRound) -> str:
 
 def show_round(config: Config, root: Path, round_id: str, console: Console) -> None:
     """Everything the store knows of one round. Raises `ConfigError` for an unknown one."""
-    rounds = open_rounds(open_store(config, prepare(root)))
+    rounds = open_rounds(find_store(config, root))
     round_ = rounds.get(round_id)
     if round_ is None:
         known = ", ".join(other.round_id for other in rounds.list(config.student.name)) or "none"

@@ -131,7 +131,7 @@ class Decider:
 
     def _open(self, standing: Standing) -> None:
         student = standing.profile.student
-        number = len(self._rounds.list(student)) + 1
+        number = self._rounds.next_number(student)
         round_id = f"{student}-r{number:03d}"
         opened = Opened(
             champion=standing.version,
@@ -141,16 +141,18 @@ class Decider:
         )
         record = RoundParts(decision=standing.decision, opened=opened)
         round_ = Round(round_id, student, number, "planned", None, record)
-        if self._rounds.open(round_, changed(round_, "planned", announced(record.decision))):
+        event = changed(round_, "planned", announced(record.decision), self._clock.now())
+        if self._rounds.open(round_, event):
             logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
 
 
-def changed(round_: LoopRound, state: State, detail: JsonObject) -> RoundChanged:
-    """The event that a round reached `state`. Its time is the decision's, so that a repetition writes the
-    same event."""
+def changed(round_: LoopRound, state: State, detail: JsonObject, now: datetime | None = None) -> RoundChanged:
+    """The event that a round reached `state` now (None: when it was decided). Only the transaction that moves
+    the round publishes it, so it is written once."""
     return RoundChanged(
         event_id=derived_id(round_.round_id, state),
-        occurred_at=round_.record.opened.at,
+        occurred_at=now or round_.record.opened.at,
+        as_of=round_.record.opened.at,
         student=round_.student,
         round_id=round_.round_id,
         state=state,

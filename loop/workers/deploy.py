@@ -3,7 +3,9 @@ rejected."""
 
 from __future__ import annotations
 
-from datetime import datetime
+import logging
+from dataclasses import dataclass
+from typing import Literal
 
 from loop.errors import LoopError
 from loop.workers.judge import probe_digest
@@ -13,6 +15,9 @@ from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
 from streams.events import Deployed, derived_id
 from streams.files import write_text
+from streams.state.rounds import SERVED
+
+logger = logging.getLogger(__name__)
 
 
 class ProofFailed(LoopError):
@@ -49,7 +54,7 @@ class DeployWorker(RoundWorker):
         lease.renew()  # the registry knows no fence: hold the round before its alias moves
         services.registry.promote(version)
         services.crash("deploy.after-alias")
-        set_route(services, version, round_, "promote", round_.record.opened.at)
+        set_route(services, version, Switch(round_))
         services.crash("deploy.after-route")
         self.advance(round_, "promoted", Ended(answers=answers_total(services)))
 
@@ -59,22 +64,39 @@ class DeployWorker(RoundWorker):
         write_text(self.services.evaluation_file(version), made.read_text(encoding="utf-8"))
 
 
-def set_route(
-    services: Services, version: int, round_: LoopRound | None, action: str, occurred_at: datetime
-) -> None:
-    """Serve `version` from now on, and announce it: brought by a round that is held, or by a person.
+@dataclass(frozen=True)
+class Switch:
+    """Who brings another version: a round that is held, or the person `by`, for a `reason`."""
+
+    round_: LoopRound | None = None
+    action: Literal["promote", "rollback"] = "promote"
+    by: str = ""
+    reason: str = ""
+
+
+def set_route(services: Services, version: int, switch: Switch) -> None:
+    """Serve `version` from now on, and announce it. After a rollback the version before it is the registry's
+    `previous`, which the next rollback goes to.
 
     Raises `RoundConflict` when the round is no longer held.
     """
-    round_id = round_.round_id if round_ else None
+    round_, now = switch.round_, services.clock.now()
     route = services.rounds.route(services.student)
     event = Deployed(
-        event_id=derived_id(f"{services.student}/{version}/{round_id or occurred_at.isoformat()}", "deploy"),
-        occurred_at=occurred_at,
+        event_id=derived_id(
+            f"{services.student}/{version}/{round_.round_id if round_ else now.isoformat()}", "deploy"
+        ),
+        occurred_at=now,
+        as_of=round_.record.opened.at if round_ else None,
         student=services.student,
         version=version,
         previous=route[0] if route else None,
-        round_id=round_id,
-        action="rollback" if action == "rollback" else "promote",
+        round_id=round_.round_id if round_ else None,
+        action=switch.action,
+        by=switch.by,
+        reason=switch.reason,
     )
-    services.rounds.set_route(services.student, version, round_, event)
+    before = services.registry.alias("previous") if switch.action == "rollback" else SERVED
+    services.rounds.set_route(services.student, version, round_, event, before)
+    why = round_.round_id if round_ else f"{switch.by} {switch.reason}".strip()
+    logger.info("version %d of %r is served from now on: %s", version, services.student, why)

@@ -18,6 +18,14 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Of the records that waited at the start of a run that is to end, so many are in the profile."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Curating:
     """The teacher's calls of one kind (write, rewrite, solve): done, and in all. Told in the graph's
     threads, one at a time."""
@@ -63,7 +71,7 @@ class Postponed:
     wait_s: float
 
 
-Message = Watched | Curating | Training | Evaluating | Advanced | Postponed
+Message = Watched | Reading | Curating | Training | Evaluating | Advanced | Postponed
 
 
 class Listener(Protocol):

@@ -12,15 +12,17 @@ from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
 from graphs.filters.chain import FilterParts, Sample, filters
 from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
-from loop.config import ConfigError
+from loop.config import ConfigError, MonitorSection
+from loop.tasks.task import Task
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
 from loop.workers.external import ExternalDiagnoses
-from loop.workers.messages import Watched
+from loop.workers.messages import Reading, Watched
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.engine import EngineError, Sampling
 from serving.step_rewards import RewardModel
+from streams.backlog import Backlog
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
 from streams.events import StudentOutput
@@ -42,7 +44,7 @@ class MonitorWorker:
         folds = settings.source == "diagnoses"
         consume = ConsumeSettings(
             group=MONITOR_GROUP,
-            topics=("diagnoses",) if folds else ("student-outputs",),
+            topics=(settings.topic,),
             max_records=settings.max_records,
             max_attempts=settings.max_attempts,
             backoff_s=settings.backoff_s,
@@ -69,7 +71,7 @@ class MonitorWorker:
         )
         self.relay = OutboxRelay(services.store, log, services.crash)
         self.decider = Decider(services.config, services.store, services.rounds, task, services.clock)
-        self._listen = services.listen
+        self._store, self._listen = services.store, services.listen
 
     def step(self) -> bool:
         """One batch, then the outbox, then the policy. True when something was consumed."""
@@ -79,6 +81,15 @@ class MonitorWorker:
         if standing is not None:
             self._listen(Watched(standing))
         return done > 0
+
+    def catch_up(self, backlog: Backlog) -> None:
+        """Step until a backlog is in the store; dependencies that are away are waited for. Raises
+        `BacklogStuck`."""
+        total, done = backlog.left(self._store), False
+        while not done:
+            self.step()
+            self._listen(Reading(total - backlog.left(self._store), total))
+            done = backlog.done(self._store, self.loop.waiting)
 
     def send(self) -> None:
         """Empty the outbox; what cannot be sent now stays there for the next time."""
@@ -93,12 +104,16 @@ class MonitorWorker:
 
 
 def assessors(services: Services) -> tuple[Assessor, ...]:
+    """See `chain_of`."""
+    return chain_of(services.config.monitor, services.task, sampler(services))
+
+
+def chain_of(settings: MonitorSection, task: Task, sample: Sample) -> tuple[Assessor, ...]:
     """The difficulty filters in order of trust. Raises `ConfigError` for one that is unknown or lacks its
     part."""
-    settings = services.config.monitor
     parts = FilterParts(
-        grade=lambda _, gold, answer: services.task.grade(gold, answer),
-        sample=sampler(services),
+        grade=lambda _, gold, answer: task.grade(gold, answer),
+        sample=sample,
         rewards=None if settings.prm is None else RewardModel(settings.prm),
         samples=settings.samples,
         settings=settings,

@@ -85,7 +85,7 @@ class RoundWorker(ABC):
         self, round_: LoopRound, state: State, part: Part, ledger: Sequence[dict[str, Any]] = ()
     ) -> LoopRound:
         """Move the round on with the part that this step fills, announce it, and tell the listener."""
-        event = changed(round_, state, announced(part))
+        event = changed(round_, state, announced(part), self.services.clock.now())
         moved = self.services.rounds.advance(round_, state, round_.record.plus(part), [event], ledger)
         self.services.listen(Advanced(moved))
         return moved

@@ -36,6 +36,10 @@ class StoreUnavailable(StoreError):
     written."""
 
 
+class NothingStored(StoreError):
+    """There is no state store at the address."""
+
+
 class StaleOffsets(StoreError):
     """Another consumer has moved a partition's offset, so this one has lost it: its batch was not written."""
 
@@ -76,14 +80,17 @@ class StateStore:
     """Opens (and on first use creates) the tables in the database at `url`.
 
     `clock` replaces the database's time, in tests. Raises `StoreUnavailable` when the database cannot be
-    reached.
+    reached; without `create`, `NothingStored` where nothing is there.
     """
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, create: bool = True) -> None:
         self.url = _address(url)
         self.clock = clock
         if self.url.get_backend_name() == "sqlite" and self.url.database:
-            _make_folder(Path(self.url.database))
+            file = Path(self.url.database)
+            if not create and not file.is_file():
+                raise NothingStored(f"no state store {file}")
+            _make_folder(file)
         waits = self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
         timeout = {"timeout": 30} if waits else {}
         self.engine = sa.create_engine(self.url, connect_args=timeout, pool_pre_ping=True)
@@ -95,6 +102,8 @@ class StateStore:
             # Several processes may start on a new database at once
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
+            if not create and not sa.inspect(connection).has_table(tables.offsets.name):
+                raise NothingStored(f"no tables in the state store {self._shown()}")
             sums_are_new = not sa.inspect(connection).has_table("ledger_sums")
             old_ids = seen.set_aside_earlier(connection)
             tables.metadata.create_all(connection)

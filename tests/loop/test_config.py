@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from loop.backends import open_store
 from loop.config import CONFIGS, Config, ConfigError, load
 
 
@@ -60,9 +61,26 @@ def test_the_environment_is_blamed_for_what_it_says(tmp_path: Path) -> None:
         ),
         ({"SKILLLOOP_POLIC__X": "1"}, r"^environment variable SKILLLOOP_POLIC__\*: unknown key 'polic'"),
         ({"SKILLLOOP_A__B": "1", "SKILLLOOP_A__B__C": "1"}, "SKILLLOOP_A__B__C: another one gives 'b'"),
+        ({"SKILLLOOP_SEDD": "3"}, r"^environment variable SKILLLOOP_SEDD: .* mean 'seed'"),
+        ({"SKILLLOOP_SEED": "-1"}, r"^environment variable SKILLLOOP_SEED: seed: .*got -1"),
     ):
         with pytest.raises(ConfigError, match=told):
             load(path, environ)
+
+
+def test_a_key_outside_of_sections_comes_from_the_environment_too() -> None:
+    commands_own = {"SKILLLOOP_LOG_LEVEL": "DEBUG", "SKILLLOOP_CRASH_AT": "x:1", "SKILLLOOP_IMAGE": "i"}
+    assert load(None, {"SKILLLOOP_SEED": "7", **commands_own}).seed == 7
+
+
+def test_an_unknown_kind_is_blamed_on_who_chose_it(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("[store]\nkind = 'postgres'\n")
+    told = r"store\.kind: unknown state store 'postgres'; known: sql"
+    with pytest.raises(ConfigError, match=rf"some\.toml: {told}"):
+        open_store(load(path), tmp_path)
+    with pytest.raises(ConfigError, match=rf"^environment variable SKILLLOOP_STORE__KIND: {told}"):
+        open_store(load(None, {"SKILLLOOP_STORE__KIND": "postgres"}), tmp_path)
 
 
 @pytest.mark.parametrize(

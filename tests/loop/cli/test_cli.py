@@ -4,6 +4,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.warm import run_warm
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
 LIMIT_S = 0.7
+LOOK_S = 2.5
 
 
 def test_help_is_quick_and_loads_no_model_library() -> None:
@@ -50,6 +52,56 @@ def test_every_command_has_help(command: str) -> None:
     done = subprocess.run([SKILLLOOP, command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+LOOKING = (
+    ["status"],
+    ["profile", "show"],
+    ["profile", "rebuild"],
+    ["rounds", "list"],
+    ["rounds", "show", "r1"],
+    ["rounds", "discard", "r1"],
+    ["topics", "list"],
+    ["topics", "adopt", "student-outputs"],
+    ["dlq", "list"],
+    ["dlq", "show", "student-outputs/0/0"],
+    ["dlq", "redrive"],
+)
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+def test_looking_where_nothing_is_makes_nothing_and_says_so(command: list[str], tmp_path: Path) -> None:
+    for folder in (tmp_path / "mistyped", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        done = run_warm(SKILLLOOP, *command, "--dir", folder)
+        assert done.returncode == 1, (done.stdout, done.stderr)
+        assert "NothingThere: there is no" in done.stderr and folder.name in done.stderr
+        assert "--dir" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "mistyped").exists() and not list((tmp_path / "empty").iterdir())
+
+
+HEAVY = ("torch", "transformers", "mlflow", "langgraph", "langchain_core", "peft", "trl")
+QUICK = (["status"], ["profile", "show"], ["rounds", "list"], ["rounds", "show", "demo-r001"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", QUICK, ids=" ".join)
+def test_looking_loads_no_model_library(command: list[str], reference: Any) -> None:
+    """As the installed script runs, and within about a second of processor time."""
+    words = ["skillloop", *command, "--config", str(reference.config), "--dir", str(reference.root)]
+    code = (
+        f"import sys; from loop.cli.main import main\nsys.argv = {words}\n"
+        "try:\n    main()\nexcept SystemExit as exc:\n    assert not exc.code, exc.code\n"
+        f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    )
+    seconds = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "[]", done.stderr
+    assert min(seconds) < LOOK_S
 
 
 def test_an_error_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def _wanted(model: type[BaseModel] | None, keys: Sequence[str]) -> object:
     """The type of the field that `keys` lead to; None where there is none."""
     for key in keys[:-1]:
         field = model.model_fields.get(key) if model else None
-        model = _settings_in(field.annotation) if field else None
+        model = settings_in(field.annotation) if field else None
     leaf = model.model_fields.get(keys[-1]) if model else None
     return leaf.annotation if leaf else None
 
@@ -260,7 +260,7 @@ def _unknown(
     for key, value in tree.items():
         name = ".".join((*path, key))
         if key in fields:
-            inner = _settings_in(fields[key].annotation)
+            inner = settings_in(fields[key].annotation)
             if inner is not None and isinstance(value, Mapping):
                 yield from _unknown(value, inner, (*path, key), moved)
         elif name in moved:
@@ -269,7 +269,7 @@ def _unknown(
             yield (*path, key), f"unknown key {name!r}; {_suggest(key, fields)}"
 
 
-def _settings_in(annotation: object) -> type[BaseModel] | None:
+def settings_in(annotation: object) -> type[BaseModel] | None:
     """The settings that a field holds, also where it may be None."""
     for kind in (annotation, *typing.get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -44,7 +44,9 @@ def answers(folder: Path, texts: list[str], adapter: str | None) -> list[str]:
 def answer(folder: Path, servers: str, adapter: str | None) -> None:
     rows = [json.loads(line) for line in (folder / "traffic.jsonl").read_text().splitlines()]
     replies = answers(folder, [row["question"] for row in rows], adapter)
-    right = [re.findall(r"\d+", reply)[-1:] == [row["answer"]] for row, reply in zip(rows, replies, strict=True)]
+    right = [
+        re.findall(r"\d+", reply)[-1:] == [row["answer"]] for row, reply in zip(rows, replies, strict=True)
+    ]
     for skill in sorted({row["skills"][0] for row in rows}):
         of_skill = [flag for row, flag in zip(rows, right, strict=True) if row["skills"] == [skill]]
         print(f"{skill:15} {sum(of_skill)} of {len(of_skill)} right")

@@ -1,7 +1,7 @@
 """What a stranger brings: a student of their own, questions with their own labels, and users' questions.
 
-Usage: own_student.py FOLDER. Writes FOLDER/student (a causal language model of 0.4 million parameters that was
-taught addition and subtraction, and never multiplication), pool.jsonl, held_out.jsonl and traffic.jsonl.
+Usage: own_student.py FOLDER. Writes FOLDER/student (a causal language model of 0.4 million parameters that
+was taught addition and subtraction, and never multiplication), pool.jsonl, held_out.jsonl and traffic.jsonl.
 Nothing of skillloop is imported: these are files as anybody could have them.
 """
 
@@ -46,7 +46,7 @@ def questions(counts: dict[str, int], things: tuple[str, ...], seed: str) -> lis
         dice, wanted = Random(f"{seed}:{skill}"), len(rows) + count
         while len(rows) < wanted:
             row = question(skill, things, dice)
-            rows[row["question"]] = {"id": f"{seed}-{len(rows)}", **row}
+            rows.setdefault(row["question"], {"id": f"{seed}-{len(rows)}", **row})
     return list(rows.values())
 
 
@@ -90,9 +90,7 @@ def build_student() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = (torch.optim.Muon(matrices, lr=0.02, weight_decay=0.0), torch.optim.AdamW(others, lr=3e-3))
     for step in range(STEPS):
-        rows = [
-            question(dice.choice(("addition", "subtraction")), everything, dice) for _ in range(BATCH)
-        ]
+        rows = [question(dice.choice(("addition", "subtraction")), everything, dice) for _ in range(BATCH)]
         loss = model(**batch(rows, tokenizer), use_cache=False).loss
         loss.backward()
         for optimizer in optimizers:
@@ -122,9 +120,14 @@ def batch(rows: list[Row], tokenizer: PreTrainedTokenizerFast) -> dict[str, torc
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    write(folder / "pool.jsonl", questions({"addition": 250, "subtraction": 250, "multiplication": 80}, POOL_THINGS, "pool"))
+    write(
+        folder / "pool.jsonl",
+        questions({"addition": 250, "subtraction": 250, "multiplication": 80}, POOL_THINGS, "pool"),
+    )
     write(folder / "held_out.jsonl", questions(dict.fromkeys(FORMS, 120), GATE_THINGS, "gate"))
     write(folder / "traffic.jsonl", questions(dict.fromkeys(FORMS, 220), USER_THINGS, "user"))
+    if (folder / "student").is_dir():
+        return
     model, tokenizer = build_student()
     model.save_pretrained(folder / "student")
     tokenizer.save_pretrained(folder / "student")

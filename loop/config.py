@@ -305,9 +305,24 @@ MOVED: Mapping[str, str] = {
 }
 """What became of the keys of earlier versions, for the error that an old file gets."""
 
+_STAT = "belongs to `skillloop stat`; the loop has"
+NOT_HERE: Mapping[str, str] = {
+    "answers": f"{_STAT} the topic student-outputs (docs/events.md)",
+    "data": f"{_STAT} [task], with pool and held_out",
+    "catalog": f"{_STAT} task.catalog and task.labels",
+    "filters": f"{_STAT} [monitor] with the same settings, monitor.filters for the order, and task.grade",
+    "evaluate": f"{_STAT} the gate, on all of task.held_out",
+    "strategy.name": f"{_STAT} curate.strategy",
+    "train.epochs": f"{_STAT} the policy's steps (policy.base_steps)",
+    "train.max_steps": f"{_STAT} policy.max_steps",
+    "student.temperature": f"{_STAT} monitor.temperature",
+    "student.samples": f"{_STAT} monitor.samples",
+}
+"""Keys of `skillloop stat` (loop/offline/config.py), for the error that they get in the loop's file."""
+
 
 def load(
     path: Path | None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
 ) -> Config:
     """The configuration of the loop in `path` (None: all defaults). Raises `ConfigError`."""
-    return load_settings(Config, path, environ or {}, overrides or {}, MOVED)
+    return load_settings(Config, path, environ or {}, overrides or {}, {**MOVED, **NOT_HERE})

@@ -5,7 +5,7 @@
 2. `plugins` are imported before anything is checked, so that the kinds they add exist.
 3. An unknown key is an error that names the nearest right one, or where an old key went. What is wrong is
    blamed on the file or on the environment variable that says it.
-4. Relative paths start at the file's folder.
+4. Relative paths in a file start at its folder, those of the environment at the current one.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, ValidationEr
 from agent.settings import Settings
 from agent.table import Table, UnknownKind
 from loop.errors import LoopError
+from loop.shipped import CONFIGS as CONFIGS
 
 PREFIX = "SKILLLOOP_"
 NO_KEYS = frozenset({"config", "dir", "image", "log_level", "crash_at"})
 """Names behind the prefix that are no keys: command line, compose.yaml and the crash test read them."""
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound=Settings)
 Tree = dict[str, Any]
+Keys = tuple[str, ...]
 
 
 class ConfigError(LoopError):
@@ -113,7 +114,8 @@ def load_settings(
     folder = Path() if path is None else path.resolve().parent
     sources = _Sources("the defaults" if path is None else str(path), layers)
     named = tree.get("plugins")
-    load_plugins([folder / str(name) for name in named] if isinstance(named, list) else [])
+    start = folder if sources.in_file(("plugins",)) else Path.cwd()
+    load_plugins([start / str(name) for name in named] if isinstance(named, list) else [])
     for keys, message in _unknown(tree, model, (), moved):
         raise ConfigError(f"{sources.of(keys)}: {message}")
     try:
@@ -126,7 +128,7 @@ def load_settings(
         got = "" if hidden else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
-    settings = settings if path is None else from_folder(settings, folder)
+    settings = from_folder(settings, lambda keys: folder if sources.in_file(keys) else Path.cwd())
     for name in model.model_fields:
         if isinstance(section := getattr(settings, name), KindSection):
             section.chosen_by(f"{sources.of((name, 'kind'))}: {name}.kind")
@@ -150,10 +152,17 @@ class _Sources:
     def __init__(self, file: str, layers: Sequence[Tree]) -> None:
         self._file, self._layers = file, layers
 
-    def of(self, keys: tuple[str, ...]) -> str:
+    def _layer(self, keys: Keys) -> tuple[int, int]:
+        return max((_depth(tree, keys), layer) for layer, tree in enumerate(self._layers))
+
+    def in_file(self, keys: Keys) -> bool:
+        """Whether the value at `keys` is the file's."""
+        return self._layer(keys)[1] == 0
+
+    def of(self, keys: Keys) -> str:
         """The source of the value at `keys`, or of the deepest part of it that anybody gave; a later one
         wins."""
-        depth, layer = max((_depth(tree, keys), layer) for layer, tree in enumerate(self._layers))
+        depth, layer = self._layer(keys)
         if depth == 0 or layer == 0:
             return self._file
         if layer == 2:
@@ -165,13 +174,13 @@ class _Sources:
         return f"environment variable {name}{'__*' if whole else ''}"
 
 
-def _at(tree: Any, keys: tuple[str, ...]) -> Any:
+def _at(tree: Any, keys: Keys) -> Any:
     for key in keys:
         tree = tree[key]
     return tree
 
 
-def _depth(tree: object, keys: tuple[str, ...]) -> int:
+def _depth(tree: object, keys: Keys) -> int:
     """How many of `keys` lead into a tree."""
     for depth, key in enumerate(keys):
         if not isinstance(tree, Mapping) or key not in tree:
@@ -213,7 +222,7 @@ def _wanted(model: type[BaseModel] | None, keys: Sequence[str]) -> object:
     """The type of the field that `keys` lead to; None where there is none."""
     for key in keys[:-1]:
         field = model.model_fields.get(key) if model else None
-        model = _settings_in(field.annotation) if field else None
+        model = settings_in(field.annotation) if field else None
     leaf = model.model_fields.get(keys[-1]) if model else None
     return leaf.annotation if leaf else None
 
@@ -229,15 +238,17 @@ def merge(tree: Tree, more: Mapping[str, object]) -> None:
             tree[key] = value
 
 
-def from_folder(value: Any, folder: Path) -> Any:
-    """The same settings with every relative path taken from `folder`, where their file lies."""
+def from_folder(value: Any, folder: Callable[[Keys], Path], keys: Keys = ()) -> Any:
+    """The same settings with every relative path taken from the folder of its keys."""
     if isinstance(value, Path):
-        return folder / value
+        return folder(keys) / value
     if isinstance(value, tuple):
-        return tuple(from_folder(item, folder) for item in value)
+        return tuple(from_folder(item, folder, keys) for item in value)
     if isinstance(value, BaseModel):
-        fields = {name: from_folder(getattr(value, name), folder) for name in type(value).model_fields}
-        return value.model_copy(update=fields)
+        names = type(value).model_fields
+        return value.model_copy(
+            update={name: from_folder(getattr(value, name), folder, (*keys, name)) for name in names}
+        )
     return value
 
 
@@ -260,15 +271,15 @@ def load_plugins(files: Sequence[Path]) -> None:
 
 
 def _unknown(
-    tree: Mapping[str, object], model: type[BaseModel], path: tuple[str, ...], moved: Mapping[str, str]
-) -> Iterator[tuple[tuple[str, ...], str]]:
+    tree: Mapping[str, object], model: type[BaseModel], path: Keys, moved: Mapping[str, str]
+) -> Iterator[tuple[Keys, str]]:
     """Keys that `model` does not have, each with what to write."""
     fields = model.model_fields
     plugin = tree.get("kind") if issubclass(model, KindSection) else None
     for key, value in tree.items():
         name = ".".join((*path, key))
         if key in fields:
-            inner = _settings_in(fields[key].annotation)
+            inner = settings_in(fields[key].annotation)
             if inner is not None and isinstance(value, Mapping):
                 yield from _unknown(value, inner, (*path, key), moved)
         elif name in moved:
@@ -277,7 +288,7 @@ def _unknown(
             yield (*path, key), f"unknown key {name!r}; {_suggest(key, fields)}"
 
 
-def _settings_in(annotation: object) -> type[BaseModel] | None:
+def settings_in(annotation: object) -> type[BaseModel] | None:
     """The settings that a field holds, also where it may be None."""
     for kind in (annotation, *typing.get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):

@@ -22,16 +22,17 @@ from streams.files import files_sha256, write_json
 from training.errors import TrainingError
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+BASE_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 
 
 def base_sha256(base_dir: Path) -> str:
-    """The hash of a base student: every safetensors, JSON and text file at the top of its directory.
+    """The hash of a base student: every safetensors, JSON, text and template file at the top of its
+    directory. Transformers 5 keeps the chat template, which decides what the student is asked, in
+    `chat_template.jinja`.
 
     Raises `TrainingError` when the directory holds no safetensors weights.
     """
-    names = [
-        path.name for path in base_dir.glob("*") if path.suffix in {".safetensors", ".json", ".txt", ".model"}
-    ]
+    names = [path.name for path in base_dir.glob("*") if path.suffix in BASE_SUFFIXES]
     if not any(name.endswith(".safetensors") for name in names):
         raise TrainingError(
             f"{base_dir} holds no .safetensors weights; a base student must be saved as safetensors"

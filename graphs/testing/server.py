@@ -1,12 +1,12 @@
 """A scripted teacher behind the real HTTP API of OpenAI-compatible servers: for tests, benchmarks and trying
 things out.
 
-    python -m graphs.testing.server --port 8001 --latency-ms 50 --fault 429:2 --fault refusal@diagnose
+    python -m graphs.testing.server --latency-ms 50 --fault 429:2 --fault refusal@diagnose
 
 Serves `GET /v1/models` and `POST /v1/chat/completions` (messages, `response_format` json_schema, seed, usage,
-errors in OpenAI's form); `GET /calls` tells how often each purpose was asked. With `--port 0` the system
-chooses; the first line on stdout is the address. It binds to loopback only. No streaming, no tools, one
-choice.
+errors in OpenAI's form); `GET /calls` tells how often each purpose was asked. Port and model name are those
+of the shipped configurations; with `--port 0` the system chooses; the first line on stdout is the address. It
+binds to loopback only. No streaming, no tools, one choice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.items import JsonObject
-from graphs.testing.brain import Brain, ChatRequest, GullibleBrain, SensibleBrain
+from graphs.testing.brain import ArithmeticBrain, Brain, ChatRequest, GullibleBrain, SensibleBrain
 from graphs.testing.faults import CODES, STATUS, Faults, Kind, Order, spoil
 
 HANG_S = 30.0
@@ -298,22 +298,24 @@ def teacher_process(*arguments: str) -> Iterator[str]:
             process.terminate()
 
 
-BRAINS = {"sensible": SensibleBrain, "gullible": GullibleBrain}
+BRAINS = {"arithmetic": ArithmeticBrain, "sensible": SensibleBrain, "gullible": GullibleBrain}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m graphs.testing.server", description="A scripted OpenAI-compatible teacher."
+        prog="python -m graphs.testing.server",
+        description="A scripted OpenAI-compatible teacher.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=8001, help="0 lets the system choose")
+    parser.add_argument("--port", type=int, default=8000, help="0 lets the system choose")
     parser.add_argument("--latency-ms", type=float, default=0.0)
-    parser.add_argument("--brain", choices=sorted(BRAINS), default="sensible")
+    parser.add_argument("--brain", choices=sorted(BRAINS), default="arithmetic")
     parser.add_argument(
         "--fault", action="append", default=[], help="KIND[:COUNT][@PURPOSE], may be given several times"
     )
     parser.add_argument("--api-key", default="", help="refuse requests without this key")
-    parser.add_argument("--model", default="scripted")
+    parser.add_argument("--model", default="teacher", help="the name in the shipped configurations")
     chosen = parser.parse_args(arguments)
     faults = [Order.parse(text) for text in chosen.fault]
     server = TeacherServer(

@@ -22,9 +22,10 @@ dlq_app = typer.Typer(
     help="Dead letters, records that could not be processed: list them, show one, send them again.",
 )
 
-DirOption = Annotated[Path, typer.Option("--dir", help="The run's directory.")]
+DirOption = Annotated[Path, typer.Option("--dir", envvar="SKILLLOOP_DIR", help="The run's directory.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="TOML configuration. Default: the demo's.")
+    Path | None,
+    typer.Option("--config", envvar="SKILLLOOP_CONFIG", help="TOML configuration. Default: the demo's."),
 ]
 TopicOption = Annotated[
     str, typer.Option("--topic", help="The topic that the dead letters come from, without `.dlq`.")

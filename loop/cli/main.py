@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.errors import SkillloopError
+from loop.cli.init import init
 from loop.cli.log import dlq_app, ingest, topics_app
 from loop.cli.logs import LogFormat, set_up_logging
 from loop.cli.stat import stat
 from loop.cli.store import store_app
+from loop.shipped import CONFIGS, program_version
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,19 +54,42 @@ app.add_typer(dlq_app, name="dlq")
 app.add_typer(store_app, name="store")
 app.command()(ingest)
 app.command()(stat)
+app.command()(init)
 
 DirOption = Annotated[
-    Path, typer.Option("--dir", help="The run's directory: state, log, MLflow database, rounds, adapters.")
+    Path,
+    typer.Option(
+        "--dir",
+        envvar="SKILLLOOP_DIR",
+        help="The run's directory: state, log, MLflow database, rounds, adapters.",
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
+        envvar="SKILLLOOP_CONFIG",
         help="TOML configuration; SKILLLOOP_<SECTION>__<KEY> overrides a key. Default: the demo's.",
     ),
 ]
 DEFAULT_DIR = Path("runs/demo")
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "demo.toml"
+DEFAULT_CONFIG = CONFIGS / "demo.toml"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"skillloop {program_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def main() -> None:
@@ -340,3 +365,7 @@ def doctor(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> N
 
     if not examine(load_config(config), directory, open_console()):
         raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

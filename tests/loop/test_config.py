@@ -96,6 +96,10 @@ def test_an_unknown_kind_is_blamed_on_who_chose_it(tmp_path: Path) -> None:
         ("[curate]\nmin_agreement = 2", "is now strategy.min_agreement"),
         ("[gate]\nsmall_skills = 'pool'", "gate.small_skills is no longer set"),
         ("[budget]\ntrain_seconds_per_round = 1", "train_seconds_per_round is no longer set"),
+        ("[budget]\ncap_usd = 1", "budget.cap_usd is now budget.usd_per_round"),
+        ("[filters]\norder = ['gold']", "filters belongs to `skillloop stat`; the loop has [monitor]"),
+        ("[data]\ntrain = 'a'", "the loop has [task]"),
+        ("[train]\nepochs = 3", "the policy's steps"),
         ("[train]\nbatch_size = 8\n[train.sft]\nmicro_batch_size = 3", "batch_size 8 is not a multiple"),
     ],
 )
@@ -105,6 +109,15 @@ def test_an_old_key_is_told_where_it_went(tmp_path: Path, text: str, told: str) 
     with pytest.raises(ConfigError, match=r"old\.toml") as caught:
         load(path)
     assert told in str(caught.value)
+
+
+def test_paths_of_the_environment_start_where_the_command_runs(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("")
+    path = tmp_path / "some.toml"
+    path.write_text('plugins = ["mine.py"]\n[student]\nbase = "models/s"\n[task]\nlabels = ["l.jsonl"]\n')
+    config = load(path, {"SKILLLOOP_STUDENT__BASE": "own/s", "SKILLLOOP_TASK__POOL": "pool.jsonl"})
+    assert (config.student.base, config.task.pool) == (Path.cwd() / "own/s", Path.cwd() / "pool.jsonl")
+    assert config.task.labels == (tmp_path / "l.jsonl",) and config.plugins == (tmp_path / "mine.py",)
 
 
 def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,11 @@ def test_progress_ends_at_the_end(tmp_path: Path) -> None:
     ingest(path, MemoryLog(), tmp_path, DEFAULTS, lambda at, total: told.append((at, total)))
     assert told == sorted(told)
     assert told[-1] == (path.stat().st_size, path.stat().st_size)
+
+
+def test_the_documented_lines_are_read() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+    section = document.split("## From a file")[1]
+    for block in re.findall(r"(?:^    .*\n)+", section, re.MULTILINE):
+        (event,) = read_line(" ".join(block.split()).encode(), 1, Defaults("mathbot"))
+        assert (event.question, event.answer) == ("What is 3 + 4?", "8")

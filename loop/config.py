@@ -67,11 +67,26 @@ class TaskSection(KindSection):
 
 
 class StudentSection(Settings):
-    """Which student, and how long it may answer."""
+    """Which student, and how long it may answer.
+
+    `hub_name` and `hub_revision` are what adapters call the base, so that PEFT finds it on other machines:
+    its repository on the Hub and the commit. Empty: what the folder's place in the Hub's cache says, else the
+    folder.
+    """
 
     name: str = Field(default="demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     base: Base = "builtin:llama"
     max_new_tokens: int = Field(default=112, gt=0)
+    hub_name: str = ""
+    hub_revision: str = ""
+
+    @model_validator(mode="after")
+    def _revision_named(self) -> Self:
+        if bool(self.hub_name) != bool(self.hub_revision):
+            raise ValueError(
+                "hub_name and hub_revision go together: a repository without a commit is no base"
+            )
+        return self
 
 
 class EngineSection(KindSection):

@@ -20,6 +20,7 @@ from serving.adapter_files import (
 )
 from streams.files import files_sha256, write_json
 from training.errors import TrainingError
+from training.trainer import BaseName
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 BASE_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
@@ -40,12 +41,25 @@ def base_sha256(base_dir: Path) -> str:
     return files_sha256(base_dir, names)
 
 
-def canonicalise(adapter_dir: Path, base_name: str) -> None:
-    """Make equal adapters equal bytes: sorted configuration without machine paths, and no other files."""
+def base_name(base_dir: Path) -> BaseName:
+    """What adapters call the base in `base_dir`: its repository and commit when the folder is a snapshot in
+    the Hub's cache, else the folder itself and its hash (which PEFT and transformers ignore for folders).
+
+    >>> base_name(Path("/cache/models--org--student/snapshots/0a1b2c"))
+    BaseName(name='org/student', revision='0a1b2c')
+    """
+    repository = base_dir.parent.parent.name
+    if base_dir.parent.name == "snapshots" and repository.startswith("models--"):
+        return BaseName(repository.removeprefix("models--").replace("--", "/"), base_dir.name)
+    return BaseName(str(base_dir.resolve()), base_sha256(base_dir))
+
+
+def canonicalise(adapter_dir: Path, base: BaseName) -> None:
+    """Make equal adapters of one base equal bytes: a sorted configuration, and no other files."""
     path = adapter_dir / CONFIG_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
-    config["base_model_name_or_path"] = base_name
+    config["base_model_name_or_path"], config["revision"] = base.name, base.revision
     config["inference_mode"] = True
     write_json(path, config)
     for other in adapter_dir.iterdir():

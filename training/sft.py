@@ -20,7 +20,9 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from trl import SFTConfig, SFTTrainer
 
 from serving.adapter_files import adapter_sha256
 from streams.files import read_json, write_json
-from training.adapters import base_sha256, canonicalise, load_check
+from training.adapters import base_name, base_sha256, canonicalise, load_check
 from training.checkpoints import (
     CHECKPOINTS,
     PREFIX,
@@ -48,7 +50,7 @@ from training.checkpoints import (
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
-from training.trainer import Progress, TrainedAdapter, TrainingJob, unwatched
+from training.trainer import CurvePoint, Progress, TrainedAdapter, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -106,24 +108,25 @@ def train_begun(settings: SftSettings, job: TrainingJob, on_progress: Progress =
     data = Dataset.from_dict(
         {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
     )
+    tokens = _trained_tokens([len(rows[i].input_ids) for i in plan], job.batch_size)
     before = _trainable(model)
     config = _trainer_config(settings, job)
     processes = PartialState()
     with processes.main_process_first():
         checkpoint = last_complete(job.out_dir / CHECKPOINTS)
-    watch = _Watch(on_progress, read_marker(checkpoint))
+    watch = _Watch(on_progress, tokens, read_marker(checkpoint))
     trainer = SFTTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[watch]
     )
     _run(trainer, checkpoint)
     _check_moved(before, _trainable(model))
     if processes.is_main_process:
-        _save_adapter(model, job.out_dir, job.base_dir.name)
-        adapter = job.out_dir / "adapter"
-        tokens = sum(len(rows[i].input_ids) for i in plan)
-        figures = (job.steps, watch.seconds(), tokens, watch.loss)
-        too_long = len(job.examples) - len(rows)
-        _finish(job.out_dir, TrainedAdapter(adapter, adapter_sha256(adapter), *figures, too_long=too_long))
+        adapter = _save_adapter(model, job)
+        figures = (job.steps, watch.seconds(), tokens[-1], watch.loss)
+        trained = {row.example_id for row in rows}
+        left_out = tuple(e.example_id for e in job.examples if e.example_id not in trained)
+        curve = _curve(trainer.state.log_history)
+        _finish(TrainedAdapter(adapter, adapter_sha256(adapter), *figures, left_out, curve))
     processes.wait_for_everyone()
 
 
@@ -140,15 +143,23 @@ def finished_result(out_dir: Path) -> TrainedAdapter | None:
             f"{adapter_dir} is not the adapter that {out_dir / RESULT} describes; train the round in a"
             " new directory"
         )
-    return TrainedAdapter(adapter_dir=adapter_dir, **found)
+    found.pop("too_long", None)  # written by earlier versions
+    curve = tuple(CurvePoint(**point) for point in found.pop("curve", ()))
+    left_out = tuple(found.pop("left_out", ()))
+    return TrainedAdapter(adapter_dir=adapter_dir, **found, left_out=left_out, curve=curve)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, stops at the first loss that is not finite, and marks checkpoints as whole."""
+    """Reports progress, stops at the first loss that is not finite, and marks checkpoints as whole.
 
-    def __init__(self, on_progress: Progress, resumed: Marker | None) -> None:
+    `tokens` are those trained after each step. What it adds to the trainer's own log of a step is kept in
+    checkpoints with that log.
+    """
+
+    def __init__(self, on_progress: Progress, tokens: Sequence[int], resumed: Marker | None) -> None:
         self.loss = resumed.loss if resumed else math.nan
         self._on_progress = on_progress
+        self._tokens = tokens
         self._started = time.monotonic() - (resumed.seconds if resumed else 0.0)
 
     def seconds(self) -> float:
@@ -166,6 +177,8 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"at step {state.global_step} of {state.max_steps}; "
                 "lower the learning rate and check the champion's adapter"
             )
+        rate = self._tokens[state.global_step - 1] / self.seconds()
+        state.log_history[-1] |= {"tokens_per_s": rate, "at_ms": time.time_ns() // 1_000_000}
         self._on_progress(state.global_step, state.max_steps, self.loss)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -175,11 +188,29 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             mark_complete(checkpoint, self.seconds(), self.loss)
 
 
+def _trained_tokens(lengths: Sequence[int], batch_size: int) -> list[int]:
+    """Tokens trained after each step, prompts included."""
+    batches = range(0, len(lengths), batch_size)
+    return list(accumulate(sum(lengths[start : start + batch_size]) for start in batches))
+
+
+def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
+    """The trainer's log as points; a checkpoint of an earlier version has some without all figures."""
+    names = [each.name for each in fields(CurvePoint)]
+    return tuple(
+        CurvePoint(**{name: entry[name] for name in names})
+        for entry in history
+        if all(name in entry for name in names)
+    )
+
+
 def _fingerprint(settings: SftSettings, job: TrainingJob) -> str:
     digest = hashlib.sha256(settings.model_dump_json().encode())
     digest.update(f"{job.steps} {job.batch_size} {job.max_length} {job.seed}".encode())
     digest.update(base_sha256(job.base_dir).encode())
     digest.update(b"none" if job.champion is None else adapter_sha256(job.champion).encode())
+    if job.base_name is not None:
+        digest.update(f"{job.base_name}".encode())
     for example in job.examples:
         digest.update(example.model_dump_json().encode())
     return digest.hexdigest()
@@ -299,17 +330,18 @@ def _check_moved(before: dict[str, Any], after: dict[str, Any]) -> None:
         )
 
 
-def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
-    temporary, final = out_dir / "adapter.tmp", out_dir / "adapter"
+def _save_adapter(model: Any, job: TrainingJob) -> Path:
+    temporary, final = job.out_dir / "adapter.tmp", job.out_dir / "adapter"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     model.save_pretrained(temporary, save_embedding_layers=False)
-    canonicalise(temporary, base_name)
+    canonicalise(temporary, job.base_name or base_name(job.base_dir))
     load_check(temporary)
-    temporary.rename(final)
+    return temporary.rename(final)
 
 
-def _finish(out_dir: Path, result: TrainedAdapter) -> None:
+def _finish(result: TrainedAdapter) -> None:
+    out_dir = result.adapter_dir.parent
     values = {key: value for key, value in asdict(result).items() if key != "adapter_dir"}
     write_json(out_dir / RESULT, values)
     shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)

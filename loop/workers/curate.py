@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from agent.catalog import SkillMap
 from agent.chance import ordered
@@ -27,22 +28,22 @@ from loop.workers.lease import Lease
 from loop.workers.messages import Curating
 from loop.workers.record import Curated, LoopRound
 from loop.workers.round import RoundWorker
-from loop.workers.services import Services, today
+from loop.workers.services import DATASET, Services, today
 from serving.engine import Sampling
 from streams.files import read_json, text_sha256, write_json
 from streams.log import EventLog
 from streams.state.ledger import entry_row
-from training.mix import assert_disjoint, read_dataset, write_dataset
+from training.mix import assert_disjoint, write_dataset
 
 logger = logging.getLogger(__name__)
-DATASET = "dataset.jsonl"
 KNOWN = "known.json"
 LOGGED = 100
 """Of the teacher's calls for a round, every so many are logged."""
 
 
 class CurateWorker(RoundWorker):
-    """Plans what to draw and to ask for, has it curated with replay, and writes `rounds/<id>/dataset.jsonl`.
+    """Plans what to draw and to ask for, has it curated with replay, and writes `rounds/<id>/dataset.jsonl`,
+    which the round's run keeps.
 
     Strategies that plan from recent failures read the event log: the configured one, or what `read_log`
     opens.
@@ -146,10 +147,8 @@ class CurateWorker(RoundWorker):
         before = [
             other for other in self.services.rounds.list(round_.student) if other.number < round_.number
         ]
-        promoted = [other.round_id for other in before if other.state == "promoted"]
-        examples = [
-            e for round_id in promoted for e in read_dataset(self.services.round_dir(round_id) / DATASET)
-        ]
+        promoted = [other for other in before if other.state == "promoted"]
+        examples = [example for other in promoted for example in self.services.examples_of(other)]
         return [example for example in examples if example.provenance.strategy != "replay"]
 
     def _known(self, items: Sequence[PoolItem], round_: LoopRound) -> list[PoolItem]:
@@ -197,7 +196,11 @@ class CurateWorker(RoundWorker):
     def _finish(self, round_: LoopRound, curation: Curation, lease: Lease) -> None:
         lease.renew()
         assert_disjoint(curation.examples, self.services.task.held_out)
-        manifest = write_dataset(self.services.round_dir(round_.round_id) / DATASET, curation.examples)
+        path = self.services.round_dir(round_.round_id) / Path(DATASET).name
+        manifest = write_dataset(path, curation.examples)
+        run_id = self.run_of(round_)
+        self.services.registry.put_file(run_id, path, DATASET)
+        self.services.crash("curate.after-upload")
         used = sorted(
             {
                 s

@@ -14,7 +14,6 @@ from loop.workers.record import Ended, LoopRound
 from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
 from streams.events import Deployed, derived_id
-from streams.files import write_text
 from streams.state.rounds import SERVED
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,6 @@ class DeployWorker(RoundWorker):
                 f"version {version} answers the probe questions unlike the challenger that was judged; "
                 "it is not promoted"
             )
-        self._keep_evaluation(round_, version)
         services.crash("deploy.before-alias")
         lease.renew()  # the registry knows no fence: hold the round before its alias moves
         services.registry.promote(version)
@@ -57,11 +55,6 @@ class DeployWorker(RoundWorker):
         set_route(services, version, Switch(round_))
         services.crash("deploy.after-route")
         self.advance(round_, "promoted", Ended(answers=answers_total(services)))
-
-    def _keep_evaluation(self, round_: LoopRound, version: int) -> None:
-        """The challenger's evaluation is the next champion's."""
-        made = self.services.round_dir(round_.round_id) / "evaluation.json"
-        write_text(self.services.evaluation_file(version), made.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,9 @@ class Curated(Frozen):
 
 
 class Trained(Frozen):
-    """The adapter. `parent` is the version it was trained on; `directory` holds it, inside the round's own;
-    `too_long` examples exceeded `max_length` and were left out."""
+    """The adapter. `parent` is the version it was trained on; `directory` holds it, inside the round's own,
+    where it was trained; `too_long` examples exceeded `max_length` and were left out. `data_sha256` and
+    `curve_sha256` are the stored data as trained and the trainer's report (empty: an earlier version's)."""
 
     adapter_sha256: str
     tokens: int
@@ -53,17 +54,22 @@ class Trained(Frozen):
     parent: int
     directory: str = "sft"
     too_long: int = 0
+    data_sha256: str = ""
+    curve_sha256: str = ""
 
 
 class Judged(Frozen):
-    """The model version, the gate's verdict, the change of held-out accuracy per skill, and the digest of the
-    challenger's answers to the probe questions."""
+    """The model version, the gate's verdict, the change of held-out accuracy per skill, the digest of the
+    challenger's answers to the probe questions, and the hashes of the stored evaluations of the parent and
+    the challenger (empty: an earlier version's)."""
 
     version: int
     verdict: GateVerdict
     gains: dict[str, float]
     probe: str
     run_id: str
+    before_sha256: str = ""
+    after_sha256: str = ""
 
 
 class Ended(Frozen):
@@ -80,8 +86,8 @@ FIELDS: dict[type[Part], str] = {
     Judged: "judged",
     Ended: "ended",
 }
-LEFT_OUT = {"used", "profile", "directory"}
-"""What events do not carry: long lists, and which attempt it was."""
+LEFT_OUT = {"used", "profile", "directory", "curve_sha256"}
+"""What events do not carry: long lists, which attempt it was, and how fast."""
 
 
 class RoundParts(Frozen):

@@ -21,7 +21,7 @@ from loop.workers.services import Services
 from streams.log import LogUnavailable
 from streams.state.rounds import RoundConflict
 from streams.state.store import StoreError, StoreUnavailable
-from training.errors import DatasetError, RegistryUnavailable
+from training.errors import DatasetError, RegistryError, RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,12 @@ class RoundWorker(ABC):
         self.services.listen(Advanced(moved))
         return moved
 
+    def run_of(self, round_: LoopRound) -> str:
+        """The round's one run in the registry, open. The state store says which it is: of two workers that
+        begin one at once, the first to bind it."""
+        started = self.services.registry.start_run(round_.round_id, round_.run_id)
+        return self.services.rounds.bind_run(round_, started)
+
     def _wait(self, round_: LoopRound, exc: Exception) -> None:
         """Leave the round as it is, for a while."""
         wait_s = min(LONGEST_OUTAGE_WAIT_S, 0.5 * 2.0 ** min(self.failures, 10))
@@ -104,12 +110,20 @@ class RoundWorker(ABC):
         with suppress(RoundConflict, StoreError):
             if isinstance(exc, HOPELESS) or failures >= ATTEMPTS:
                 told = error if isinstance(exc, HOPELESS) else self._given_up(round_, error, failures)
+                self._close_run(round_)
                 self.advance(round_, "failed", Ended(answers=answers_total(self.services), error=told))
                 return True
             wait_s = FIRST_WAIT_S * WAIT_FACTOR ** (failures - 1)
             self.services.rounds.postpone(round_, wait_s, error)
             self.services.listen(Postponed(round_.round_id, failures, error, wait_s))
         return False
+
+    def _close_run(self, round_: LoopRound) -> None:
+        """The run of a round that fails says so; one that cannot be reached stays open in MLflow."""
+        known = self.services.rounds.get(round_.round_id)
+        if known is not None and known.run_id is not None:
+            with suppress(RegistryError):
+                self.services.registry.finish_run(known.run_id, "FAILED")
 
     def _given_up(self, round_: LoopRound, error: str, failures: int) -> str:
         kept = self.services.round_dir(round_.round_id)

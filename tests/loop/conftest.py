@@ -68,7 +68,7 @@ class Demo:
         config = load(self.config)
         store, registry = open_store(config, self.root), open_registry(config, self.root)
         rounds = open_rounds(store)
-        left_out = {"trained": {"directory"}, "judged": {"run_id"}}
+        left_out = {"trained": {"directory", "curve_sha256"}, "judged": {"run_id"}}
         table = store.buckets()
         with open_log(config, self.root, None) as log:
             events = {

@@ -36,6 +36,7 @@ from streams.memory_log import MemoryLog
 from streams.state.rounds import Round
 from streams.state.store import StateStore
 from training.mix import read_dataset
+from training.testing.folder_registry import FolderRegistry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ROUND = Round("demo-r001", "demo", 1, "planned", None, None)
@@ -95,7 +96,7 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         rounds=open_rounds(store),
         task=task,
         engine=engine,
-        registry=None,  # type: ignore[arg-type]
+        registry=FolderRegistry(root / "store"),
         trainer=None,  # type: ignore[arg-type]
         clock=HandClock(NOW),
         crash=no_crash,

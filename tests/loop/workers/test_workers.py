@@ -36,6 +36,7 @@ from streams.memory_log import MemoryLog
 from streams.state.rounds import Round, RoundStore
 from streams.state.store import StateStore
 from training.errors import HeldOutOverlap, RegistryUnavailable
+from training.testing.folder_registry import FolderRegistry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CATALOG = SkillCatalog.of(("add", "adds"), ("sub", "subtracts"))
@@ -66,6 +67,9 @@ class AbsentRegistry:
     """An MLflow that is away."""
 
     def champion(self) -> Any:
+        raise RegistryUnavailable("MLflow is away")
+
+    def start_run(self, round_id: str, run_id: str | None = None) -> str:
         raise RegistryUnavailable("MLflow is away")
 
     def download(self, version: int, to: Path) -> Any:
@@ -209,13 +213,14 @@ def test_a_curation_that_was_overtaken_writes_no_data(tmp_path: Path) -> None:
 def test_an_absent_registry_leaves_the_round_where_it_is(tmp_path: Path) -> None:
     services = make_services(tmp_path, teacher(), [pool_item(number) for number in range(4)])
     planned(services)
-    assert CurateWorker(services).step()
-    trainer = TrainWorker(services)
-    for failures in range(1, 6):
-        assert not trainer.step() and trainer.failures == failures
-        services.clock.sleep(60)
-    kept = services.rounds.get("demo-r001")
-    assert kept is not None and kept.state == "curated" and kept.failures == 0
+    present = dataclasses.replace(services, registry=FolderRegistry(tmp_path / "store"))
+    for state, worker in (("planned", CurateWorker(services)), ("curated", TrainWorker(services))):
+        for failures in range(1, 6):
+            assert not worker.step() and worker.failures == failures
+            services.clock.sleep(60)
+        kept = services.rounds.get("demo-r001")
+        assert kept is not None and kept.state == state and kept.failures == 0
+        CurateWorker(present).step()
 
 
 def test_a_pool_that_holds_evaluation_questions_is_refused() -> None:

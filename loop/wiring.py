@@ -8,8 +8,6 @@ import secrets
 import socket
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 from loop.backends import open_store
 from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
@@ -27,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Services:
     """Everything the workers need, as configured where `ports` has no replacement."""
-    disable_progress_bar()  # the loop shows its own
     store = ports.store or open_store(config, root)
     task = ports.task or open_task(config, root, store, ports.teacher)
     return Services(

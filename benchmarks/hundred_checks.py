@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow import MlflowClient
 
 from agent.posterior import Profile, ProfileView
-from benchmarks.hundred_world import CURSED, DRIFTING, HARMED, NEW_FORM, SKILLS, RatedStudent
+from benchmarks.hundred_world import CURSED, DRIFTING, HARMED, RatedStudent
 from loop.config import Config
 from loop.workers.record import LoopRound, open_rounds
 from streams.codec import Codec
@@ -326,7 +326,7 @@ def drift_is_seen(seen: Evidence) -> Check:
 
 
 def nothing_lost(seen: Evidence) -> Check:
-    """Every answer is counted once, the profile can be rebuilt, no dead letters, nothing left in the outbox."""
+    """Every answer is counted once, the profile can be rebuilt, nothing was refused or left unsent."""
     sent = seen.traffic.sent
     counted = seen.store.answers(seen.config.student.name)
     pending = len(seen.store.pending(1000))

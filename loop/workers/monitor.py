@@ -6,11 +6,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from agent.chance import rank
 from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
-from graphs.filters.chain import FilterParts, Sample, filters
+from graphs.filters.chain import FilterParts, Sample, StepRewards, filters
 from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
 from loop.config import ConfigError
 from loop.workers.decide import Decider
@@ -20,7 +21,6 @@ from loop.workers.messages import Watched
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.engine import EngineError, Sampling
-from serving.step_rewards import RewardModel
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
 from streams.events import StudentOutput
@@ -99,7 +99,7 @@ def assessors(services: Services) -> tuple[Assessor, ...]:
     parts = FilterParts(
         grade=lambda _, gold, answer: services.task.grade(gold, answer),
         sample=sampler(services),
-        rewards=None if settings.prm is None else RewardModel(settings.prm),
+        rewards=None if settings.prm is None else _reward_model(settings.prm),
         samples=settings.samples,
         settings=settings,
     )
@@ -107,6 +107,12 @@ def assessors(services: Services) -> tuple[Assessor, ...]:
         return filters(settings.filters, parts)
     except ValueError as exc:
         raise ConfigError(f"monitor.filters: {exc}") from exc
+
+
+def _reward_model(folder: Path) -> StepRewards:
+    from serving.step_rewards import RewardModel  # noqa: PLC0415  (torch: only for those who use it)
+
+    return RewardModel(folder)
 
 
 def sampler(services: Services) -> Sample:

@@ -19,6 +19,8 @@ from loop.workers.round import RoundWorker
 from loop.workers.services import Ports, Services
 from loop.workers.train import TrainWorker
 from streams.crash import ENVIRONMENT, crash_point
+from streams.state.store import StateStore
+from training.versions import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +37,18 @@ def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Service
         task=task,
         engine=ports.engine or open_engine(config.engine, task.base_dir),
         trainer=ports.trainer or open_trainer(config.train),
-        registry=ports.registry or open_registry(config, root),
+        registry=ports.registry or _registry(config, root, store),
         clock=ports.clock,
         crash=ports.crash or crash_point(os.environ.get(ENVIRONMENT)),
         owner=ports.owner or worker_name(),
         listen=ports.listen,
     )
+
+
+def _registry(config: Config, root: Path, store: StateStore) -> Registry:
+    """Workers start together, and MLflow creates its tables without a lock."""
+    with store.alone():
+        return open_registry(config, root)
 
 
 def worker_name() -> str:
@@ -51,11 +59,13 @@ def worker_name() -> str:
 def set_up_student(services: Services) -> None:
     """Register the base as the first champion and route to it; a student that exists is left alone.
 
-    One process does this: `up`, `demo` or the deploy worker, which is the one writer of aliases.
+    `up`, `demo` and the deploy workers do this, which write the aliases: one at a time, since MLflow would
+    register the base once for each of them.
     """
-    base = services.registry.register_base(services.task.base_dir)
-    if services.rounds.route(services.student) is None:
-        set_route(services, base.version, None, "promote", services.clock.now())
+    with services.store.alone():
+        base = services.registry.register_base(services.task.base_dir)
+        if services.rounds.route(services.student) is None:
+            set_route(services, base.version, None, "promote", services.clock.now())
 
 
 def round_workers(services: Services) -> tuple[RoundWorker, ...]:

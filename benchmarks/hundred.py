@@ -4,8 +4,9 @@
 
 A student with 112 skills, of which it lacks seven, answers questions by Zipf's law until the loop has taught
 it; the teacher is wrong in 15 % and silent in 10 % of cases (benchmarks/hundred_world.py). Two workers of
-each kind run through the installed command. One curate worker dies by SIGKILL while it holds a round, and so
-does one monitor; one train worker is frozen past its lease and then continued. At the end two skills drift.
+each kind run through the installed command. Workers that hold a round die by SIGKILL, and so does a monitor;
+a train worker is frozen past its lease and a monitor past its session, then they are continued. At the end
+two skills drift.
 What must hold is checked (`benchmarks/hundred_checks.py`); the exit status says whether all of it does.
 """
 
@@ -29,6 +30,7 @@ from pathlib import Path
 from benchmarks.crash import new_database
 from benchmarks.hundred_checks import Check, Evidence, check_all
 from benchmarks.hundred_crew import Crew
+from benchmarks.hundred_faults import Faults
 from benchmarks.hundred_world import (
     MISSING,
     UNMEASURED,
@@ -50,6 +52,7 @@ from streams.testing.broker import KafkaServer
 
 HERE = Path(__file__).parent
 CHUNK = 50
+LOOK_S = 0.05
 MOST_LAG = 500
 """Answers that may wait for the monitors before the traffic pauses."""
 
@@ -57,16 +60,18 @@ MOST_LAG = 500
 @dataclass(frozen=True)
 class Size:
     """How long the run is: answers until the missing skills are taught (at most), answers after the drift
-    began, answers a second while a round is under way, and the lease."""
+    began, answers a second while a round is under way, the lease, and in which states of a round the worker
+    that holds it is killed, once in each."""
 
     teaching: int = 40_000
     drifting: int = 12_000
     busy_rate: float = 150.0
     lease_s: float = 20.0
-    give_up_s: float = 900.0
+    kills: tuple[str, ...] = ("planned", "trained", "judged")
+    give_up_s: float = 1200.0
 
 
-SHORT = Size(teaching=12_000, drifting=4_000, busy_rate=100.0, lease_s=8.0, give_up_s=240.0)
+SHORT = Size(12_000, 4_000, busy_rate=100.0, lease_s=8.0, kills=("planned",), give_up_s=400.0)
 
 
 @dataclass
@@ -127,55 +132,6 @@ class Traffic:
         return self.sent - self.store.answers(self.config.student.name)
 
 
-@dataclass
-class Faults:
-    """Kills and freezes workers where it hurts: while they hold a round."""
-
-    crew: Crew
-    lease_s: float
-    killed: dict[str, str] = field(default_factory=dict)
-    """Worker killed -> the round that it held ("": a monitor)."""
-    frozen: LoopRound | None = None
-    continued: bool = False
-    _frozen_at: float = 0.0
-
-    @property
-    def done(self) -> bool:
-        """Whether everything planned has happened."""
-        return self.continued and len(self.killed) == 2
-
-    def look(self, rounds: list[LoopRound], sent: int) -> None:
-        """Strike when the moment has come; continue the frozen worker once its round is another's."""
-        if sent > 1500 and "" not in self.killed.values():
-            self.killed[self.crew.kill("monitor", 0)] = ""
-        for round_ in rounds:
-            if round_.state == "planned" and round_.owner and round_.number > 1:
-                self._kill(round_)
-            if round_.state == "curated" and round_.owner and self.frozen is None:
-                name = self.crew.of_owner(round_.owner)
-                if name is not None:
-                    self.crew.signal(name, signal.SIGSTOP)
-                    self.frozen, self._frozen_at = round_, time.monotonic()
-        self._continue(rounds)
-
-    def _kill(self, round_: LoopRound) -> None:
-        name = self.crew.of_owner(round_.owner or "")
-        if name is not None and not any(held for held in self.killed.values()):
-            self.crew.signal(name, signal.SIGKILL)
-            self.killed[name] = round_.round_id
-
-    def _continue(self, rounds: list[LoopRound]) -> None:
-        if self.frozen is None or self.continued:
-            return
-        now = next(round_ for round_ in rounds if round_.round_id == self.frozen.round_id)
-        overdue = time.monotonic() - self._frozen_at > self.lease_s + 2.0
-        if overdue and (now.fence, now.state) != (self.frozen.fence, self.frozen.state):
-            name = self.crew.of_owner(self.frozen.owner or "")
-            assert name is not None
-            self.crew.signal(name, signal.SIGCONT)
-            self.continued = True
-
-
 def active(rounds: list[LoopRound]) -> bool:
     """Whether a round is under way."""
     return any(round_.state in ACTIVE for round_ in rounds)
@@ -192,7 +148,10 @@ def drive(traffic: Traffic, faults: Faults, size: Size, until: Callable[[list[Lo
             return
         if traffic.lag < MOST_LAG:
             traffic.send(CHUNK)
-        time.sleep(CHUNK / size.busy_rate if active(rounds) else 0.02)
+        until_s = time.monotonic() + (CHUNK / size.busy_rate if active(rounds) else 0.0)
+        while time.monotonic() < until_s:
+            time.sleep(LOOK_S)
+            faults.look(traffic.rounds.list(traffic.config.student.name), traffic.sent)
     print(f"gave up after {size.give_up_s:.0f} s", file=sys.stderr)
 
 
@@ -265,7 +224,7 @@ def _run(config: Config, crew: Crew, size: Size, seed: int) -> tuple[list[Check]
             time.sleep(0.1)
         ready = time.monotonic()
         traffic = Traffic(config, crew.root, log, store, rounds, Questions(seed, "traffic"))
-        faults = Faults(crew, size.lease_s)
+        faults = Faults(crew, size.lease_s, size.kills)
         live(traffic, faults, size, set(MISSING) - {UNMEASURED})
         lived = time.monotonic()
         crew.stop()

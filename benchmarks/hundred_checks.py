@@ -344,32 +344,23 @@ def nothing_lost(seen: Evidence) -> Check:
 
 
 def faults_happened(seen: Evidence) -> Check:
-    """A curate worker and a monitor were killed; a train worker was frozen past its lease, lost its round
-    and knows it; all others lived."""
+    """Workers were killed and frozen as planned; the frozen train worker knows that it lost its round, and
+    no other worker ended."""
     faults, crew = seen.faults, seen.crew
-    frozen = faults.frozen
-    lost = (
-        ""
-        if frozen is None
-        else next(
-            (
-                line[:200]
-                for number in range(2)
-                for line in crew.log_file(f"train-{number}").read_text().splitlines()
-                if frozen.round_id in line and "another worker has it" in line
-            ),
-            "",
-        )
+    lost = sum(
+        f"round {round_id} is no longer" in line
+        for round_id, name in faults.frozen.items()
+        for line in crew.log_file(name).read_text().splitlines()
     )
-    passed = faults.done and bool(lost) and sorted(crew.restarts) == sorted(faults.killed)
+    passed = faults.done and lost == 1 and crew.restarts == dict(Counter(faults.killed.values()))
     return check(
         "killed and frozen on the way",
         passed,
         killed=faults.killed,
-        restarts=crew.restarts,
-        frozen=None if frozen is None else frozen.round_id,
+        frozen=faults.frozen,
         continued=faults.continued,
-        lost=lost,
+        losses_noticed=lost,
+        restarts=crew.restarts,
     )
 
 

@@ -118,11 +118,6 @@ class Crew:
         """Send a signal to a worker."""
         self._processes[name].send_signal(what)
 
-    def kill(self, kind: str, number: int) -> str:
-        """Kill a worker outright; returns its name."""
-        self.signal(f"{kind}-{number}", signal.SIGKILL)
-        return f"{kind}-{number}"
-
     def stop(self) -> None:
         """Let all workers finish what they are at."""
         for process in self._processes.values():

@@ -4,6 +4,7 @@ a base, and the check that every value is finite."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,14 @@ from serving.adapter_files import (
 from streams.files import files_sha256, write_json
 from training.errors import TrainingError
 
-_EXPONENTS = {
-    "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
-    "F32": (np.dtype("<u4"), 0x7F80_0000),
-    "F16": (np.dtype("<u2"), 0x7C00),
-    "BF16": (np.dtype("<u2"), 0x7F80),
+_EXPONENTS: Mapping[str, tuple[str, int]] = {
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+    "F32": ("<u4", 0x7F80_0000),
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
 }
-"""The bits of an exponent by dtype: all of them set is NaN or infinite (IEEE 754). Read as integers, since
-numpy knows no bfloat16 and torch takes seconds to import."""
+"""How a type of number is read as integers, and the bits of its exponent: all of them set is NaN or infinite
+(IEEE 754). numpy knows no bfloat16, and torch takes seconds to import."""
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
 
@@ -74,7 +75,7 @@ def load_check(adapter_dir: Path) -> JsonObject:
     config = read_config(adapter_dir)
     tensor_shapes(adapter_dir)
     path = adapter_dir / WEIGHTS_FILE
-    broken = [name for name, tensor in deserialize(path.read_bytes()) if not _finite(**tensor)]
+    broken = [name for name, tensor in deserialize(path.read_bytes()) if not _finite(tensor)]  # type: ignore[no-untyped-call]
     if broken:
         raise CorruptAdapter(
             f"{path} holds NaN or infinite values, or none that can be read, in {broken[:3]}"
@@ -83,9 +84,11 @@ def load_check(adapter_dir: Path) -> JsonObject:
     return config
 
 
-def _finite(dtype: str, data: bytes, **_: object) -> bool:
+def _finite(tensor: JsonObject) -> bool:
     """Whether every value of a tensor is a finite number; never for a type of number that is unknown here."""
-    if dtype not in _EXPONENTS:
-        return dtype.startswith(("I", "U", "BOOL"))
-    integers, exponent = _EXPONENTS[dtype]
-    return not bool((np.frombuffer(data, integers) & exponent == exponent).any())
+    kind = str(tensor["dtype"])
+    if kind not in _EXPONENTS:
+        return kind.startswith(("I", "U", "BOOL"))
+    integers, exponent = _EXPONENTS[kind]
+    numbers = np.frombuffer(tensor["data"], np.dtype(integers))
+    return not bool((numbers & exponent == exponent).any())

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from agent.catalog import SkillCatalog
 from graphs.testing.scripted import ScriptedTeacher
+from loop.backends import prepare
 from loop.config import load
 from loop.doors import REGISTRIES
 from loop.tasks.task import Task
@@ -63,3 +64,18 @@ def test_the_registry_is_opened_and_the_base_registered_by_one_process_at_a_time
     for thread in threads:
         thread.join()
     assert routes == [(1, None)] * 3 and Careless.made == ["tables", "base"]
+
+
+def test_a_directory_can_be_prepared_by_many_at_once(tmp_path: Path) -> None:
+    together, prepared = threading.Barrier(6), []
+
+    def start() -> None:
+        together.wait()
+        prepared.extend(prepare(tmp_path / "run") for _ in range(200))
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(prepared) == 1200 and not list((tmp_path / "run").iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from agent.table import Table
 from loop.config import Config, ConfigError, LogSection, StoreSection
@@ -24,11 +25,10 @@ class NothingThere(ConfigError):
 
 def prepare(root: Path) -> Path:
     """Make the run's directory. Raises `UnusableDirectory`."""
-    probe = root / ".writable"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=root):  # a name of its own: workers that start together share the directory
+            pass
     except OSError as exc:
         raise UnusableDirectory(f"cannot write to {root}: {exc}; choose another folder with --dir") from exc
     return root.resolve()

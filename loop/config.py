@@ -214,6 +214,13 @@ def _policy_or_row(name: str) -> str:
 OnlineStrategy = Annotated[str, AfterValidator(_policy_or_row)]
 
 
+class RoundsSection(Settings):
+    """How rounds are worked on. After `lease_s` seconds without a sign of life from the worker that has it, a
+    round goes to another one."""
+
+    lease_s: float = Field(default=60.0, gt=0)
+
+
 class CurateSection(Settings):
     """How a round's data is made. `strategy` is `policy`, so many examples of each skill that the policy
     names, or one of agent/strategies.py, which plans from the champion's newest failures at these skills and
@@ -289,6 +296,7 @@ class Config(Settings):
     drift: DriftSettings = DriftSettings()
     policy: PolicySettings = PolicySettings()
     budget: Caps = Caps()
+    rounds: RoundsSection = RoundsSection()
     curate: CurateSection = CurateSection()
     strategy: StrategySettings = StrategySettings()
     duplicates: DuplicateSettings = DuplicateSettings()

@@ -6,11 +6,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from agent.chance import rank
 from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
-from graphs.filters.chain import FilterParts, Sample, filters
+from graphs.filters.chain import FilterParts, Sample, StepRewards, filters
 from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
 from loop.config import ConfigError, MonitorSection
 from loop.tasks.task import Task
@@ -21,7 +22,6 @@ from loop.workers.messages import Reading, Watched
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.engine import EngineError, Sampling
-from serving.step_rewards import RewardModel
 from streams.backlog import Backlog
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
@@ -114,7 +114,7 @@ def chain_of(settings: MonitorSection, task: Task, sample: Sample) -> tuple[Asse
     parts = FilterParts(
         grade=lambda _, gold, answer: task.grade(gold, answer),
         sample=sample,
-        rewards=None if settings.prm is None else RewardModel(settings.prm),
+        rewards=None if settings.prm is None else _reward_model(settings.prm),
         samples=settings.samples,
         settings=settings,
     )
@@ -122,6 +122,12 @@ def chain_of(settings: MonitorSection, task: Task, sample: Sample) -> tuple[Asse
         return filters(settings.filters, parts)
     except ValueError as exc:
         raise ConfigError(f"monitor.filters: {exc}") from exc
+
+
+def _reward_model(folder: Path) -> StepRewards:
+    from serving.step_rewards import RewardModel  # noqa: PLC0415  (torch: only for those who use it)
+
+    return RewardModel(folder)
 
 
 def sampler(services: Services) -> Sample:

@@ -14,7 +14,7 @@ from agent.plan import StrategyError
 from graphs.curate.plan import CurationError
 from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
 from loop.workers.decide import changed
-from loop.workers.lease import LEASE_S, Lease
+from loop.workers.lease import Lease
 from loop.workers.messages import Advanced, Postponed
 from loop.workers.record import Ended, LoopRound, Part, State, announced
 from loop.workers.services import Services
@@ -49,10 +49,10 @@ class RoundWorker(ABC):
 
     STATE: ClassVar[State]
 
-    def __init__(self, services: Services, lease_s: float = LEASE_S) -> None:
+    def __init__(self, services: Services, lease_s: float | None = None) -> None:
         self.services = services
         self.failures = 0
-        self._lease_s = lease_s
+        self._lease_s = lease_s or services.config.rounds.lease_s
 
     @abstractmethod
     def work(self, round_: LoopRound, lease: Lease) -> None:

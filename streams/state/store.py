@@ -3,6 +3,7 @@ PostgreSQL."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ class StoreRefused(StoreError):
     written."""
 
 
-_SETUP_LOCK = 0x5C111
+_SETUP_LOCK, _ALONE_LOCK = 0x5C111, 0x5C112
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,21 @@ class StateStore:
             raise StoreUnavailable(
                 f"state store {self._shown()}: {exc.orig}; nothing was written, check the setting store.url"
             ) from exc
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One process at a time, of all that share this store: for what is set up once outside of it, such as
+        MLflow's database. Other work on the store is not held up."""
+        if self.engine.dialect.name == "postgresql":
+            with self.transaction() as connection:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ALONE_LOCK)))
+                yield
+        elif self.url.database:
+            with Path(f"{self.url.database}.lock").open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        else:  # in memory: nobody shares it
+            yield
 
     def _shown(self) -> str:
         return self.url.render_as_string(hide_password=True)

@@ -31,6 +31,14 @@ def test_help_is_quick_and_loads_no_model_library() -> None:
     assert min(seconds) < LIMIT_S  # processor time: what the command costs, whatever else the machine does
 
 
+def test_a_worker_loads_no_model_library_before_its_student_needs_one() -> None:
+    code = (
+        "import sys, loop.run, training.registry; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "command",
     [

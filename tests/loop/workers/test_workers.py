@@ -21,7 +21,6 @@ from loop.config import Config, ConfigError, load
 from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
-from loop.workers.lease import LEASE_S
 from loop.workers.monitor import MonitorWorker
 from loop.workers.record import LoopRound, Opened, RoundParts, parse_record
 from loop.workers.services import Services
@@ -201,8 +200,8 @@ def test_a_curation_that_was_overtaken_writes_no_data(tmp_path: Path) -> None:
 
     def overtaken(name: str) -> None:
         if name == "curate.assemble.end":
-            services.clock.sleep(2 * LEASE_S)
-            assert services.rounds.claim("planned", "another", LEASE_S) is not None
+            services.clock.sleep(2 * services.config.rounds.lease_s)
+            assert services.rounds.claim("planned", "another", 60.0) is not None
 
     CurateWorker(dataclasses.replace(services, crash=overtaken)).step()
     held = services.rounds.get("demo-r001")

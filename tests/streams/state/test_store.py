@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,6 +203,28 @@ def test_several_processes_may_open_a_new_store_at_once(store_url: str) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+def test_alone_is_one_at_a_time_and_holds_up_no_other_work(store: StateStore, store_url: str) -> None:
+    inside, most, together = 0, 0, threading.Barrier(3)
+
+    def set_up() -> None:
+        nonlocal inside, most
+        own = StateStore(store_url)
+        together.wait()
+        with own.alone():
+            inside, most = inside + 1, max(most, inside + 1)
+            store.commit(Batch("g", {}, {}, [threading.current_thread().name]))
+            time.sleep(0.05)
+            inside -= 1
+        own.close()
+
+    threads = [threading.Thread(target=set_up, name=f"w{number}") for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1 and store.known(["w0", "w1", "w2"]) == {"w0", "w1", "w2"}
 
 
 def test_concurrent_batches_add_up(store: StateStore) -> None:

@@ -115,7 +115,10 @@ class RouteFile:
     def write(self, table: RouteTable) -> int:
         """Replace the table; returns its revision, one above that of the table before. An equal table is
         left as it is, so a reconciler may write what it wants to be true as often as it looks."""
-        before = self._load()
+        try:
+            before = self._load()
+        except RoutesUnusable:
+            before = None  # a damaged table is replaced
         if before is not None and before == table.model_copy(update={"revision": before.revision}):
             return before.revision
         revision = 1 + (before.revision if before else 0)
@@ -157,9 +160,9 @@ class Activity(Settings):
     gateway: Name
     at: float
     revision: int = 0
-    in_flight: dict[str, int] = {}
-    requests: dict[str, int] = {}
-    failures: dict[str, int] = {}
+    in_flight: dict[str, int] = Field(default_factory=dict)
+    requests: dict[str, int] = Field(default_factory=dict)
+    failures: dict[str, int] = Field(default_factory=dict)
 
 
 def report(folder: Path, activity: Activity) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
+from loop.gateway import gateway_beside
 from loop.wiring import open_services, round_workers, set_up_student
 from loop.workers.deploy import set_route
 from loop.workers.monitor import MonitorWorker
@@ -43,7 +44,8 @@ def run_up(config: Config, root: Path, once: bool, console: Console) -> None:
         )
         if once:
             embedded.settle()
-        else:
+            return
+        with gateway_beside(config, root, console):
             _until_stopped(embedded.step)
 
 

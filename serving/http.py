@@ -14,12 +14,18 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from serving.engine import EngineError
+
 _BACKLOG = 2048
 _HEADER_BYTES = 65_536
 _BAD_REQUEST = (
     b'{"error": {"message": "this is not HTTP", "type": "invalid_request_error", "param": null, '
     b'"code": "invalid_http"}}'
 )
+
+
+class CannotListen(EngineError):
+    """The address is taken or is not this machine's."""
 
 
 class _Protocol(H11Protocol):
@@ -47,7 +53,10 @@ class HttpServer:
 
     def __init__(self, app: ASGIApp, host: str, port: int, grace_s: float = 30.0) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        except OSError as exc:
+            raise CannotListen(f"cannot listen on {host}:{port}: {exc}; choose another gateway.port") from exc
         # asyncio does so only for sockets that name their protocol; without it small writes wait 40 ms.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         config = uvicorn.Config(

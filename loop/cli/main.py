@@ -129,6 +129,17 @@ def up(
     run_up(load_config(config), directory, once, open_console())
 
 
+@app.command()
+def gateway(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Serve users: an OpenAI-compatible API before the student's replicas, capturing its answers.
+
+    Settings are in [gateway]; the deploy worker writes which version is served.
+    """
+    from loop.gateway import run_gateway
+
+    run_gateway(load_config(config), directory, open_console())
+
+
 def _worker(kind: str, directory: Path, config: Path | None, once: bool) -> None:
     from loop.run import run_worker
 

@@ -44,6 +44,7 @@ def test_help_is_quick_and_loads_no_model_library() -> None:
         "dlq",
         "topics",
         "ingest",
+        "gateway",
     ],
 )
 def test_every_command_has_help(command: str) -> None:

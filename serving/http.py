@@ -90,6 +90,12 @@ class HttpServer:
         """End when what is under way has ended."""
         self._server.should_exit = True
 
+    def stop(self) -> None:
+        """End, and wait until the thread has."""
+        self.ask_to_stop()
+        if self._thread is not None:
+            self._thread.join()
+
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
         self._thread.start()
@@ -98,6 +104,4 @@ class HttpServer:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.ask_to_stop()
-        if self._thread is not None:
-            self._thread.join()
+        self.stop()

@@ -23,8 +23,7 @@ def open_gateway(config: Config, root: Path) -> GatewayServer:
 def run_gateway(config: Config, root: Path, console: Console) -> None:
     """Serve users until SIGTERM or SIGINT."""
     server = open_gateway(config, prepare(root))
-    console.print(_told(config, server), highlight=False)
-    server.run()
+    server.run(lambda: console.print(_told(config, server), highlight=False))
 
 
 def gateway_beside(config: Config, root: Path, console: Console) -> AbstractContextManager[object]:

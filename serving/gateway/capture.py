@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -99,10 +99,12 @@ class Capture:
         cause = reply.response_id or str(uuid.uuid4())
         if (cause, 0) in self._answers:
             cause = f"{cause}/{uuid.uuid4()}"  # a replica that repeats its ids
-        per_prompt = max(1, len(reply.choices) // max(1, len(asked.questions)))
+        questions = asked.questions or ("",)
+        per_prompt = max(1, len(reply.choices) // len(questions))
         for number, choice in sorted(reply.choices.items()):
             event_id = derived_id(cause, f"choice-{number}")
-            why = self._left_out(event_id, version, asked.questions, choice)
+            question = questions[min(number // per_prompt, len(questions) - 1)]
+            why = self._left_out(event_id, version, question, choice)
             kept = Answer("" if why else event_id, version, asked.student, asked.session)
             self._remember(reply.response_id, number, kept)
             if why:
@@ -124,7 +126,7 @@ class Capture:
                 student=asked.student,
                 student_version=version,
                 session=asked.session or f"anonymous-{rank(0, event_id) % 64}",
-                question=self._redact(asked.questions[min(number // per_prompt, len(asked.questions) - 1)]),
+                question=self._redact(question),
                 answer=self._redact(choice.text),
                 served=served,
             )
@@ -139,13 +141,15 @@ class Capture:
             self.counts["another version answered"] += 1
         return self._versions.get(model, 0), model
 
-    def _left_out(self, event_id: str, version: int, asked: Sequence[str], choice: Choice) -> str:
+    def _left_out(self, event_id: str, version: int, question: str, choice: Choice) -> str:
         if not version:
             return "unknown version"
         if choice.tools:
             return "tool call"  # the answer is still to come
-        if not asked or not choice.text:
+        if not question or not choice.text:
             return "no text"
+        if len(question) + len(choice.text) > MAX_BYTES - _HEADROOM:
+            return "oversized"
         sampled = rank(0, "capture", event_id) < self._settings.sample * 2**64
         return "" if sampled else "sampled out"
 

@@ -62,14 +62,15 @@ class GatewayServer:
         """The address, without a slash at its end."""
         return self._http.url
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve until SIGTERM or SIGINT. `ready` is called when these end it in the right order."""
 
         def stop(signum: int, frame: FrameType | None) -> None:
             self._http.ask_to_stop()
 
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, stop)  # the server hands them on when it has ended, which must not end us
+        ready()
         self._work()
 
     def __enter__(self) -> Self:

@@ -39,6 +39,7 @@ class ScriptedReplica:
     cut_at: int | None = None
     says: str = ""
     text: str = ""
+    response_id: str = ""
     bodies: list[JsonObject] = field(default_factory=list)
     headers: list[Raw] = field(default_factory=list)
     keep: bool = True
@@ -70,7 +71,8 @@ class ScriptedReplica:
     async def _answer(self, path: str, body: JsonObject, send: Send, leaving: asyncio.Task[None]) -> None:
         chat = path.endswith("/chat/completions")
         model = self.says or body["model"]
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": 1_700_000_000, "model": model}
+        response_id = self.response_id or f"chatcmpl-{uuid.uuid4().hex}"
+        head = {"id": response_id, "created": 1_700_000_000, "model": model}
         words = [self.text or f"{model} says {number}. " for number in range(self.chunks)]
         usage = {"prompt_tokens": 7, "completion_tokens": self.chunks, "total_tokens": 7 + self.chunks}
         if not body.get("stream"):

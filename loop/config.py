@@ -26,7 +26,7 @@ from graphs.filters.chain import FilterSettings
 from loop.loading import CONFIGS as CONFIGS
 from loop.loading import ConfigError as ConfigError
 from loop.loading import KindSection, load_settings
-from serving.settings import EngineSettings
+from serving.settings import EngineSettings, GatewaySettings
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import LaunchSettings, SftSettings
@@ -279,8 +279,8 @@ class DemoSection(Settings):
 
 
 class Config(Settings):
-    """Everything. Sections that are not given have their defaults. `plugins` are Python files that add kinds
-    (docs/extending.md)."""
+    """Everything. Sections that are not given have their defaults; without `[gateway]`, `skillloop up` serves
+    no users. `plugins` are Python files that add kinds (docs/extending.md)."""
 
     seed: int = Field(default=0, ge=0)
     plugins: tuple[Path, ...] = ()
@@ -304,6 +304,7 @@ class Config(Settings):
     train: TrainSection = TrainSection()
     gate: GateSettings = GateSettings()
     ingest: IngestSection = IngestSection()
+    gateway: GatewaySettings | None = None
     demo: DemoSection = DemoSection()
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
+from loop.gateway import gateway_beside
 from loop.wiring import open_services, round_workers, set_up_student
 from loop.workers.deploy import Switch, set_route
 from loop.workers.messages import Listener
@@ -47,7 +48,8 @@ def run_up(config: Config, root: Path, once: bool, listen: Listener, console: Co
             if once:
                 _to_the_end(services, log, embedded.monitor, embedded.catch_up, console)
             else:
-                _until_stopped(embedded.step)
+                with gateway_beside(config, root, console):
+                    _until_stopped(embedded.step)
         finally:
             embedded.monitor.loop.close()
 

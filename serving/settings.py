@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, SecretStr
 
 from agent.settings import Settings
 
@@ -14,3 +16,46 @@ class EngineSettings(Settings):
     batch_size: int = Field(default=256, gt=0)
     stage_tokens: int = Field(default=24, gt=0)
     device: str | None = None
+
+
+class CaptureSettings(Settings):
+    """What of the answers becomes events. `sample` is the part of the answers that is captured; `redact` the
+    row of `serving.gateway.redact.REDACTORS` that texts go through before they touch the disk.
+
+    An answer waits `feedback_wait_s` in the spool for its user's feedback, which then travels with it; what
+    is said later is an event of its own. `remembered` answers can be given feedback. The spool takes
+    `spool_mib`, and `queue` answers more in memory where the disk takes none.
+    """
+
+    sample: float = Field(default=1.0, gt=0, le=1)
+    redact: str = "none"
+    feedback_wait_s: float = Field(default=30.0, ge=0, le=3600)
+    remembered: int = Field(default=100_000, gt=0)
+    spool_mib: int = Field(default=1024, gt=0)
+    queue: int = Field(default=10_000, gt=0)
+    drain_s: float = Field(default=10.0, ge=0, le=600)
+
+
+class GatewaySettings(Settings):
+    """How users reach the student. `capture` is who makes events of the answers: this gateway, or `external`:
+    whoever the student is served by (docs/serving.md). Empty `api_keys` let everybody in.
+
+    Bodies above `max_body_bytes` and requests above `max_in_flight` are refused; a user who takes longer than
+    `client_timeout_s` to send or to read is cut off. A replica that fails is left out for `eject_s`, twice as
+    long each time up to `max_eject_s`.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    capture: Literal["gateway", "external"] = "gateway"
+    captured: CaptureSettings = CaptureSettings()
+    api_keys: tuple[SecretStr, ...] = ()
+    upstream_api_key: SecretStr = SecretStr("")
+    session_header: str = Field(default="x-session-id", pattern=r"^[a-z0-9-]+$")
+    max_body_bytes: int = Field(default=1_048_576, gt=0)
+    max_in_flight: int = Field(default=512, gt=0)
+    client_timeout_s: float = Field(default=30.0, gt=0)
+    connect_timeout_s: float = Field(default=2.0, gt=0)
+    upstream_timeout_s: float = Field(default=300.0, gt=0)
+    eject_s: float = Field(default=1.0, gt=0)
+    max_eject_s: float = Field(default=30.0, gt=0)

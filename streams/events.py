@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from agent.items import JsonObject
+from agent.items import Frozen, JsonObject
 
 _NAMESPACE = uuid.UUID("6f2f1f0e-5b0b-5d0a-9a53-0d9c5f0a7e11")
 Text = Annotated[str, Field(max_length=1_048_576)]
@@ -20,6 +20,7 @@ Text = Annotated[str, Field(max_length=1_048_576)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 # What fits the store's columns: a larger number is an invalid event, not a database error in the loop.
 Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Feedback = Literal["up", "down"]
 AnswerVerdict = Literal["correct", "incorrect", "abstained"]
 Bucket = Annotated[int, Field(ge=-(2**53), le=2**53)]
 EventKey = tuple[str, str]
@@ -83,8 +84,25 @@ class Event(BaseModel):
         return derived_id(f"{len(self.student)}:{self.student}/{self.event_id}", step)
 
 
+class Served(Frozen):
+    """How an answer was served: what the replica called itself, why it stopped, tokens and seconds.
+
+    `sampling_rate` is the part of the answers that is captured: counts divided by it estimate the traffic.
+    """
+
+    response_id: Name
+    model: Name
+    finish_reason: str = Field(default="", max_length=100)
+    prompt_tokens: int | None = Field(default=None, ge=0)
+    completion_tokens: int | None = Field(default=None, ge=0)
+    latency_s: float = Field(ge=0, allow_inf_nan=False)
+    first_byte_s: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    sampling_rate: float = Field(default=1.0, gt=0, le=1)
+
+
 class StudentOutput(Event):
-    """One answer of a deployed student. `gold` and `feedback` are set where the application knows them."""
+    """One answer of a deployed student. `gold` and `feedback` are set where the application knows them,
+    `served` where our gateway captured it."""
 
     TYPE: ClassVar[str] = "skillloop.student-output"
     TOPIC: ClassVar[str] = "student-outputs"
@@ -95,12 +113,26 @@ class StudentOutput(Event):
     question: Text
     answer: Text
     gold: Text | None = None
-    feedback: Literal["up", "down"] | None = None
+    feedback: Feedback | None = None
+    served: Served | None = None
 
     @property
     def key(self) -> str:
         """Student plus session: one student's traffic spreads over partitions."""
         return f"{self.student}/{self.session}"
+
+
+class FeedbackGiven(Event):
+    """What a user says of an answer (`causation_id`) that has gone to the log already; the profile does not
+    count it."""
+
+    TYPE: ClassVar[str] = "skillloop.feedback-given"
+    TOPIC: ClassVar[str] = "feedback"
+
+    student_version: Version
+    session: str = Field(default="", max_length=200)
+    response_id: Name
+    feedback: Feedback
 
 
 class Diagnosed(Event):
@@ -190,4 +222,11 @@ class Alert(Event):
     kind: Literal["miss rate", "traffic", "abstention"] = "miss rate"
 
 
-EVENT_TYPES: tuple[type[Event], ...] = (StudentOutput, Diagnosed, RoundChanged, Deployed, Alert)
+EVENT_TYPES: tuple[type[Event], ...] = (
+    StudentOutput,
+    FeedbackGiven,
+    Diagnosed,
+    RoundChanged,
+    Deployed,
+    Alert,
+)

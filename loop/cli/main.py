@@ -194,6 +194,17 @@ def up(
         run_up(load_config(config), directory, once, told, open_console())
 
 
+@app.command()
+def gateway(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Serve users: an OpenAI-compatible API before the student's replicas, capturing its answers.
+
+    Settings are in [gateway]; the deploy worker writes which version is served.
+    """
+    from loop.gateway import run_gateway
+
+    run_gateway(load_config(config), directory, open_console())
+
+
 def _worker(kind: str, directory: Path, config: Path | None, once: bool, says: Says) -> None:
     with _telling(*says) as told:
         from loop.run import run_worker

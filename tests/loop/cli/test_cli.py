@@ -54,6 +54,7 @@ def test_a_worker_loads_no_model_library_before_its_student_needs_one() -> None:
         "dlq",
         "topics",
         "ingest",
+        "gateway",
     ],
 )
 def test_every_command_has_help(command: str) -> None:

@@ -1,0 +1,1 @@
+"""Fakes for what serves a student: shipped for tests and benchmarks."""

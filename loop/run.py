@@ -16,7 +16,7 @@ from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
 from loop.wiring import open_services, round_workers, set_up_student
-from loop.workers.deploy import set_route
+from loop.workers.live import lead_users, set_route
 from loop.workers.monitor import MonitorWorker
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services
@@ -122,25 +122,29 @@ def promote_version(config: Config, root: Path, version: int, console: Console) 
         _switch(services, version, "promote", console)
 
 
-def roll_back(config: Config, root: Path, console: Console) -> None:
-    """Make the previous champion the champion again. Raises `ConfigError` when there is none."""
+def roll_back(config: Config, root: Path, console: Console, to: int | None = None) -> None:
+    """Make the previous champion, or version `to`, the champion again. Raises `ConfigError` when there is
+    none."""
     with open_services(config, prepare(root)) as services:
         set_up_student(services)
-        previous = services.registry.alias("previous")
-        if previous is None:
+        target = services.registry.alias("previous") if to is None else services.registry.version(to).version
+        if target is None:
             raise ConfigError(
                 f"student {services.student!r} has no previous champion; "
                 "`skillloop rounds list` shows what there is"
             )
-        _switch(services, previous, "rollback", console)
+        _switch(services, target, "rollback", console)
 
 
 def _switch(services: Services, version: int, action: str, console: Console) -> None:
+    """Load and prove, move the alias, lead users, record: as the deploy worker does, and as re-runnable."""
     services.load(version)
-    if action == "rollback":
-        services.registry.rollback(services.registry.champion().version)
-    else:
+    champion = services.registry.champion().version
+    if action == "promote":
         services.registry.promote(version)
+    elif version != champion:
+        services.registry.rollback(champion, version)
+    lead_users(services, version)
     set_route(services, version, None, action, services.clock.now())
     console.print(
         f"version {version} of {services.student!r} is champion and is served from now on", highlight=False

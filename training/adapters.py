@@ -16,12 +16,11 @@ from serving.adapter_files import (
     WEIGHTS_FILE,
     CorruptAdapter,
     read_config,
+    refuse_pickles,
     tensor_shapes,
 )
 from streams.files import files_sha256, write_json
 from training.errors import TrainingError
-
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 
 
 def base_sha256(base_dir: Path) -> str:
@@ -58,11 +57,7 @@ def load_check(adapter_dir: Path) -> JsonObject:
     Raises `CorruptAdapter` for missing or truncated files, pickles, values that are not finite, and for what
     vLLM cannot serve.
     """
-    pickles = sorted(path.name for path in adapter_dir.glob("*") if path.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise CorruptAdapter(
-            f"{adapter_dir} holds pickle files {pickles}; only safetensors and JSON are accepted, remove them"
-        )
+    refuse_pickles(adapter_dir)
     config = read_config(adapter_dir)
     names = tensor_shapes(adapter_dir)
     path = adapter_dir / WEIGHTS_FILE

@@ -223,11 +223,15 @@ def promote(version: int, directory: DirOption = DEFAULT_DIR, config: ConfigOpti
 
 
 @app.command()
-def rollback(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Make the previous champion the champion again."""
+def rollback(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    to: Annotated[int | None, typer.Option("--to", min=1, help="Default: the champion before.")] = None,
+) -> None:
+    """Make the previous champion, or the version given with --to, the champion again."""
     from loop.run import roll_back
 
-    roll_back(load_config(config), directory, open_console())
+    roll_back(load_config(config), directory, open_console(), to)
 
 
 @app.command()

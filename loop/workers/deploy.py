@@ -1,17 +1,16 @@
 """The deploy worker: a judged round is promoted after proof that its weights are what is served, or
-rejected."""
+rejected. Between rounds it keeps servers and route table equal to the registry's champion."""
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from loop.errors import LoopError
 from loop.workers.judge import probe_digest
-from loop.workers.lease import Lease
+from loop.workers.lease import LEASE_S, Lease
+from loop.workers.live import Reconciler, lead_users, set_route
 from loop.workers.record import Ended, LoopRound
 from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
-from streams.events import Deployed, derived_id
+from serving.engine import LiveEngine
 from streams.files import write_text
 
 
@@ -20,12 +19,24 @@ class ProofFailed(LoopError):
 
 
 class DeployWorker(RoundWorker):
-    """Order: fetch by hash, load, prove, registry alias, route and event in one transaction, round's end.
+    """Order: fetch by hash, load (on every server or none), prove, registry alias, route table, route and
+    event in one transaction, round's end.
 
-    A crash anywhere repeats the steps; each finds its work done.
+    A crash anywhere repeats the steps; each finds its work done. The registry's alias decides: before it
+    moves the old version is served, after it every start and every reconciliation leads to the new one.
     """
 
     STATE = "judged"
+
+    def __init__(self, services: Services, lease_s: float = LEASE_S) -> None:
+        super().__init__(services, lease_s)
+        self._reconciler = Reconciler(services)
+
+    def step(self) -> bool:
+        """Work on one round, and reconcile when it is time."""
+        busy = super().step()
+        self._reconciler.step()
+        return busy
 
     def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services
@@ -39,42 +50,29 @@ class DeployWorker(RoundWorker):
             self.advance(round_, "rejected", Ended(answers=answers_total(services), error=reason))
             return
         services.load(version)
-        if probe_digest(services, version) != judged.probe:
-            raise ProofFailed(
-                f"version {version} answers the probe questions unlike the challenger that was judged; "
-                "it is not promoted"
-            )
+        self._prove(version, judged.probe)
         self._keep_evaluation(round_, version)
         services.crash("deploy.before-alias")
         lease.renew()  # the registry knows no fence: hold the round before its alias moves
         services.registry.promote(version)
         services.crash("deploy.after-alias")
+        lead_users(services, version)
+        services.crash("deploy.after-table")
         set_route(services, version, round_, "promote", round_.record.opened.at)
         services.crash("deploy.after-route")
         self.advance(round_, "promoted", Ended(answers=answers_total(services)))
+
+    def _prove(self, version: int, probe: str) -> None:
+        """The engine in this process must answer as the challenger did. Servers have proved themselves while
+        they loaded, by log-probabilities: their greedy answers may change with what else is in a batch."""
+        services = self.services
+        if not isinstance(services.engine, LiveEngine) and probe_digest(services, version) != probe:
+            raise ProofFailed(
+                f"version {version} answers the probe questions unlike the challenger that was judged; "
+                "it is not promoted"
+            )
 
     def _keep_evaluation(self, round_: LoopRound, version: int) -> None:
         """The challenger's evaluation is the next champion's."""
         made = self.services.round_dir(round_.round_id) / "evaluation.json"
         write_text(self.services.evaluation_file(version), made.read_text(encoding="utf-8"))
-
-
-def set_route(
-    services: Services, version: int, round_: LoopRound | None, action: str, occurred_at: datetime
-) -> None:
-    """Serve `version` from now on, and announce it: brought by a round that is held, or by a person.
-
-    Raises `RoundConflict` when the round is no longer held.
-    """
-    round_id = round_.round_id if round_ else None
-    route = services.rounds.route(services.student)
-    event = Deployed(
-        event_id=derived_id(f"{services.student}/{version}/{round_id or occurred_at.isoformat()}", "deploy"),
-        occurred_at=occurred_at,
-        student=services.student,
-        version=version,
-        previous=route[0] if route else None,
-        round_id=round_id,
-        action="rollback" if action == "rollback" else "promote",
-    )
-    services.rounds.set_route(services.student, version, round_, event)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from serving.engine import EngineError
 from serving.settings import EngineSettings, VllmSettings
 from serving.testing.fake_vllm import FakeVllm
 from serving.transformers_engine import TransformersEngine
@@ -55,6 +56,11 @@ def make_fake(base: Path) -> Iterator[Callable[[], FakeVllm]]:
 @pytest.fixture
 def make_engine(base: Path, tmp_path: Path) -> Iterator[Callable[..., VllmEngine]]:
     """Engines on servers with these addresses; what they have loaded is taken off at the end."""
+
+    def clean(engine: VllmEngine) -> None:
+        with suppress(EngineError):
+            engine.take_off(list(engine.models()))
+
     with ExitStack() as stack:
 
         def make(*urls: str, **settings: object) -> VllmEngine:
@@ -68,7 +74,7 @@ def make_engine(base: Path, tmp_path: Path) -> Iterator[Callable[..., VllmEngine
             }
             engine = VllmEngine(VllmSettings.model_validate(chosen), base)
             stack.callback(engine.close)
-            stack.callback(lambda: engine.take_off(list(engine.models())))
+            stack.callback(clean, engine)
             return engine
 
         yield make

@@ -26,7 +26,7 @@ from graphs.filters.chain import FilterSettings
 from loop.loading import CONFIGS as CONFIGS
 from loop.loading import ConfigError as ConfigError
 from loop.loading import KindSection, load_settings
-from serving.settings import EngineSettings, GatewaySettings
+from serving.settings import EngineSettings, GatewaySettings, VllmSettings
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import LaunchSettings, SftSettings
@@ -90,11 +90,19 @@ class StudentSection(Settings):
 
 
 class EngineSection(KindSection):
-    """What serves the student: `transformers` in this process, or `scripted`, which answers what `options`
-    say."""
+    """What serves the student: `transformers` in this process, `vllm` servers (docs/adapters.md), or
+    `scripted`, which answers what `options` say."""
 
     kind: str = "transformers"
     transformers: EngineSettings = EngineSettings()
+    vllm: VllmSettings = VllmSettings()
+
+    @model_validator(mode="after")
+    def _servers_named(self) -> Self:
+        missing = [f"vllm.{name}" for name in ("replicas", "store") if not getattr(self.vllm, name)]
+        if self.kind == "vllm" and missing:
+            raise ValueError(f"kind = 'vllm' needs {' and '.join(missing)} (docs/adapters.md)")
+        return self
 
 
 class LogSection(KindSection):

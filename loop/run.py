@@ -17,7 +17,7 @@ from loop.config import Config, ConfigError
 from loop.embedded import Embedded
 from loop.gateway import gateway_beside
 from loop.wiring import open_services, round_workers, set_up_student
-from loop.workers.deploy import Switch, set_route
+from loop.workers.live import Switch, lead_users, set_route
 from loop.workers.messages import Listener
 from loop.workers.monitor import MonitorWorker
 from loop.workers.round import RoundWorker
@@ -164,26 +164,30 @@ def promote_version(config: Config, root: Path, version: int, switch: Switch, co
         _route(services, version, switch, console)
 
 
-def roll_back(config: Config, root: Path, switch: Switch, console: Console) -> None:
-    """Make the previous champion the champion again; one that was interrupted is finished. Raises
-    `ConfigError` when there is none."""
+def roll_back(config: Config, root: Path, switch: Switch, console: Console, to: int | None = None) -> None:
+    """Make the previous champion, or version `to`, the champion again; a rollback that was interrupted is
+    finished. Raises `ConfigError` when there is none."""
     with open_services(config, prepare(root)) as services:
         set_up_student(services)
         registry, route = services.registry, services.rounds.route(services.student)
         champion = registry.champion().version
         served = route[0] if route else champion
-        target = registry.alias("previous") if champion == served else champion
+        if to is not None:
+            target: int | None = registry.version(to).version
+        else:
+            target = registry.alias("previous") if champion == served else champion
         if target is None:
             raise ConfigError(
                 f"student {services.student!r} has no previous champion; "
                 "`skillloop rounds list` shows what there is"
             )
         services.load(target)
-        registry.rollback(served)
+        registry.rollback(served, to)
         _route(services, target, switch, console)
 
 
 def _route(services: Services, version: int, switch: Switch, console: Console) -> None:
+    lead_users(services, version)
     set_route(services, version, switch)
     try:
         with open_log(services.config, services.root, None) as log:

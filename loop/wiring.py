@@ -12,8 +12,9 @@ from loop.backends import open_store
 from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.workers.curate import CurateWorker
-from loop.workers.deploy import DeployWorker, Switch, set_route
+from loop.workers.deploy import DeployWorker
 from loop.workers.judge import JudgeWorker
+from loop.workers.live import Switch, set_route
 from loop.workers.record import open_rounds
 from loop.workers.round import RoundWorker
 from loop.workers.services import Ports, Services

@@ -17,6 +17,7 @@ from serving.adapter_files import (
     WEIGHTS_FILE,
     CorruptAdapter,
     read_config,
+    refuse_pickles,
     tensor_shapes,
 )
 from streams.files import files_sha256, write_json
@@ -31,7 +32,6 @@ _EXPONENTS: Mapping[str, tuple[str, int]] = {
 }
 """How a type of number is read as integers, and the bits of its exponent: all of them set is NaN or infinite
 (IEEE 754). numpy knows no bfloat16, and torch takes seconds to import."""
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 BASE_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 
 
@@ -82,11 +82,7 @@ def load_check(adapter_dir: Path) -> JsonObject:
     Raises `CorruptAdapter` for missing or truncated files, pickles, values that are not finite, and for what
     vLLM cannot serve.
     """
-    pickles = sorted(path.name for path in adapter_dir.glob("*") if path.suffix in PICKLE_SUFFIXES)
-    if pickles:
-        raise CorruptAdapter(
-            f"{adapter_dir} holds pickle files {pickles}; only safetensors and JSON are accepted, remove them"
-        )
+    refuse_pickles(adapter_dir)
     config = read_config(adapter_dir)
     tensor_shapes(adapter_dir)
     path = adapter_dir / WEIGHTS_FILE

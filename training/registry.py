@@ -109,22 +109,25 @@ class MlflowRegistry(MlflowRuns):
             self._drop("challenger")
         return info
 
-    def rollback(self, version: int) -> VersionInfo:
-        """Take `version` back: `previous` becomes champion again. Nothing happens when `version` is not the
-        champion.
+    def rollback(self, version: int, to: int | None = None) -> VersionInfo:
+        """Take `version` back: `to` (None: `previous`) becomes champion again, and `previous` the version
+        that it was trained on. Nothing happens when `version` is not the champion.
 
         Raises `RegistryError` when there is nothing to go back to.
         """
         champion, previous = self.alias("champion"), self.alias("previous")
+        target = previous if to is None else self.version(to).version
         if champion == version:
-            if previous is None or previous == version:
+            if target is None or target == version:
                 raise RegistryError(
                     f"version {version} of {self._student!r} has no predecessor to roll back to"
+                    if to is None
+                    else f"version {version} of {self._student!r} is the champion already"
                 )
-            self._point("champion", previous)
-            champion = previous
+            self._point("champion", target)
+            champion = target
         restored = self.champion()
-        if previous == champion:
+        if previous == champion or to == champion:
             if restored.parent is None:
                 self._drop("previous")
             else:

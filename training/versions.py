@@ -120,9 +120,9 @@ class Registry(Protocol):
     def promote(self, version: int) -> VersionInfo:
         """Make a version champion and its predecessor `previous`."""
 
-    def rollback(self, version: int) -> VersionInfo:
-        """Take `version` back: `previous` becomes champion again; nothing happens when `version` is not the
-        champion. Raises `RegistryError` when there is nothing to go back to."""
+    def rollback(self, version: int, to: int | None = None) -> VersionInfo:
+        """Take `version` back: `to` (None: `previous`) becomes champion again; nothing happens when `version`
+        is not the champion. Raises `RegistryError` when there is nothing to go back to."""
 
     def champion(self) -> VersionInfo:
         """The version that should be served. Raises `RegistryError` before `register_base`."""

@@ -343,7 +343,7 @@ def promote(
     """Make VERSION the champion by hand, bypassing the gate. Who did it, and why, is recorded."""
     reason, by = _signed(reason, by)
     from loop.run import promote_version
-    from loop.workers.deploy import Switch
+    from loop.workers.live import Switch
 
     switch = Switch(action="promote", by=by, reason=reason)
     promote_version(load_config(config), directory, version, switch, open_console())
@@ -353,15 +353,18 @@ def promote(
 def rollback(
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
+    to: Annotated[int | None, typer.Option("--to", min=1, help="Default: the champion before.")] = None,
     reason: ReasonOption = None,
     by: ByOption = None,
 ) -> None:
-    """Make the previous champion the champion again. Who did it, and why, is recorded."""
+    """Make the previous champion, or the version given with --to, the champion again. Who did it, and why, is
+    recorded."""
     reason, by = _signed(reason, by)
     from loop.run import roll_back
-    from loop.workers.deploy import Switch
+    from loop.workers.live import Switch
 
-    roll_back(load_config(config), directory, Switch(action="rollback", by=by, reason=reason), open_console())
+    switch = Switch(action="rollback", by=by, reason=reason)
+    roll_back(load_config(config), directory, switch, open_console(), to)
 
 
 @app.command()

@@ -1,22 +1,16 @@
 """The deploy worker: a judged round is promoted after proof that its weights are what is served, or
-rejected."""
+rejected. Between rounds it keeps servers and route table equal to the registry's champion."""
 
 from __future__ import annotations
-
-import logging
-from dataclasses import dataclass
-from typing import Literal
 
 from loop.errors import LoopError
 from loop.workers.judge import probe_digest
 from loop.workers.lease import Lease
+from loop.workers.live import Reconciler, Switch, lead_users, set_route
 from loop.workers.record import Ended, LoopRound
 from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
-from streams.events import Deployed, derived_id
-from streams.state.rounds import SERVED
-
-logger = logging.getLogger(__name__)
+from serving.engine import LiveEngine
 
 
 class ProofFailed(LoopError):
@@ -24,12 +18,24 @@ class ProofFailed(LoopError):
 
 
 class DeployWorker(RoundWorker):
-    """Order: fetch by hash, load, prove, registry alias, route and event in one transaction, round's end.
+    """Order: fetch by hash, load (on every server or none), prove, registry alias, route table, route and
+    event in one transaction, round's end.
 
-    A crash anywhere repeats the steps; each finds its work done.
+    A crash anywhere repeats the steps; each finds its work done. The registry's alias decides: before it
+    moves the old version is served, after it every start and every reconciliation leads to the new one.
     """
 
     STATE = "judged"
+
+    def __init__(self, services: Services, lease_s: float | None = None) -> None:
+        super().__init__(services, lease_s)
+        self._reconciler = Reconciler(services)
+
+    def step(self) -> bool:
+        """Work on one round, and reconcile when it is time."""
+        busy = super().step()
+        self._reconciler.step()
+        return busy
 
     def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services
@@ -43,53 +49,23 @@ class DeployWorker(RoundWorker):
             self.advance(round_, "rejected", Ended(answers=answers_total(services), error=reason))
             return
         services.load(version)
-        if probe_digest(services, version) != judged.probe:
-            raise ProofFailed(
-                f"version {version} answers the probe questions unlike the challenger that was judged; "
-                "it is not promoted"
-            )
+        self._prove(version, judged.probe)
         services.crash("deploy.before-alias")
         lease.renew()  # the registry knows no fence: hold the round before its alias moves
         services.registry.promote(version)
         services.crash("deploy.after-alias")
+        lead_users(services, version)
+        services.crash("deploy.after-table")
         set_route(services, version, Switch(round_))
         services.crash("deploy.after-route")
         self.advance(round_, "promoted", Ended(answers=answers_total(services)))
 
-
-@dataclass(frozen=True)
-class Switch:
-    """Who brings another version: a round that is held, or the person `by`, for a `reason`."""
-
-    round_: LoopRound | None = None
-    action: Literal["promote", "rollback"] = "promote"
-    by: str = ""
-    reason: str = ""
-
-
-def set_route(services: Services, version: int, switch: Switch) -> None:
-    """Serve `version` from now on, and announce it. After a rollback the version before it is the registry's
-    `previous`, which the next rollback goes to.
-
-    Raises `RoundConflict` when the round is no longer held.
-    """
-    round_, now = switch.round_, services.clock.now()
-    route = services.rounds.route(services.student)
-    event = Deployed(
-        event_id=derived_id(
-            f"{services.student}/{version}/{round_.round_id if round_ else now.isoformat()}", "deploy"
-        ),
-        occurred_at=now,
-        as_of=round_.record.opened.at if round_ else None,
-        student=services.student,
-        version=version,
-        previous=route[0] if route else None,
-        round_id=round_.round_id if round_ else None,
-        action=switch.action,
-        by=switch.by,
-        reason=switch.reason,
-    )
-    before = services.registry.alias("previous") if switch.action == "rollback" else SERVED
-    services.rounds.set_route(services.student, version, round_, event, before)
-    why = round_.round_id if round_ else f"{switch.by} {switch.reason}".strip()
-    logger.info("version %d of %r is served from now on: %s", version, services.student, why)
+    def _prove(self, version: int, probe: str) -> None:
+        """The engine in this process must answer as the challenger did. Servers have proved themselves while
+        they loaded, by log-probabilities: their greedy answers may change with what else is in a batch."""
+        services = self.services
+        if not isinstance(services.engine, LiveEngine) and probe_digest(services, version) != probe:
+            raise ProofFailed(
+                f"version {version} answers the probe questions unlike the challenger that was judged; "
+                "it is not promoted"
+            )

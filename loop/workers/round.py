@@ -18,6 +18,7 @@ from loop.workers.lease import Lease
 from loop.workers.messages import Advanced, Postponed
 from loop.workers.record import Ended, LoopRound, Part, State, announced
 from loop.workers.services import Services
+from serving.engine import EngineUnavailable
 from streams.log import LogUnavailable
 from streams.state.rounds import RoundConflict
 from streams.state.store import StoreError, StoreUnavailable
@@ -25,7 +26,7 @@ from training.errors import DatasetError, RegistryError, RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 
-TRANSIENT = (TeacherUnavailable, StoreUnavailable, LogUnavailable, RegistryUnavailable)
+TRANSIENT = (TeacherUnavailable, StoreUnavailable, LogUnavailable, RegistryUnavailable, EngineUnavailable)
 """A dependency is away: it comes back by itself."""
 NOT_THE_ROUND = (*TRANSIENT, TeacherMisconfigured, UnpricedModel)
 """Nothing is wrong with the round, which waits until the dependency is back or the setting is mended."""

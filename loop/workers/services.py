@@ -74,6 +74,11 @@ class Services:
         """The student's name."""
         return self.config.student.name
 
+    @property
+    def routes(self) -> Path:
+        """The folder of the route table, which gateways read."""
+        return self.root
+
     def round_dir(self, round_id: str) -> Path:
         """Where a round keeps its files."""
         return self.root / "rounds" / round_id

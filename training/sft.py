@@ -46,7 +46,7 @@ from training.checkpoints import (
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
-from training.trainer import Progress, TrainedAdapter, TrainingJob, unwatched
+from training.trainer import Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,8 @@ class SftTrainer:
             callbacks=[watch],
         )
         _run(trainer, checkpoint)
+        if watch.stopped is not None:
+            raise watch.stopped
         _check_moved(before, _trainable(model))
         _save_adapter(model, job.out_dir, job.base_dir.name)
         adapter = job.out_dir / "adapter"
@@ -111,6 +113,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, on_progress: Progress, resumed: Marker | None) -> None:
         self.loss = resumed.loss if resumed else math.nan
+        self.stopped: StopTraining | None = None
         self._on_progress = on_progress
         self._started = time.monotonic() - (resumed.seconds if resumed else 0.0)
 
@@ -129,7 +132,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"at step {state.global_step} of {state.max_steps}; "
                 "lower the learning rate and check the champion's adapter"
             )
-        self._on_progress(state.global_step, state.max_steps, self.loss)
+        try:
+            self._on_progress(state.global_step, state.max_steps, self.loss)
+        except StopTraining as stop:
+            self.stopped = stop
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:

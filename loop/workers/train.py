@@ -14,7 +14,7 @@ from loop.workers.services import today
 from streams.state.ledger import entry_row
 from training.attempts import begin_attempt, sweep_attempts
 from training.mix import assert_disjoint, read_dataset
-from training.trainer import TrainedAdapter, TrainingJob
+from training.trainer import StopTraining, TrainedAdapter, TrainingJob
 
 ADAPTERS = "sft"
 
@@ -60,6 +60,8 @@ class TrainWorker(RoundWorker):
             services.crash("train.step")
             lease.check()
             services.listen(Training(round_.round_id, step, total, loss))
+            if services.stop.is_set():
+                raise StopTraining
 
         job = TrainingJob(
             base_dir=task.base_dir,

@@ -18,8 +18,8 @@ from streams.state import tables
 from streams.state.dialects import STATEMENTS
 
 UNKNOWN_SOURCE = ""
-"""The source of ids of an earlier version, where several students were in the store: it matches every student,
-so that nothing is counted twice."""
+"""The source of ids of an earlier version, where several students were in the store: it matches every
+student, so that nothing is counted twice."""
 _BEFORE = "seen_events_before"
 
 

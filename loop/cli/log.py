@@ -143,6 +143,8 @@ def ingest(
         )
     for reason in done.reasons:
         typer.echo(reason, err=True)
+    if done.unfinished:
+        typer.echo("the last line has no end yet: it waits for the next run", err=True)
     began = f" after line {done.resumed_at}" if done.resumed_at else ""
     typer.echo(f"{done.lines} lines{began}: {done.events} answers written to the log, {done.bad} bad lines")
     if done.bad:

@@ -25,8 +25,8 @@ class Line(NamedTuple):
 
 
 class ResumedFile:
-    """An open file, read by `lines`; `take` counts the line just read in, `save` remembers in `folder` how far
-    it is.
+    """An open file, read by `lines`; `take` counts the line just read in, `save` remembers in `folder` how
+    far it is.
 
     `offset` and `number` are bytes and lines taken; `longest` is the most bytes that a line may have. About
     100 bytes of memory a line are needed, to know its copies.

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 from streams.files import read_json, write_json
 
 
-class Line(NamedTuple):
+class FileLine(NamedTuple):
     """A line as read: None in place of one that is too long. `ended`: with a line break."""
 
     text: bytes | None
@@ -63,12 +63,12 @@ class ResumedFile:
             self.offset == done and saved.get("sha256", self._digest.hexdigest()) == self._digest.hexdigest()
         )
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[FileLine]:
         """The lines from here on; the next one is read after the last one was taken."""
         while line := self._file.readline(self._longest):
             ended = line.endswith(b"\n")
             if ended or len(line) < self._longest:
-                yield Line(line, ended)
+                yield FileLine(line, ended)
                 continue
             ahead = self._digest.copy()  # of a line that is too long, only the digest is kept
             ahead.update(line)
@@ -78,7 +78,7 @@ class ResumedFile:
                 ahead.update(rest)
                 size += len(rest)
             self._ahead = ahead, size
-            yield Line(None, ended)
+            yield FileLine(None, ended)
 
     def take(self, line: bytes | None) -> None:
         """Count a line in, as the beginning of what is done."""

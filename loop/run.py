@@ -14,7 +14,7 @@ from rich.console import Console
 from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
-from loop.stopping import Interrupted, Stop
+from loop.stopping import Stop, WorkerStopped
 from loop.wiring import open_services, round_workers, set_up_student
 from loop.workers.deploy import set_route
 from loop.workers.monitor import MonitorWorker
@@ -72,7 +72,7 @@ def _opened(config: Config, root: Path, stop: Stop, once: bool) -> Services:
 
 def _patiently(begin: Callable[[], T], stop: Stop, once: bool) -> T:
     """What `begin` returns once the servers that it needs are there (`once`: tried once); it says which
-    is awaited. Raises `Interrupted` when the process is told to stop meanwhile."""
+    is awaited. Raises `WorkerStopped` when the process is told to stop meanwhile."""
     while True:
         try:
             return begin()
@@ -81,7 +81,7 @@ def _patiently(begin: Callable[[], T], stop: Stop, once: bool) -> T:
                 raise
             logger.warning("waiting, next attempt in %g s: %s", RETRY_S, exc)
         if stop.event.wait(RETRY_S):
-            raise Interrupted
+            raise WorkerStopped
 
 
 def _run_monitor(services: Services, once: bool, stop: Stop) -> None:
@@ -102,7 +102,7 @@ def _wait_for_student(services: Services) -> None:
         if waited_s == SAYS_S:
             logger.warning("waiting until `skillloop worker deploy` sets student %r up", services.student)
         if services.stop.wait(1.0):
-            raise Interrupted
+            raise WorkerStopped
     raise ConfigError(
         f"student {services.student!r} was not set up within {SETUP_S} s; "
         "start `skillloop worker deploy`, which does it"

@@ -2,8 +2,8 @@
 
 1. At once the stop is known: idle waits end, training saves a checkpoint at its next report and leaves, any
    other step may finish by itself.
-2. After `GRACE_S` the main thread is interrupted in whatever it does (`Interrupted`): the step is given up as
-   after a crash, which costs nothing but its unfinished part, and its round is given back.
+2. After `GRACE_S` the main thread is interrupted in whatever it does (`WorkerStopped`): the step is given up
+   as after a crash, which costs nothing but its unfinished part, and its round is given back.
 3. After `LIMIT_S` the process ends: threads that wait for a server, or a library that waits for the network,
    cannot be interrupted. State survives that as it survives a kill.
 """
@@ -25,7 +25,7 @@ GRACE_S = 4.0
 LIMIT_S = 8.0
 
 
-class Interrupted(BaseException):
+class WorkerStopped(BaseException):
     """The process has been told to stop and its main thread did not come to an end by itself."""
 
 
@@ -49,7 +49,7 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in self._before.items():
             signal.signal(name, handler)
-        if kind is not None and not issubclass(kind, (Interrupted, StopTraining)):
+        if kind is not None and not issubclass(kind, (WorkerStopped, StopTraining)):
             return False
         if self.event.is_set():  # everything is closed; to take torch and its threads down takes seconds
             logging.shutdown()
@@ -67,7 +67,7 @@ class Stop:
         last.start()
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        raise Interrupted
+        raise WorkerStopped
 
 
 def _end_process() -> None:

@@ -32,6 +32,4 @@ def test_a_store_is_compacted_after_it_was_told_what_would_go(tmp_path: Path) ->
     assert len(store.known([output(n).identity for n in range(5)])) == 5
     assert "forgot 5 event ids and 0 buckets" in compact("--keep-days", "30")
     assert store.known([output(n).identity for n in range(5)]) == set()
-    assert (
-        CliRunner().invoke(store_app, ["--dir", str(tmp_path), "--keep-days", "3"]).exit_code == 2
-    )
+    assert CliRunner().invoke(store_app, ["--dir", str(tmp_path), "--keep-days", "3"]).exit_code == 2

@@ -11,16 +11,16 @@ A line is one of two things:
   every choice is an answer, and the model that the response, else the request, names says which version gave
   it (`[ingest.models]`). A line of any other model is left out and counted.
 
-An id that is absent is made from the line's bytes and number, so the same file gives the same events again
-and the second copy of each is dropped as known. The position is kept beside the log after every page: a run
-that stops resumes where it was.
+An id that is absent is made from the line's content (and how many lines like it came before), so the same
+lines give the same events again, wherever in the file they stand, and the second copy of each is dropped as
+known. The position is kept beside the log after every page: a run that stops resumes where it was, if what it
+had read is unchanged. A last line without its end waits for the next run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -28,15 +28,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Literal
 
 from pydantic import ValidationError
 
 from agent.items import JsonObject
 from loop.errors import LoopError
+from loop.resume import ResumedFile
 from streams.codec import MAX_BYTES, encode, first_error
 from streams.events import StudentOutput, derived_id
-from streams.files import read_json, write_json
 from streams.log import EventLog, Outgoing
 
 PAGE = 500
@@ -94,13 +93,15 @@ def _pattern(name: str, version: int | Literal["*"]) -> str:
 
 @dataclass
 class Ingested:
-    """What a run did. `resumed_at` is the line it began after; `reasons` are the first bad lines. `taken`
-    counts answers by model, student and version, `left_out` lines by model."""
+    """What a run did. `resumed_at` is the line it began after; `reasons` are the first bad lines;
+    `unfinished`: the last line has no end yet and waits. `taken` counts answers by model, student and version,
+    `left_out` lines by model."""
 
     resumed_at: int = 0
     lines: int = 0
     events: int = 0
     bad: int = 0
+    unfinished: bool = False
     reasons: list[str] = field(default_factory=list)
     taken: Counter[tuple[str, str, int]] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -120,7 +121,9 @@ def ingest(
     """
     try:
         with path.open("rb") as file:
-            return _ingest(file, path, log, _Position(path, folder, defaults.mark), defaults, progress)
+            return _ingest(
+                ResumedFile(file, path, folder, _LINE_BYTES, defaults.mark), log, defaults, progress
+            )
     except OSError as exc:
         raise IngestError(f"cannot read {path}: {exc}") from exc
 
@@ -129,83 +132,84 @@ def preview(path: Path, defaults: Defaults) -> Ingested:
     """What `ingest` would do with the whole of `path`; nothing is written. Raises `IngestError`."""
     done = Ingested()
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(_lines(file), start=1):
+        with path.open("rb") as opened:
+            file = ResumedFile(opened, path, None, _LINE_BYTES)
+            for line, ended in file.lines():
+                if not ended and _is_cut(line):
+                    done.unfinished = True
+                    break
                 if line is None or line.strip():
                     page: list[Outgoing] = []
-                    _take(line, number, defaults, page, done)
+                    _take(line, file, defaults, page, done)
                     done.events += len(page)
+                file.take(line)
     except OSError as exc:
         raise IngestError(f"cannot read {path}: {exc}") from exc
     return done
 
 
-def _ingest(
-    file: BinaryIO, path: Path, log: EventLog, position: _Position, defaults: Defaults, progress: Progress
-) -> Ingested:
-    total = os.fstat(file.fileno()).st_size
-    offset, number = position.load(file)
-    done = Ingested(resumed_at=number)
-    file.seek(offset)
+def _ingest(file: ResumedFile, log: EventLog, defaults: Defaults, progress: Progress) -> Ingested:
+    total = file.size
+    done = Ingested(resumed_at=file.number)
     page: list[Outgoing] = []
-    for line in _lines(file):
-        number += 1
-        offset = file.tell()
+    for line, ended in file.lines():
+        if not ended and _is_cut(line):
+            done.unfinished = True
+            break
         if line is None or line.strip():
-            _take(line, number, defaults, page, done)
+            _take(line, file, defaults, page, done)
+        file.take(line)
         if len(page) >= PAGE or (done.lines and done.lines % PAGE == 0):
-            page = _append(page, log, position, (offset, number), done)
-            progress(offset, total)
-    _append(page, log, position, (offset, number), done)
+            page = _append(page, log, file, done)
+            progress(min(file.offset, total), total)
+    _append(page, log, file, done)
     progress(total, total)
     return done
 
 
-def _append(
-    page: list[Outgoing], log: EventLog, position: _Position, at: tuple[int, int], done: Ingested
-) -> list[Outgoing]:
+def _append(page: list[Outgoing], log: EventLog, file: ResumedFile, done: Ingested) -> list[Outgoing]:
     if page:
         log.append(page)
         done.events += len(page)
-    position.save(*at)
+    file.save()
     return []
 
 
-def _take(line: bytes | None, number: int, defaults: Defaults, page: list[Outgoing], done: Ingested) -> None:
+def _take(
+    line: bytes | None, file: ResumedFile, defaults: Defaults, page: list[Outgoing], done: Ingested
+) -> None:
     done.lines += 1
     try:
         if line is None:
             raise BadLine(f"longer than {_LINE_BYTES} bytes")
-        model, events = _read(line, number, defaults)
+        model, events = _read(line, file.copies(line), defaults)
         records = [_record(event) for event in events]
     except NotOurs as exc:
         done.left_out[str(exc)] += 1
     except BadLine as exc:
         done.bad += 1
         if len(done.reasons) < SHOWN:
-            done.reasons.append(f"line {number}: {exc}")
+            done.reasons.append(f"line {file.number + 1}: {exc}")
     else:
         page += records
         done.taken.update((model, event.student, event.student_version) for event in events)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The file's lines; None for one that is too long to be an answer."""
-    while line := file.readline(_LINE_BYTES):
-        if len(line) < _LINE_BYTES or line.endswith(b"\n"):
-            yield line
-            continue
-        while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
-            pass
-        yield None
+def _is_cut(line: bytes | None) -> bool:
+    """Whether a line without a line break is still being written: a whole JSON object has an end."""
+    try:
+        return line is None or not isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return True
 
 
-def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutput]:
-    """The answers of one line. Raises `BadLine`, `NotOurs`."""
-    return _read(line, number, defaults)[1]
+def read_line(line: bytes, copies: int, defaults: Defaults) -> list[StudentOutput]:
+    """The answers of one line; `copies` lines with the same content came before it. Raises `BadLine`,
+    `NotOurs`."""
+    return _read(line, copies, defaults)[1]
 
 
-def _read(line: bytes, number: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
+def _read(line: bytes, copies: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
     """The model that one line names, and its answers."""
     try:
         body = json.loads(line)
@@ -213,7 +217,7 @@ def _read(line: bytes, number: int, defaults: Defaults) -> tuple[str, list[Stude
         raise BadLine(f"not JSON: {exc}") from exc
     if not isinstance(body, dict):
         raise BadLine(f"a JSON {type(body).__name__}, expected an object")
-    line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"line-{number}")
+    line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"copy-{copies}")
     if "response" in body:
         events = [_event(fields) for fields in _completions(body, line_id, defaults)]
         return defaults.match(*_models(body))[0] or NO_MODEL, events
@@ -280,25 +284,3 @@ def _models(body: JsonObject) -> tuple[str, ...]:
     says."""
     named = tuple(str(part["model"]) for part in (body["response"], body["request"]) if part.get("model"))
     return named or ("",)
-
-
-class _Position:
-    """How far a file was ingested, kept in a small file that is replaced as a whole."""
-
-    def __init__(self, path: Path, folder: Path, mark: str = "") -> None:
-        name = hashlib.sha256(f"{path.resolve()}{mark}".encode()).hexdigest()[:16]
-        self._file = folder / "ingest" / f"{name}.json"
-
-    def load(self, file: BinaryIO) -> tuple[int, int]:
-        """(bytes, lines) done; (0, 0) for a new file, or one whose beginning has changed."""
-        saved = read_json(self._file) or {}
-        file.seek(0)
-        self._head = hashlib.sha256(file.read(4096).split(b"\n", 1)[0]).hexdigest()
-        size = os.fstat(file.fileno()).st_size
-        if saved.get("head") != self._head or saved.get("bytes", 0) > size:
-            return 0, 0
-        return int(saved["bytes"]), int(saved["lines"])
-
-    def save(self, offset: int, number: int) -> None:
-        """Remember the position."""
-        write_json(self._file, {"head": self._head, "bytes": offset, "lines": number})

@@ -4,11 +4,10 @@ switches."""
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -16,6 +15,7 @@ from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
 from loop.gateway import gateway_beside
+from loop.stopping import Stop, WorkerStopped
 from loop.wiring import open_services, round_workers, set_up_student
 from loop.workers.live import Switch, lead_users, set_route
 from loop.workers.messages import Listener
@@ -28,11 +28,15 @@ from streams.log import EventLog, LogUnavailable
 from streams.state.outbox import OutboxRelay
 from streams.state.store import StoreUnavailable
 from streams.topics import MONITOR_GROUP
+from training.errors import RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
+RETRY_S = 5.0
 SETUP_S = 120
+SAYS_S = 2
+T = TypeVar("T")
 WORKERS = {"curate": ("planned",), "train": ("curated", "trained"), "deploy": ("judged",)}
 
 
@@ -41,15 +45,19 @@ def run_up(config: Config, root: Path, once: bool, listen: Listener, console: Co
     no round is under way."""
     root = prepare(root)
     logger.info("starting the loop of student %r in %s; Ctrl-C stops it", config.student.name, root)
-    with open_services(config, root, Ports(listen=listen)) as services, open_log(config, root) as log:
-        set_up_student(services)
+    with (
+        Stop() as stop,
+        _opened(config, root, stop, once, listen) as services,
+        open_log(config, root) as log,
+    ):
+        _patiently(partial(set_up_student, services), stop, once)
         embedded = Embedded(services, log)
         try:
             if once:
                 _to_the_end(services, log, embedded.monitor, embedded.catch_up, console)
             else:
                 with gateway_beside(config, root, console):
-                    _until_stopped(embedded.step)
+                    _until_stopped(embedded.step, stop)
         finally:
             embedded.monitor.loop.close()
 
@@ -59,19 +67,37 @@ def run_worker(config: Config, root: Path, kind: str, once: bool, listen: Listen
     the start is in the profile)."""
     root = prepare(root)
     logger.info("starting the %s worker of student %r in %s", kind, config.student.name, root)
-    with open_services(config, root, Ports(listen=listen)) as services:
+    with Stop() as stop, _opened(config, root, stop, once, listen) as services:
         if kind == "deploy":
-            set_up_student(services)
+            _patiently(partial(set_up_student, services), stop, once)
         else:
             _wait_for_student(services)
         if kind == "monitor":
-            _run_monitor(services, once, console)
+            _run_monitor(services, once, stop, console)
             return
         workers = [worker for worker in round_workers(services) if worker.STATE in WORKERS[kind]]
-        _run(lambda: _turn(workers), once)
+        _run(lambda: _turn(workers), once, stop)
 
 
-def _run_monitor(services: Services, once: bool, console: Console) -> None:
+def _opened(config: Config, root: Path, stop: Stop, once: bool, listen: Listener) -> Services:
+    return _patiently(partial(open_services, config, root, Ports(listen=listen, stop=stop.event)), stop, once)
+
+
+def _patiently(begin: Callable[[], T], stop: Stop, once: bool) -> T:
+    """What `begin` returns once the servers that it needs are there (`once`: tried once); it says which
+    is awaited. Raises `WorkerStopped` when the process is told to stop meanwhile."""
+    while True:
+        try:
+            return begin()
+        except (StoreUnavailable, LogUnavailable, RegistryUnavailable) as exc:
+            if once:
+                raise
+            logger.warning("waiting, next attempt in %g s: %s", RETRY_S, exc)
+        if stop.event.wait(RETRY_S):
+            raise WorkerStopped
+
+
+def _run_monitor(services: Services, once: bool, stop: Stop, console: Console) -> None:
     with open_log(services.config, services.root, None) as log:
         monitor = MonitorWorker(services, log)
         calm_collector()
@@ -79,7 +105,7 @@ def _run_monitor(services: Services, once: bool, console: Console) -> None:
             if once:
                 _to_the_end(services, log, monitor, monitor.catch_up, console)
             else:
-                _until_stopped(monitor.step)
+                _until_stopped(monitor.step, stop)
         finally:
             monitor.loop.close()
 
@@ -108,12 +134,13 @@ def _to_the_end(
 
 def _wait_for_student(services: Services) -> None:
     """The deploy worker sets the student up. Raises `ConfigError` when none does within `SETUP_S` seconds."""
-    if services.rounds.route(services.student) is None:
-        logger.info("waiting for `skillloop worker deploy` to set student %r up", services.student)
-    for _ in range(SETUP_S):
+    for waited_s in range(SETUP_S):
         if services.rounds.route(services.student) is not None:
             return
-        services.clock.sleep(1.0)
+        if waited_s == SAYS_S:
+            logger.warning("waiting until `skillloop worker deploy` sets student %r up", services.student)
+        if services.stop.wait(1.0):
+            raise WorkerStopped
     raise ConfigError(
         f"student {services.student!r} was not set up within {SETUP_S} s; "
         "start `skillloop worker deploy`, which does it"
@@ -124,25 +151,19 @@ def _turn(workers: list[RoundWorker]) -> bool:
     return any([worker.step() for worker in workers])
 
 
-def _run(step: Callable[[], bool], once: bool) -> None:
+def _run(step: Callable[[], bool], once: bool, stop: Stop) -> None:
     if not once:
-        _until_stopped(step)
+        _until_stopped(step, stop)
         return
-    while step():
+    while step() and not stop.event.is_set():
         pass
 
 
-def _until_stopped(step: Callable[[], bool]) -> None:
-    """Call `step` until SIGINT or SIGTERM; pause while there is nothing to do or a dependency is away."""
-    stop = threading.Event()
-
-    def finish(signum: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, finish)
+def _until_stopped(step: Callable[[], bool], stop: Stop) -> None:
+    """Call `step` until the process is told to stop; pause while there is nothing to do or a dependency is
+    away."""
     told = False
-    while not stop.is_set():
+    while not stop.event.is_set():
         try:
             busy = step()
         except (StoreUnavailable, LogUnavailable) as exc:
@@ -152,7 +173,7 @@ def _until_stopped(step: Callable[[], bool]) -> None:
             if not told:
                 logger.info("nothing to do now: waiting")
                 told = True
-            stop.wait(IDLE_S)
+            stop.event.wait(IDLE_S)
 
 
 def promote_version(config: Config, root: Path, version: int, switch: Switch, console: Console) -> None:

@@ -43,6 +43,7 @@ def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Service
         crash=ports.crash or crash_point(os.environ.get(ENVIRONMENT)),
         owner=ports.owner or worker_name(),
         listen=ports.listen,
+        stop=ports.stop,
     )
 
 

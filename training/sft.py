@@ -50,7 +50,7 @@ from training.checkpoints import (
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
-from training.trainer import CurvePoint, Progress, TrainedAdapter, TrainingJob, unwatched
+from training.trainer import CurvePoint, Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,8 @@ def train_begun(settings: SftSettings, job: TrainingJob, on_progress: Progress =
         model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[watch]
     )
     _run(trainer, checkpoint)
+    if watch.stopped is not None:
+        raise watch.stopped
     _check_moved(before, _trainable(model))
     if processes.is_main_process:
         adapter = _save_adapter(model, job)
@@ -158,6 +160,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, on_progress: Progress, tokens: Sequence[int], resumed: Marker | None) -> None:
         self.loss = resumed.loss if resumed else math.nan
+        self.stopped: StopTraining | None = None
         self._on_progress = on_progress
         self._tokens = tokens
         self._started = time.monotonic() - (resumed.seconds if resumed else 0.0)
@@ -179,7 +182,11 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             )
         rate = self._tokens[state.global_step - 1] / self.seconds()
         state.log_history[-1] |= {"tokens_per_s": rate, "at_ms": time.time_ns() // 1_000_000}
-        self._on_progress(state.global_step, state.max_steps, self.loss)
+        try:
+            self._on_progress(state.global_step, state.max_steps, self.loss)
+        except StopTraining as stop:
+            self.stopped = stop
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         PartialState().wait_for_everyone()  # each process writes its random state

@@ -14,7 +14,12 @@ from agent.items import Example
 
 Progress = Callable[[int, int, float], None]
 """Called with (step, total steps, mean loss since the last call). What it raises stops the round and is not
-caught: so a worker that lost its lease ends its training."""
+caught: so a worker that lost its lease ends its training. On `StopTraining` a checkpoint is saved first,
+where the trainer has any."""
+
+
+class StopTraining(BaseException):
+    """The process has to end: what was trained so far should be kept for the next one."""
 
 
 def unwatched(step: int, total: int, loss: float) -> None:

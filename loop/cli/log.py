@@ -174,6 +174,8 @@ def _show_ingested(done: Ingested, written: str) -> None:
         typer.echo(f"{_printable(model):32} {becomes:28} {count}")
     for reason in done.reasons:
         typer.echo(reason, err=True)
+    if done.unfinished:
+        typer.echo("the last line has no end yet: it waits for the next run", err=True)
     began = f" after line {done.resumed_at}" if done.resumed_at else ""
     left_out = sum(done.left_out.values())
     typer.echo(

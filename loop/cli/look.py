@@ -26,7 +26,7 @@ from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed, EventKey
 from streams.folding import fold_diagnoses
 from streams.log import EventLog
-from streams.state.compaction import first_bucket
+from streams.state.compaction import first_bucket, without_removed
 from streams.state.positions import TopicPositions
 from streams.state.redrives import refusals
 from streams.state.store import StateStore
@@ -125,8 +125,7 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
     store = find_store(config, root)
     from_day, bucket_s = store.known_from(), config.monitor.bucket_s
-    since = None if from_day is None else first_bucket(from_day, bucket_s)
-    live = store.buckets(since_bucket=since)
+    live = store.buckets()
     codec, unreadable = Codec(), 0
     events: dict[EventKey, Diagnosed] = {}
     with find_log(config, root) as log:
@@ -141,15 +140,20 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     if config.monitor.source == "diagnoses":  # what was refused is not in the profile
         known = store.known(events.keys())
         events = {key: in_its_bucket(event, bucket_s) for key, event in events.items() if key in known}
-    if since is not None:  # older buckets may be gone
-        events = {key: event for key, event in events.items() if event.bucket >= since}
-    rebuilt, kept = canonical_bytes(fold_diagnoses(events.values())), canonical_bytes(live)
+        if from_day is not None:  # what was refused before is forgotten
+            since = first_bucket(from_day, bucket_s)
+            events = {key: event for key, event in events.items() if event.bucket >= since}
+            live = {key: counts for key, counts in live.items() if key.bucket >= since}
+    table = fold_diagnoses(events.values())
+    if from_day is not None:
+        table = without_removed(table, live, from_day, bucket_s)
+    rebuilt, kept = canonical_bytes(table), canonical_bytes(live)
     same = rebuilt == kept
     console.print(
         f"{len(events)} diagnoses in the log ({unreadable} unreadable); "
         f"rebuilt profile {len(rebuilt)} bytes, "
         f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}"
-        + ("" if from_day is None else f" (from {date.fromordinal(from_day)} on: the store was compacted)"),
+        + ("" if from_day is None else f" (compacted: of before {date.fromordinal(from_day)}, what is left)"),
         highlight=False,
     )
     return same

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Self
 
 from agent.items import Example
@@ -41,13 +42,14 @@ class Ports:
     crash: CrashPoint | None = None
     owner: str = ""
     listen: Listener = nobody
+    stop: Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True)
 class Services:
     """`root` is the run's directory: what rounds keep there are copies of what the registry stores, fetched
-    when they are missing. `listen` is told what happens, for display only. A context manager that closes what
-    it holds."""
+    when they are missing. `listen` is told what happens, for display only; `stop` is set when the process has
+    to end. A context manager that closes what it holds."""
 
     config: Config
     root: Path
@@ -61,6 +63,7 @@ class Services:
     crash: CrashPoint
     owner: str
     listen: Listener = nobody
+    stop: Event = field(default_factory=Event)
 
     def __enter__(self) -> Self:
         return self

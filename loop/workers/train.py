@@ -18,7 +18,7 @@ from streams.files import write_text
 from streams.state.ledger import entry_row
 from training.attempts import begin_attempt, sweep_attempts
 from training.mix import assert_disjoint, write_as_trained
-from training.trainer import BaseName, TrainedAdapter, TrainingJob
+from training.trainer import BaseName, StopTraining, TrainedAdapter, TrainingJob
 
 ADAPTERS = "sft"
 AS_TRAINED = "data/train.jsonl"
@@ -81,6 +81,8 @@ class TrainWorker(RoundWorker):
             services.crash("train.step")
             lease.check()
             services.listen(Training(round_.round_id, step, total, loss))
+            if services.stop.is_set():
+                raise StopTraining
 
         job = TrainingJob(
             base_dir=services.task.base_dir,

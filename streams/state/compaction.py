@@ -12,6 +12,7 @@ from datetime import date
 
 import sqlalchemy as sa
 
+from agent.profile import ProfileTable
 from streams.state import tables
 from streams.state.store import StateStore
 
@@ -57,6 +58,18 @@ def first_bucket(from_day: int, bucket_s: int) -> int:
     return -(-(from_day - _EPOCH) * _DAY_S // bucket_s)
 
 
+def without_removed(table: ProfileTable, live: ProfileTable, from_day: int, bucket_s: int) -> ProfileTable:
+    """A table rebuilt from the log, without the old buckets of versions of which the store has none left."""
+    border = _border(from_day, bucket_s)
+    left = {key[:2] for key in live if key.bucket < border}
+    return {key: counts for key, counts in table.items() if key.bucket >= border or key[:2] in left}
+
+
+def _border(day: int, bucket_s: int) -> int:
+    """The first bucket that does not end before a day."""
+    return (day - _EPOCH) * _DAY_S // bucket_s
+
+
 def _old_buckets(day: int, bucket_s: int) -> sa.ColumnElement[bool]:
     """Buckets that end before the day, of versions that their student's route does not name."""
     bucket, route = tables.buckets.c, tables.routes.c
@@ -66,7 +79,7 @@ def _old_buckets(day: int, bucket_s: int) -> sa.ColumnElement[bool]:
         route.previous.is_distinct_from(bucket.version),
     )
     retired = sa.exists().where(unnamed)
-    return sa.and_(bucket.bucket < (day - _EPOCH) * _DAY_S // bucket_s, retired)
+    return sa.and_(bucket.bucket < _border(day, bucket_s), retired)
 
 
 def _count(table: sa.Table, condition: sa.ColumnElement[bool], connection: sa.Connection) -> int:

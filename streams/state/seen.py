@@ -39,7 +39,7 @@ def seen(event: Event) -> Seen:
 def remember(events: Iterable[Seen], connection: sa.Connection) -> None:
     """Insert events, in one order everywhere (two consumers cannot wait for each other). Raises
     `IntegrityError` for one that is there."""
-    ordered = sorted(events, key=lambda event: event[:2])
+    ordered = sorted(events)
     if not ordered:
         return
     statement = STATEMENTS[connection.dialect.name].insert

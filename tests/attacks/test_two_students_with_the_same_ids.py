@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from agent.budget import Usage
 from graphs.monitor.diagnose import OutputDiagnosis
+from loop.cli.look import rebuild_profile
+from loop.config import load
 from loop.workers.diagnose import _costs
 from streams import dead_letters
 from streams.codec import encode
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects, Handler
-from streams.events import StudentOutput
+from streams.events import Event, StudentOutput, derived_id
+from streams.local_log import LocalLog
+from streams.log import EventLog
 from streams.memory_log import MemoryLog
+from streams.state.compaction import compact
 from streams.state.outbox import OutboxRelay
 from streams.state.store import StateStore
-from streams.testing.synthetic import START, diagnose, expected_buckets, output
+from streams.testing.synthetic import START, diagnose, diagnosed, expected_buckets, output
 
 TOPIC = "student-outputs"
 
@@ -28,7 +37,7 @@ def answers(student: str, count: int = 100) -> list[StudentOutput]:
     ]
 
 
-def run(log: MemoryLog, store: StateStore, handler: Handler = diagnose, look_first: bool = True) -> None:
+def run(log: EventLog, store: StateStore, handler: Handler = diagnose, look_first: bool = True) -> None:
     consuming = ConsumeLoop(log, store, handler, ConsumeSettings("g", (TOPIC,), look_first=look_first))
     while consuming.step():
         pass
@@ -82,13 +91,17 @@ def before(path: Path, students: tuple[str, ...]) -> StateStore:
     store = StateStore(url)
     run(log, store)
     store.close()
+    forget_sources(path)
+    return StateStore(url)
+
+
+def forget_sources(path: Path) -> None:
     with sqlite3.connect(path / "state.db", isolation_level=None) as database:
         database.execute("DROP TABLE seen_events")
         database.execute("DROP TABLE retention")
         database.execute("CREATE TABLE seen_events (event_id VARCHAR(200) PRIMARY KEY) WITHOUT ROWID")
         database.executemany("INSERT INTO seen_events VALUES (?)", [(str(n),) for n in range(1, 6)])
     database.close()
-    return StateStore(url)
 
 
 def test_a_store_of_one_student_is_converted_when_it_is_opened(tmp_path: Path) -> None:
@@ -119,3 +132,33 @@ def test_in_a_store_of_several_students_an_old_id_may_be_anybodys(tmp_path: Path
     log.append([encode(event) for event in (*answers("ann", 5), *answers("bob", 5))])
     run(log, store, look_first=look_first)
     assert store.buckets() == counted == expected_buckets([*answers("ann", 5), *answers("bob", 5)])
+
+
+def rebuilt(folder: Path) -> bool:
+    return rebuild_profile(load(None), folder, Console(file=io.StringIO()))
+
+
+def test_a_profile_of_the_version_before_is_rebuilt_byte_for_byte(tmp_path: Path) -> None:
+    """Its diagnoses are named after the answer's id alone, those of today after the student too."""
+
+    def as_before(events: Sequence[Event]) -> Effects:
+        effects = diagnose(events)
+        named = [
+            diagnosed(event).model_copy(update={"event_id": derived_id(event.event_id, "diagnose")})
+            for event in events
+            if isinstance(event, StudentOutput)
+        ]
+        return replace(effects, outbox=[encode(event) for event in named])
+
+    with LocalLog(tmp_path / "log.db", instance="embedded") as log:
+        log.append([encode(event) for event in answers("ann", 5)])
+        run(log, StateStore(f"sqlite:///{tmp_path}/state.db"), as_before)
+        forget_sources(tmp_path)
+        store = StateStore(f"sqlite:///{tmp_path}/state.db")
+        assert rebuilt(tmp_path)
+        log.append([encode(event) for event in (*answers("ann", 9), *answers("bob", 9))])
+        run(log, store)
+    assert store.buckets() == expected_buckets([*answers("ann", 9), *answers("bob", 9)])
+    assert rebuilt(tmp_path)
+    compact(store, START.toordinal() + 1, 3600)
+    assert rebuilt(tmp_path)

@@ -176,7 +176,7 @@ def _take(line: bytes | None, number: int, defaults: Defaults, page: list[Outgoi
     try:
         if line is None:
             raise BadLine(f"longer than {_LINE_BYTES} bytes")
-        model, events = _read(line, number, defaults)
+        model, events = read_line(line, number, defaults)
         records = [_record(event) for event in events]
     except NotOurs as exc:
         done.left_out[str(exc)] += 1
@@ -200,13 +200,8 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutput]:
-    """The answers of one line. Raises `BadLine`, `NotOurs`."""
-    return _read(line, number, defaults)[1]
-
-
-def _read(line: bytes, number: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
-    """The model that one line names, and its answers."""
+def read_line(line: bytes, number: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
+    """The model that one line names, and its answers. Raises `BadLine`, `NotOurs`."""
     try:
         body = json.loads(line)
     except (ValueError, RecursionError) as exc:

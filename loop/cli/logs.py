@@ -93,5 +93,5 @@ class FloodGate(logging.Filter):
             return False
         held, self._held, self._open_at = self._held, 0, now + FLOOD_S
         told = f" ({held} lines held back)" if held else ""
-        record.msg, record.args = f"{record.getMessage()}{told}", ()
+        vars(record).update(msg=f"{record.getMessage()}{told}", args=())
         return True

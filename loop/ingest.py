@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -94,8 +95,8 @@ def _pattern(name: str, version: int | Literal["*"]) -> str:
 @dataclass
 class Ingested:
     """What a run did. `resumed_at` is the line it began after; `reasons` are the first bad lines;
-    `unfinished`: the last line has no end yet and waits. `taken` counts answers by model, student and version,
-    `left_out` lines by model."""
+    `unfinished`: the last line has no end yet and waits. `taken` counts answers by model, student and
+    version, `left_out` lines by model."""
 
     resumed_at: int = 0
     lines: int = 0
@@ -182,7 +183,7 @@ def _take(
     try:
         if line is None:
             raise BadLine(f"longer than {_LINE_BYTES} bytes")
-        model, events = _read(line, file.copies(line), defaults)
+        model, events = read_line(line, file.copies(line), defaults)
         records = [_record(event) for event in events]
     except NotOurs as exc:
         done.left_out[str(exc)] += 1
@@ -203,14 +204,9 @@ def _is_cut(line: bytes | None) -> bool:
         return True
 
 
-def read_line(line: bytes, copies: int, defaults: Defaults) -> list[StudentOutput]:
-    """The answers of one line; `copies` lines with the same content came before it. Raises `BadLine`,
-    `NotOurs`."""
-    return _read(line, copies, defaults)[1]
-
-
-def _read(line: bytes, copies: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
-    """The model that one line names, and its answers."""
+def read_line(line: bytes, copies: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
+    """The model that one line names, and its answers; `copies` lines with the same content came before it.
+    Raises `BadLine`, `NotOurs`."""
     try:
         body = json.loads(line)
     except (ValueError, RecursionError) as exc:

@@ -29,8 +29,8 @@ class ResumedFile:
     far it is.
 
     A file of the same path that is read with another `mark` begins anew; without `folder` nothing is
-    remembered. `offset` and `number` are bytes and lines taken; `longest` is the most bytes that a line may have. About
-    100 bytes of memory a line are needed, to know its copies.
+    remembered. `offset` and `number` are bytes and lines taken; `longest` is the most bytes that a line may
+    have. About 100 bytes of memory a line are needed, to know its copies.
     """
 
     def __init__(self, file: BinaryIO, path: Path, folder: Path | None, longest: int, mark: str = "") -> None:

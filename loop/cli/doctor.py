@@ -49,27 +49,27 @@ def examine(config: Config, root: Path, console: Console) -> bool:
         parts = _Parts(config, root, opened)
         local = LOADING_S if not config.registry.mlflow.tracking_uri else DEADLINE_S  # a new file takes long
         checks = (
-            Check("libraries", _libraries),
-            Check("device", _device, deadline_s=LOADING_S),
-            Check("folder", lambda: str(prepare(root))),
-            Check("disk", lambda: _disk(root), needs=("folder",)),
-            Check("state store", lambda: _store(parts.store), needs=("folder",)),
-            Check("event log", lambda: _log(config, root), needs=("folder",)),
-            Check("task", lambda: _task(parts.task), needs=("state store",), deadline_s=LOADING_S),
-            Check("gate", lambda: _gate(config, parts.task), needs=("task",)),
-            Check("filters", lambda: _filters(config, parts.task), needs=("task",), deadline_s=LOADING_S),
-            Check("teacher", lambda: _teacher(config, parts.task), needs=("task",)),
-            Check("prices", lambda: _prices(config)),
-            Check("registry", lambda: _registry(parts.registry), needs=("folder",), deadline_s=local),
-            Check("student", lambda: _student(config, parts.task), needs=("task",), deadline_s=LOADING_S),
-            Check("trainer", lambda: _trainer(config, parts.task), needs=("task",), deadline_s=LOADING_S),
-            Check("champion", lambda: _champion(config, parts), needs=("state store", "registry")),
+            Probe("libraries", _libraries),
+            Probe("device", _device, deadline_s=LOADING_S),
+            Probe("folder", lambda: str(prepare(root))),
+            Probe("disk", lambda: _disk(root), needs=("folder",)),
+            Probe("state store", lambda: _store(parts.store), needs=("folder",)),
+            Probe("event log", lambda: _log(config, root), needs=("folder",)),
+            Probe("task", lambda: _task(parts.task), needs=("state store",), deadline_s=LOADING_S),
+            Probe("gate", lambda: _gate(config, parts.task), needs=("task",)),
+            Probe("filters", lambda: _filters(config, parts.task), needs=("task",), deadline_s=LOADING_S),
+            Probe("teacher", lambda: _teacher(config, parts.task), needs=("task",)),
+            Probe("prices", lambda: _prices(config)),
+            Probe("registry", lambda: _registry(parts.registry), needs=("folder",), deadline_s=local),
+            Probe("student", lambda: _student(config, parts.task), needs=("task",), deadline_s=LOADING_S),
+            Probe("trainer", lambda: _trainer(config, parts.task), needs=("task",), deadline_s=LOADING_S),
+            Probe("champion", lambda: _champion(config, parts), needs=("state store", "registry")),
         )
         return _run(checks, console)
 
 
 @dataclass(frozen=True)
-class Check:
+class Probe:
     """`run` says what is there, or raises what is wrong, within `deadline_s`; it is left out where one that
     it `needs` has failed."""
 
@@ -79,7 +79,7 @@ class Check:
     deadline_s: float = DEADLINE_S
 
 
-def _run(checks: Sequence[Check], console: Console) -> bool:
+def _run(checks: Sequence[Probe], console: Console) -> bool:
     failed: set[str] = set()
     for check in checks:
         missing = failed.intersection(check.needs)

@@ -48,9 +48,10 @@ def _handler(log_format: LogFormat, console: Console | None) -> logging.Handler:
         handler: logging.Handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonLines())
     elif terminal is not None:
+        from rich.highlighter import NullHighlighter
         from rich.logging import RichHandler
 
-        handler = RichHandler(console=terminal, show_path=False, rich_tracebacks=False, markup=False)
+        handler = RichHandler(console=terminal, show_path=False, highlighter=NullHighlighter())
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(TEXT))
@@ -92,5 +93,5 @@ class FloodGate(logging.Filter):
             return False
         held, self._held, self._open_at = self._held, 0, now + FLOOD_S
         told = f" ({held} lines held back)" if held else ""
-        record.msg, record.args = f"{record.getMessage()}{told}", ()
+        vars(record).update(msg=f"{record.getMessage()}{told}", args=())
         return True

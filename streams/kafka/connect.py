@@ -67,12 +67,11 @@ def connect(settings: KafkaSettings, kind: Any, **options: Any) -> Any:
 def _unheard() -> Iterator[None]:
     """The client's own lines about a connection that fails are left out, unless someone debugs it: dozens,
     and the error that follows says the same."""
-    before, quiet = _LIBRARY_LOGGER.propagate, not _LIBRARY_LOGGER.isEnabledFor(logging.INFO)
-    _LIBRARY_LOGGER.propagate = before and not quiet
+    _LIBRARY_LOGGER.propagate = _LIBRARY_LOGGER.isEnabledFor(logging.INFO)
     try:
         yield
     finally:
-        _LIBRARY_LOGGER.propagate = before
+        _LIBRARY_LOGGER.propagate = True
 
 
 @contextmanager

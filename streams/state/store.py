@@ -99,6 +99,13 @@ class StateStore:
             sa.event.listen(self.engine, "connect", sqlite_pragmas)
             sa.event.listen(self.engine, "begin", sqlite_begin)
         self._statements = STATEMENTS[self.engine.dialect.name]
+        try:
+            self._set_up(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, create: bool) -> None:
         with self.transaction() as connection:
             # Several processes may start on a new database at once
             if self.engine.dialect.name == "postgresql":

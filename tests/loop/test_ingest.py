@@ -127,11 +127,11 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
         {"type": "text", "text": "b"},
     ]
     body["response"]["choices"].append({"message": {"content": "5"}})
-    found = read_line(json.dumps(body).encode(), 1, DEFAULTS)
+    _, found = read_line(json.dumps(body).encode(), 1, DEFAULTS)
     assert [event.answer for event in found] == ["4", "5"]
     assert found[0].question == "a\nb"
     assert found[0].event_id != found[1].event_id
-    assert found == read_line(json.dumps(body).encode(), 99, DEFAULTS)  # the id comes from the completion's
+    assert found == read_line(json.dumps(body).encode(), 99, DEFAULTS)[1]  # the id is the completion's
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from streams.local_log import LocalLog
+from streams.state.store import StateStore
 from tests.warm import run_warm
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
@@ -93,24 +96,47 @@ HEAVY = ("torch", "transformers", "mlflow", "langgraph", "langchain_core", "peft
 QUICK = (["status"], ["profile", "show"], ["rounds", "list"], ["rounds", "show", "demo-r001"])
 
 
+def look(*words: object) -> tuple[list[str], float]:
+    """The heavy libraries that a command has loaded, run as the installed script runs, and its processor
+    time."""
+    argv = ["skillloop", *map(str, words)]
+    code = (
+        f"import sys; from loop.cli.main import main\nsys.argv = {argv}\n"
+        "try:\n    main()\nexcept SystemExit as exc:\n    assert not exc.code, exc.code\n"
+        f"print(*(m for m in {HEAVY} if m in sys.modules), sep=',', file=sys.stderr)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [name for name in done.stderr.splitlines()[-1].split(",") if name], seconds
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", QUICK, ids=" ".join)
 def test_looking_loads_no_model_library(command: list[str], reference: Any) -> None:
-    """As the installed script runs, and within about a second of processor time."""
-    words = ["skillloop", *command, "--config", str(reference.config), "--dir", str(reference.root)]
-    code = (
-        f"import sys; from loop.cli.main import main\nsys.argv = {words}\n"
-        "try:\n    main()\nexcept SystemExit as exc:\n    assert not exc.code, exc.code\n"
-        f"print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    looks = [look(*command, "--config", reference.config, "--dir", reference.root) for _ in range(2)]
+    assert looks[0][0] == []
+    assert min(seconds for _, seconds in looks) < LOOK_S
+
+
+def test_looking_at_a_task_of_files_opens_no_teacher(tmp_path: Path) -> None:
+    row = {"id": "q", "question": "1+1?", "solution": "s", "answer": "2", "skills": ["add"]}
+    files = {"catalog": {"skill": "add", "description": "adds"}, "pool": row}
+    for name, line in (files | {"gate": row | {"id": "g", "question": "2+2?"}}).items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
+    config, run = tmp_path / "own.toml", tmp_path / "run"
+    config.write_text(
+        '[task]\nkind = "files"\ncatalog = "catalog.jsonl"\npool = "pool.jsonl"\nheld_out = ["gate.jsonl"]\n'
+        '[teacher]\nkind = "chat"\n[teacher.chat]\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "m"\n'
     )
-    seconds = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "[]", done.stderr
-    assert min(seconds) < LOOK_S
+    StateStore(f"sqlite:///{run / 'state.db'}").close()
+    LocalLog(run / "log.db").close()
+    before = sorted(run.iterdir())
+    loaded, seconds = look("status", "--config", config, "--dir", run)
+    assert loaded == [] and seconds < LOOK_S
+    assert sorted(run.iterdir()) == before
 
 
 def test_an_error_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def test_a_dead_broker_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_once_ends_when_what_waited_is_read_and_says_how_much(broker: KafkaServer, tmp_path: Path) -> None:
     run = Run(tmp_path, broker.bootstrap)
+    unwell = " ".join(run.command("doctor", expect=1).stdout.split())
+    assert "FAIL event log: topic 'student-outputs' does not exist" in unwell
     run.command("topics", "create")
     run.answer(30)
     up = run.command("up", "--once")

@@ -22,6 +22,7 @@ from streams.state.seen import Seen
 from streams.state.store import (
     Batch,
     DuplicateEvents,
+    NothingStored,
     StaleOffsets,
     StateStore,
     StoreError,
@@ -286,3 +287,11 @@ def test_an_address_that_is_not_understood_is_not_shown(url: str) -> None:
     with pytest.raises(StoreError, match=r"store\.url") as caught:
         StateStore(url)
     assert "SEC" not in str(caught.value)
+
+
+def test_a_store_that_is_only_looked_at_is_not_made(store_url: str) -> None:
+    for _ in range(2):
+        with pytest.raises(NothingStored):
+            StateStore(store_url, create=False)
+    StateStore(store_url).close()
+    StateStore(store_url, create=False).close()

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from urllib.parse import unquote, urlparse
 
@@ -250,34 +251,28 @@ class MlflowRegistry:
 
     def download(self, version: int, directory: Path) -> Path | None:
         """A verified copy of a version's adapter in `directory` (None for the base). A whole copy already
-        there is kept.
+        there is kept; workers that share the directory may fetch at once.
 
         Raises `CorruptAdapter` when the stored bytes are not those registered; nothing is left behind then.
         """
         info = self.version(version)
         if info.kind == "base":
             return None
-        if (
-            directory.is_dir()
-            and all((directory / name).is_file() for name in ADAPTER_FILES)
-            and adapter_sha256(directory) == info.sha256
-        ):
+        if _holds(directory, info.sha256):
             return directory
-        temporary = directory.with_name(f".{directory.name}.tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        with _translated(f"download version {version}"):
-            fetched = Path(self._client.download_artifacts(info.run_id, ARTIFACT, str(temporary)))
-        found = adapter_sha256(fetched)
-        if found != info.sha256:
-            shutil.rmtree(temporary)
-            raise CorruptAdapter(
-                f"version {version} was registered with sha256 {info.sha256}, "
-                f"the store holds {found}; do not serve it"
-            )
-        shutil.rmtree(directory, ignore_errors=True)
-        fetched.rename(directory)
-        shutil.rmtree(temporary, ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary,
+            _translated(f"download version {version}"),
+        ):
+            fetched = Path(self._client.download_artifacts(info.run_id, ARTIFACT, temporary))
+            found = adapter_sha256(fetched)
+            if found != info.sha256:
+                raise CorruptAdapter(
+                    f"version {version} was registered with sha256 {info.sha256}, "
+                    f"the store holds {found}; do not serve it"
+                )
+            _put(fetched, directory, info.sha256)
         return directory
 
     def _info(self, entry: Any) -> VersionInfo:
@@ -334,6 +329,22 @@ class MlflowRegistry:
     def _drop(self, alias: Alias) -> None:
         with _translated(f"remove alias {alias}"):
             self._client.delete_registered_model_alias(self._student, alias)
+
+
+def _holds(directory: Path, sha256: str) -> bool:
+    """Whether the adapter with this hash lies there, whole."""
+    return all((directory / name).is_file() for name in ADAPTER_FILES) and adapter_sha256(directory) == sha256
+
+
+def _put(fetched: Path, directory: Path, sha256: str) -> None:
+    """Move a whole copy into place, unless another worker was first; what lies there in pieces goes."""
+    try:
+        fetched.rename(directory)
+    except OSError:  # there is something already: a directory with files in it is never replaced
+        if _holds(directory, sha256):
+            return
+        shutil.rmtree(directory, ignore_errors=True)
+        fetched.rename(directory)
 
 
 def metric_name(text: str) -> str:

@@ -195,12 +195,17 @@ def harm_is_rejected(seen: Evidence) -> Check:
     ]
     rejected, failed = seen.ended("rejected"), seen.ended("failed")
     passed = bool(harmful) and all(round_.state == "rejected" for round_ in harmful) and not failed
-    named = sum(HARMED in _why(round_) or "whole" in _why(round_) for round_ in harmful)
+    named = sum(
+        HARMED in reason
+        for round_ in harmful
+        if round_.record.judged
+        for reason in round_.record.judged.verdict.reasons
+    )
     return check(
         "the harmful challenger rejected",
         passed,
         harmful=len(harmful),
-        blamed_on_the_harm=named,
+        reasons_that_name_the_harm=named,
         rejected=len(rejected),
         failed=len(failed),
     )

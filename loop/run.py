@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import signal
-import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -84,6 +84,28 @@ def _wait_for_student(services: Services) -> None:
     )
 
 
+class Stop:
+    """Asked for by SIGINT or SIGTERM.
+
+    Without a lock: the handler runs in the main thread, wherever that is. `threading.Event.set` there hangs
+    for good when it interrupts `Event.wait`, which may hold the lock that `set` needs.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, self._ask)
+
+    def _ask(self, signum: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a stop is asked for."""
+        end = time.monotonic() + seconds
+        while not self.asked and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+
 def _turn(workers: list[RoundWorker]) -> bool:
     return any([worker.step() for worker in workers])
 
@@ -98,14 +120,8 @@ def _run(step: Callable[[], bool], once: bool) -> None:
 
 def _until_stopped(step: Callable[[], bool]) -> None:
     """Call `step` until SIGINT or SIGTERM; pause while there is nothing to do or a dependency is away."""
-    stop = threading.Event()
-
-    def finish(signum: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, finish)
-    while not stop.is_set():
+    stop = Stop()
+    while not stop.asked:
         try:
             busy = step()
         except (StoreUnavailable, LogUnavailable) as exc:

@@ -172,8 +172,8 @@ def taught(rounds: list[LoopRound], skills: set[str]) -> set[str]:
 
 
 def live(traffic: Traffic, faults: Faults, size: Size, measured: set[str]) -> None:
-    """The student's life: until it has been taught, until its last version is known well enough for a drift to
-    be one, until the drift has been seen, and until all work is done."""
+    """The student's life: until it has been taught, until its last version is known well enough to drift,
+    until the drift has been seen, and until all work is done."""
     drive(
         traffic,
         faults,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow import MlflowClient
 
 from agent.posterior import Profile, ProfileView
-from benchmarks.hundred_world import CURSED, DRIFTING, HARMED, RatedStudent
+from benchmarks.hundred_world import CURSED, DRIFTING, HARMED, UNMEASURED, RatedStudent
 from loop.config import Config
 from loop.workers.record import LoopRound, open_rounds
 from streams.codec import Codec
@@ -20,6 +20,7 @@ from streams.events import Alert, Diagnosed
 from streams.log import EventLog
 from streams.state import ledger
 from streams.state.store import StateStore
+from training.search import CHAMPION
 
 if TYPE_CHECKING:
     from benchmarks.hundred import Faults, Traffic
@@ -162,7 +163,14 @@ def _why(round_: LoopRound) -> str:
 
 def check_all(seen: Evidence) -> list[Check]:
     """Every check."""
-    return [make(seen) for make in CHECKS]
+    grown = (unmeasured_is_taught,) if held_out_grows(seen.config) else ()
+    return [make(seen) for make in (*CHECKS, *grown)]
+
+
+def held_out_grows(config: Config) -> bool:
+    """Whether traffic adds to the held-out set."""
+    section = getattr(config, "heldout", None)
+    return section is not None and section.share > 0
 
 
 def promoted_on_missing_skills(seen: Evidence) -> Check:
@@ -187,12 +195,17 @@ def harm_is_rejected(seen: Evidence) -> Check:
     ]
     rejected, failed = seen.ended("rejected"), seen.ended("failed")
     passed = bool(harmful) and all(round_.state == "rejected" for round_ in harmful) and not failed
-    named = sum(HARMED in _why(round_) or "whole" in _why(round_) for round_ in harmful)
+    named = sum(
+        HARMED in reason
+        for round_ in harmful
+        if round_.record.judged
+        for reason in round_.record.judged.verdict.reasons
+    )
     return check(
         "the harmful challenger rejected",
         passed,
         harmful=len(harmful),
-        blamed_on_the_harm=named,
+        reasons_that_name_the_harm=named,
         rejected=len(rejected),
         failed=len(failed),
     )
@@ -340,6 +353,25 @@ def nothing_lost(seen: Evidence) -> Check:
         dead_letters=seen.letters,
         outbox=pending,
         rebuild=seen.rebuilt,
+    )
+
+
+def unmeasured_is_taught(seen: Evidence) -> Check:
+    """The missing skill that had no held-out questions got them from the traffic and was taught."""
+    taught = [round_ for round_ in seen.ended("promoted") if UNMEASURED in round_.record.skills]
+    items = [
+        row.items
+        for round_ in taught
+        for row in round_.record.need_judged().verdict.table
+        if row.name == UNMEASURED and row.against == CHAMPION
+    ]
+    passed = bool(items) and min(items) >= seen.config.gate.min_items
+    return check(
+        "a skill without held-out questions gets them and is taught",
+        passed,
+        skill=UNMEASURED,
+        rounds=[round_.round_id for round_ in taught],
+        held_out_items=items,
     )
 
 

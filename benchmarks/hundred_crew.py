@@ -125,7 +125,7 @@ class Crew:
             process.terminate()
         for name, process in self._processes.items():
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

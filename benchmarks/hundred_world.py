@@ -42,7 +42,7 @@ SKILLS = tuple(f"s{number:03d}" for number in range(112))
 ZIPF = 0.7
 SECOND_SKILL = 0.25
 """Share of questions that need two skills."""
-MISSING = {"s002": 0.6, "s005": 0.7, "s009": 0.5, "s011": 0.65, "s014": 0.75, "s020": 0.7, "s027": 0.8}
+MISSING = {"s002": 0.6, "s005": 0.7, "s009": 0.5, "s011": 0.65, "s014": 0.75, "s016": 0.7, "s018": 0.8}
 """What the base truly lacks; every other miss rate lies in `MASTERED`."""
 MASTERED = (0.02, 0.16)
 CURSED, HARMED, HARM = "s014", "s001", 0.35
@@ -52,7 +52,7 @@ UNMEASURED = "s011"
 DRIFTING, DRIFTED = ("s003", "s007"), 0.55
 """Skills that the traffic asks for in a new form from some moment on, with the base's miss rate of it."""
 NEW_FORM = "in the new form"
-POOR, POOR_POOL, POOL = ("s009", "s020"), 10, 80
+POOR, POOR_POOL, POOL = ("s009", "s016"), 10, 80
 """Skills with few pool items, which must be taught by written questions."""
 HELD_OUT = 30
 """Held-out questions of each skill, which may need a second one too."""

@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -31,24 +33,35 @@ class WorkerStopped(BaseException):
 
 class Stop:
     """While it is entered, signals stop the process as described above; the end of its block is then the
-    process's end, with exit code 0. Main thread only."""
+    process's end, with exit code 0. Main thread only.
+
+    A thread acts on the signals, which Python writes to a socket wherever the main thread is. A handler would
+    run in the main thread: not at all while that is in a library, and for good when it sets an event for
+    whose lock that thread just holds.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        self._signals, told = socket.socketpair()
+        told.setblocking(False)
+        self._told = told
+        self._wakeup = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
         for name in (signal.SIGINT, signal.SIGTERM):
-            self._before[name] = signal.signal(name, self._begin)
+            self._before[name] = signal.signal(name, lambda signum, frame: None)
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._interrupt)
+        threading.Thread(target=self._attend, name="stop", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.set_wakeup_fd(self._wakeup)
         for name, handler in self._before.items():
             signal.signal(name, handler)
+        self._told.close()
         if kind is not None and not issubclass(kind, (WorkerStopped, StopTraining)):
             return False
         if self.event.is_set():  # everything is closed; to take torch and its threads down takes seconds
@@ -57,14 +70,17 @@ class Stop:
             os._exit(0)
         return kind is not None
 
-    def _begin(self, signum: int, frame: FrameType | None) -> None:
-        if self.event.is_set():
+    def _attend(self) -> None:
+        with self._signals as signals:
+            while (byte := signals.recv(1)) and byte[0] not in (signal.SIGINT, signal.SIGTERM):
+                pass
+        if not byte:  # the block has ended
             return
         self.event.set()
-        signal.setitimer(signal.ITIMER_REAL, GRACE_S)
-        last = threading.Timer(LIMIT_S, _end_process)  # also ends a process whose threads do not
-        last.daemon = True
-        last.start()
+        time.sleep(GRACE_S)
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(LIMIT_S - GRACE_S)
+        _end_process()
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         raise WorkerStopped

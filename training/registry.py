@@ -160,7 +160,7 @@ class MlflowRegistry(MlflowRuns):
 
     def download(self, version: int, directory: Path) -> Path | None:
         """A verified copy of a version's adapter in `directory` (None for the base). A whole copy already
-        there is kept.
+        there is kept; workers that share the directory may fetch at once.
 
         Raises `CorruptAdapter` when the stored bytes are not those registered; nothing is left behind then.
         """

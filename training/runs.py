@@ -215,9 +215,8 @@ class MlflowRuns:
         return self._adapter(run_id, stored_name(ADAPTER, sha256), directory, sha256)
 
     def _adapter(self, run_id: str, artifact: str, directory: Path, sha256: str) -> Path:
-        if all((directory / name).is_file() for name in ADAPTER_FILES):
-            if adapter_sha256(directory) == sha256:
-                return directory
+        if _holds(directory, sha256):
+            return directory
         places = [PurePosixPath(artifact, name) for name in ADAPTER_FILES]
         with self._fetched(run_id, places, directory) as folder:
             if (other := adapter_sha256(folder)) != sha256:
@@ -225,8 +224,7 @@ class MlflowRuns:
                     f"the adapter of run {run_id} was registered with sha256 {sha256}, "
                     f"the store holds {other}; do not serve it"
                 )
-            shutil.rmtree(directory, ignore_errors=True)
-            folder.rename(directory)
+            _put(folder, directory, sha256)
         return directory
 
     @contextmanager
@@ -335,3 +333,19 @@ def translated(action: str) -> Iterator[None]:
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def _holds(directory: Path, sha256: str) -> bool:
+    """Whether the adapter with this hash lies there, whole."""
+    return all((directory / name).is_file() for name in ADAPTER_FILES) and adapter_sha256(directory) == sha256
+
+
+def _put(fetched: Path, directory: Path, sha256: str) -> None:
+    """Move a whole copy into place, unless another worker was first; what lies there in pieces goes."""
+    try:
+        fetched.rename(directory)
+    except OSError:  # there is something already: a directory with files in it is never replaced
+        if _holds(directory, sha256):
+            return
+        shutil.rmtree(directory, ignore_errors=True)
+        fetched.rename(directory)

@@ -218,6 +218,26 @@ def test_a_download_is_verified(
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_workers_may_download_at_once(
+    registry: MlflowRegistry, llama: Path, make_adapter: Callable, tmp_path: Path
+) -> None:
+    registry.register_base(llama)
+    train(registry, llama, make_adapter(2), "round-2")
+    target, together, got = tmp_path / "shared" / "student-v2", threading.Barrier(6), []
+
+    def fetch() -> None:
+        together.wait()
+        got.append(registry.download(2, target))
+
+    threads = [threading.Thread(target=fetch) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [target] * 6 and adapter_sha256(target) == registry.version(2).sha256
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
 def test_two_processes_may_open_a_student_at_once(store: tuple[str, Path], registry: MlflowRegistry) -> None:
     failures: list[BaseException] = []
 

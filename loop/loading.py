@@ -112,7 +112,8 @@ def load_settings(
         got = "" if hidden else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
-    return from_folder(settings, lambda keys: folder if sources.in_file(keys) else Path.cwd())
+    placed: S = from_folder(settings, lambda keys: folder if sources.in_file(keys) else Path.cwd())
+    return placed
 
 
 def _read(path: Path | None) -> Tree:

@@ -10,6 +10,7 @@ Version 1 is always the base student itself, without weights, so the champion al
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import re
 import shutil
@@ -40,6 +41,20 @@ for _name in ("alembic", "mlflow.store.db", "mlflow.tracking"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
+@contextmanager
+def _tables_made_once(tracking_uri: str) -> Iterator[None]:
+    """Workers that start together each find an empty SQLite file, and MLflow's migrations fail when two of
+    them run: one process at a time opens the file. The lock goes with its process."""
+    if not tracking_uri.startswith("sqlite:"):
+        yield
+        return
+    database = Path(unquote(urlparse(tracking_uri).path).removeprefix("/"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class MlflowRegistry:
     """The `training.versions.Registry` in MLflow.
 
@@ -59,7 +74,7 @@ class MlflowRegistry:
                 "an absolute sqlite:////path, PostgreSQL, nor a server"
             )
         self._student = student
-        with _translated(f"open {student!r}"):
+        with _translated(f"open {student!r}"), _tables_made_once(tracking_uri):
             self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
             self._experiment = self._experiment_id(artifact_root)
             self._create_unless_there(lambda: self._client.create_registered_model(student))

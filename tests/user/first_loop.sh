@@ -83,7 +83,15 @@ workers=("${pids[@]:2}")
 phase "my users ask, my own tests judge: diagnoses go to Kafka"
 python "$here/own_application.py" answer mine "$servers"
 phase "waiting for version 2"
-python "$here/own_application.py" wait "$servers" 2 "${WAIT_S:-900}" || { tail -n 30 ./*.log; exit 1; }
+python "$here/own_application.py" wait "$servers" 2 "${WAIT_S:-900}" &
+waiting=$!
+while kill -0 $waiting 2>/dev/null; do
+    for pid in "${workers[@]}"; do
+        kill -0 "$pid" 2>/dev/null || { echo "a worker ended:"; kill $waiting; tail -n 20 ./*.log; exit 1; }
+    done
+    sleep 2
+done
+wait $waiting || { tail -n 20 ./*.log; exit 1; }
 kill "${workers[@]}"
 
 phase "what happened"

@@ -9,7 +9,7 @@ is for the outer graph, since the inner state is not all plain data.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -67,8 +67,8 @@ class OutputsState(TypedDict, total=False):
 Studio = CompiledStateGraph[Any, None, Any, Any]
 
 
-def _outer(name: str, state: Any, run: Callable[[Any], Any]) -> Studio:
-    graph = StateGraph(state)
+def _outer(name: str, state: Any, run: Any) -> Studio:
+    graph: StateGraph[Any, None, Any, Any] = StateGraph(state)
     graph.add_node("run", run)
     graph.add_edge(START, "run")
     graph.add_edge("run", END)

@@ -68,7 +68,7 @@ Studio = CompiledStateGraph[Any, None, Any, Any]
 
 
 def _outer(name: str, state: Any, run: Any) -> Studio:
-    graph = StateGraph(state)
+    graph: StateGraph[Any, None, Any, Any] = StateGraph(state)
     graph.add_node("run", run)
     graph.add_edge(START, "run")
     graph.add_edge("run", END)

@@ -128,11 +128,11 @@ def load_settings(
         got = "" if hidden else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
-    settings = from_folder(settings, lambda keys: folder if sources.in_file(keys) else Path.cwd())
+    placed: S = from_folder(settings, lambda keys: folder if sources.in_file(keys) else Path.cwd())
     for name in model.model_fields:
-        if isinstance(section := getattr(settings, name), KindSection):
+        if isinstance(section := getattr(placed, name), KindSection):
             section.chosen_by(f"{sources.of((name, 'kind'))}: {name}.kind")
-    return settings
+    return placed
 
 
 def _read(path: Path | None) -> Tree:

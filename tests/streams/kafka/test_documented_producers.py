@@ -28,7 +28,7 @@ def test_every_documented_way_to_write_an_answer_gives_an_event(
     log = open_kafka(bootstrap_servers=kafka_server.bootstrap)
     log.create_topics(TOPICS)
     producers = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert len(producers) == 2 and all(len(code.strip().splitlines()) <= 13 for code in producers)
+    assert len(producers) == 2 and all(len(code.strip().splitlines()) <= 10 for code in producers)
     for code in producers:
         exec(code, {"SERVERS": kafka_server.bootstrap})
     envelope = re.search(r'^( +\{"specversion".*?\}\})$', DOCUMENT, re.DOTALL | re.MULTILINE)

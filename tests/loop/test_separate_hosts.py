@@ -151,7 +151,8 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         (tmp_path / "mlflow").mkdir()
         uri = servers.enter_context(mlflow_server(tmp_path / "mlflow"))
         environ = {
-            "SKILLLOOP_POLICY__STEPS_PER_SKILL": "80",  # enough for the gate
+            "SKILLLOOP_POLICY__MAX_SKILLS": "2",  # the gate sees a gain on one of them
+            "SKILLLOOP_POLICY__STEPS_PER_SKILL": "40",
             "SKILLLOOP_LOG__KIND": "kafka",
             "SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
             "SKILLLOOP_STORE__URL": url,
@@ -192,6 +193,7 @@ def write_answers(path: Path) -> None:
 @pytest.mark.postgres
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_hosts_without_a_common_folder_carry_a_round_to_its_promotion(
     cluster: Cluster, tmp_path: Path
 ) -> None:

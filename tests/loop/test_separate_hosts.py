@@ -153,8 +153,11 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         (tmp_path / "mlflow").mkdir()
         uri = servers.enter_context(mlflow_server(tmp_path / "mlflow"))
         environ = {
-            "SKILLLOOP_POLICY__MAX_SKILLS": "2",  # the gate sees a gain on one of them
-            "SKILLLOOP_POLICY__STEPS_PER_SKILL": "40",
+            # Long enough, and with items enough, for the gate to see that it learned.
+            "SKILLLOOP_POLICY__MAX_SKILLS": "2",
+            "SKILLLOOP_POLICY__STEPS_PER_SKILL": "60",
+            "SKILLLOOP_DEMO__GATE_STEADY": "30",
+            "SKILLLOOP_DEMO__GATE_WAVERING": "30",
             "SKILLLOOP_LOG__KIND": "kafka",
             "SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
             "SKILLLOOP_STORE__URL": url,

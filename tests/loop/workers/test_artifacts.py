@@ -19,9 +19,10 @@ from agent.posterior import SkillEstimate
 from graphs.testing.scripted import ScriptedTeacher
 from loop.config import load
 from loop.tasks.task import Task
+from loop.wiring import set_up_student
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
-from loop.workers.deploy import DeployWorker, set_route
+from loop.workers.deploy import DeployWorker
 from loop.workers.judge import JudgeWorker
 from loop.workers.messages import Evaluating, Message
 from loop.workers.record import LoopRound, Opened, RoundParts, open_rounds
@@ -70,8 +71,7 @@ class Hosts:
         self.registry = FolderRegistry(folder / "artifacts")
         self.store = StateStore(f"sqlite:///{folder / 'state.db'}")
         self.rounds = open_rounds(self.store)
-        services = self.services()
-        set_route(services, self.registry.register_base(Path("base")).version, None, "promote", NOW)
+        set_up_student(self.services())
 
     def services(self, crash: Callable[[str], None] = no_crash) -> Services:
         """Those of a process that has just started, in an empty folder."""

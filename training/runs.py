@@ -122,16 +122,13 @@ class MlflowRuns:
     def log_curve(self, run_id: str, curve: Sequence[CurvePoint]) -> None:
         """Write what the trainer reported by step, as `train/loss`, `train/learning_rate`, `train/grad_norm`
         and `train/tokens_per_s`."""
-        names = ("loss", "learning_rate", "grad_norm", "tokens_per_s")
         with translated(f"log the curves of run {run_id}"):
-            self._log_metrics(
-                run_id,
-                [
-                    Metric(f"train/{name}", float(getattr(point, name)), point.at_ms, point.step)
-                    for point in curve
-                    for name in names
-                ],
-            )
+            rows = [
+                Metric(f"train/{name}", value, point.at_ms, point.step)
+                for point in curve
+                for name, value in _figures(point).items()
+            ]
+            self._log_metrics(run_id, rows)
 
     def log_evaluation(self, run_id: str, phase: Literal["before", "after"], evaluation: Evaluation) -> None:
         """Write accuracies as `before/skill/add`, `before/stratum/mix_original`, `before/accuracy`."""
@@ -288,6 +285,15 @@ class MlflowRuns:
                 f"experiment {self._student!r} was deleted in MLflow; restore it or use another student name"
             )
         return str(found.experiment_id)
+
+
+def _figures(point: CurvePoint) -> dict[str, float]:
+    return {
+        "loss": point.loss,
+        "learning_rate": point.learning_rate,
+        "grad_norm": point.grad_norm,
+        "tokens_per_s": point.tokens_per_s,
+    }
 
 
 def create_unless_there(create: Any) -> None:

@@ -96,6 +96,7 @@ def main() -> None:
     """Entry point: errors that a user can act on are one line, without a traceback."""
     # LangGraph must not import arbitrary types from checkpoints (docs/dependencies.md). Read at its import.
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

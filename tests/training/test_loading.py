@@ -97,6 +97,14 @@ def test_a_snapshot_of_the_hub_keeps_its_name(llama: Path, tmp_path: Path) -> No
     assert base_name(llama) == BaseName(str(llama), base_sha256(llama))
 
 
+def test_the_documented_recipe_gives_the_hash(trained: TrainedAdapter) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "registry.md").read_text()
+    (recipe,) = [part.split("```")[0] for part in text.split("```python\n") if "def sha256_of" in part]
+    names: dict[str, Callable] = {}
+    exec(recipe, names)
+    assert names["adapter_sha256"](trained.adapter_dir) == trained.sha256
+
+
 def test_the_curve_is_reported_by_step(trained: TrainedAdapter) -> None:
     assert [point.step for point in trained.curve] == [2, 4, 6]
     assert trained.curve[-1].loss == trained.final_loss and trained.curve[0].learning_rate > 0

@@ -21,8 +21,9 @@ from training.errors import ArtifactError, RegistryError, RegistryUnavailable
 from training.evaluate import evaluate
 from training.gate import judge
 from training.registry import MlflowRegistry
+from training.testing.folder_registry import FolderRegistry
 from training.trainer import CurvePoint
-from training.versions import Lineage, TrainedData, VersionInfo
+from training.versions import Lineage, Registry, TrainedData, VersionInfo
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
@@ -135,9 +136,13 @@ def test_everything_about_a_round_is_kept(
     assert Path(source.load()).read_bytes() == data.read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["mlflow", "fake"])
 def test_a_stored_file_is_fetched_when_it_is_missing_and_never_replaced(
-    registry: MlflowRegistry, store: tuple[str, Path], tmp_path: Path
+    kind: str, store: tuple[str, Path], tmp_path: Path
 ) -> None:
+    registry: Registry = (
+        MlflowRegistry(store[0], "files", store[1]) if kind == "mlflow" else FolderRegistry(store[1] / "fake")
+    )
     run_id, mine, copy = registry.start_run("round-1"), tmp_path / "mine.json", tmp_path / "other" / "copy"
     mine.write_text("first")
     first = registry.put_file(run_id, mine, "evaluation/after.json")

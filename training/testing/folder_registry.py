@@ -96,8 +96,10 @@ class FolderRegistry:
         if path.is_file() and file_sha256(path) == sha256:
             return path
         stored = self.folder / run_id / stored_name(artifact, sha256)
-        if not stored.is_file() or file_sha256(stored) != sha256:
-            raise ArtifactError(f"{run_id} has no {stored.name}")
+        if not stored.is_file():
+            raise ArtifactError(f"{run_id} has no {artifact}, stored as {stored.name}")
+        if (other := file_sha256(stored)) != sha256:
+            raise ArtifactError(f"{run_id} holds {stored.name} with sha256 {other}, not {sha256}")
         return self._copy(stored, path)
 
     def log_adapter(self, run_id: str, adapter_dir: Path) -> str:

@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from agent.items import JsonObject
 from serving.gateway.capture import Asked, Capture
-from serving.gateway.completions import Reply, parse
+from serving.gateway.completions import StudentReply, parse
 from serving.gateway.errors import ClientGone, Refusal
 from serving.gateway.forward import Sent, Upstream
 from serving.routes import Replica
@@ -96,7 +96,7 @@ class Exchange(Response):
         self._desk, self._asked, self._replicas = desk, asked, replicas
         self._path, self._body = path, asked_body
         self._strip_usage = _want_usage(asked_body)
-        self._reply = Reply()
+        self._reply = StudentReply()
         self._first_s: float | None = None
         self._id = ""
 

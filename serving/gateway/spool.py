@@ -38,7 +38,7 @@ class Mark(NamedTuple):
     offset: int = 0
 
 
-class Line(NamedTuple):
+class SpoolLine(NamedTuple):
     """A whole line, and the place after it."""
 
     data: bytes
@@ -170,7 +170,7 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("????????.jsonl"))
 
 
-def read_lines(folder: Path, mark: Mark) -> Iterator[Line]:
+def read_lines(folder: Path, mark: Mark) -> Iterator[SpoolLine]:
     """The whole lines after `mark`. One without its end is still being written, or was when its process was
     killed: it was never acknowledged."""
     for path in segments(folder):
@@ -184,7 +184,7 @@ def read_lines(folder: Path, mark: Mark) -> Iterator[Line]:
                 if not data.endswith(b"\n"):
                     break
                 offset += len(data)
-                yield Line(data[:-1], Mark(number, offset))
+                yield SpoolLine(data[:-1], Mark(number, offset))
 
 
 def is_drained(folder: Path) -> bool:

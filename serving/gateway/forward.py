@@ -148,7 +148,8 @@ class Sent:
     @property
     def streams(self) -> bool:
         """Whether the answer is a stream of events."""
-        return self.response.headers.get("content-type", "").startswith("text/event-stream")
+        kind: str = self.response.headers.get("content-type", "")
+        return kind.startswith("text/event-stream")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, as it comes. Raises `httpx.HTTPError` where it is cut."""

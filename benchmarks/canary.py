@@ -22,7 +22,7 @@ from statistics import NormalDist, median
 from rich.console import Console
 from rich.table import Table
 
-from agent.canary import DIFFICULT, FAILED, SLOW, Arm, Canary, CanarySettings, TrialAnswer
+from agent.canary import DIFFICULT, FAILED, SLOW, Arm, Canary, CanarySettings, Regression, TrialAnswer
 
 TARGETS = ("gcd", "powers")
 NEEDED = 0.2
@@ -113,6 +113,22 @@ def row(
     }
 
 
+def regression(cases: int, settings: CanarySettings, answered: int = 5_000) -> dict[str, float]:
+    """Alarms of a promoted version within so many answers: as good as its predecessor, worse by exactly the
+    margin, and worse by twenty points, with the median delay of the last."""
+    figures: dict[str, float] = {}
+    for name, rise in (("equal", 0.0), ("worse by the margin", settings.margin), ("worse by 20 points", 0.2)):
+        delays = []
+        for number in range(cases):
+            watch, dice = Regression(settings, RATES[DIFFICULT]), random.Random(f"{name}/{number}")
+            bad = (dice.random() < RATES[DIFFICULT] + rise for _ in range(answered))
+            delays.append(next((at for at, each in enumerate(bad, 1) if watch.note(each)), 0))
+        caught = [delay for delay in delays if delay]
+        figures[name] = len(caught) / cases
+        figures[f"{name}, median answers"] = median(caught) if caught else 0
+    return figures
+
+
 def main() -> None:
     """All scenarios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,8 +152,11 @@ def main() -> None:
         cells += [figures[name] for name in ("median_canary_answers", "median_answers", "fixed_size")]
         table.add_row(*map(str, cells))
     Console().print(table)
+    later = regression(max(1, options.cases // 5), settings)
+    print(f"a later regression, alarms within 5,000 answers: {later}")
     if options.json:
-        options.json.write_text(json.dumps({"settings": settings.model_dump(), "rows": rows}) + "\n")
+        figures = {"settings": settings.model_dump(), "rows": rows, "regression": later}
+        options.json.write_text(json.dumps(figures) + "\n")
 
 
 if __name__ == "__main__":

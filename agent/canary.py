@@ -11,8 +11,9 @@ JRSS B 86:1-27; Ville 1939): who bets against a hypothesis that is true rarely g
    The mean of the wealths over all outcomes is one gambler's: it reaches 1 / `rollback_error` with at most
    that probability, however often anybody looks (Ville's inequality). Then the canary goes back.
 3. Against "worse by `margin` or more" the product of (1 + b (margin - d) / (1 + margin)) grows. When it has
-   reached 1 / `promote_error` for difficulty, failures and slowness alike, the canary is promoted (each must
-   be shown, so there is nothing to correct for). Targets have too few answers for that and can only stop it.
+   reached 1 / `promote_error` for difficulty, failures, slowness and every target alike, the canary is
+   promoted (each must be shown, so there is nothing to correct for). A target that too few answers need to be
+   shown in time (`min_needed`) is not waited for; it can still stop the canary, and the gate has judged it.
 4. Closed by default: without enough evidence at the end of the time the canary goes back.
 
 Answers of one session are not independent; with many more sessions than answers per session that is small.
@@ -43,14 +44,16 @@ _RICH = 1e250
 class CanarySettings(Settings):
     """When a canary ends. `rollback_error` is the probability that one no worse is ever sent back,
     `promote_error` that one worse by `margin` is promoted. Answers are the canary's: fewer than `min_answers`
-    promote nothing, and after `max_answers` without evidence it goes back. `run_length`: answers between two
-    false alarms of a promoted version, on average at least."""
+    promote nothing, and after `max_answers` without evidence it goes back. Targets that fewer than
+    `min_needed` of them would need are not waited for. `run_length`: answers between two false alarms of a
+    promoted version, on average at least."""
 
     rollback_error: float = Field(default=0.05, gt=0, lt=1)
     promote_error: float = Field(default=0.05, gt=0, lt=1)
     margin: float = Field(default=0.10, gt=0, lt=0.5)
     min_answers: int = Field(default=50, gt=0)
-    max_answers: int = Field(default=2_000, gt=0)
+    max_answers: int = Field(default=5_000, gt=0)
+    min_needed: int = Field(default=300, gt=0)
     run_length: int = Field(default=100_000, gt=1)
 
 
@@ -172,8 +175,9 @@ class Canary:
             return "roll back", f"worse: {self._worst}"
         unproven = [
             name
-            for name in MUST_BE_SHOWN
-            if self._comparisons[name].not_worse.total < 1.0 / settings.promote_error
+            for name, each in self._comparisons.items()
+            if each.not_worse.total < 1.0 / settings.promote_error
+            and (name in MUST_BE_SHOWN or self._expected(each) >= settings.min_needed)
         ]
         if not unproven and self._answers >= settings.min_answers:
             return "promote", f"shown to be worse by less than {settings.margin:.0%}"
@@ -181,6 +185,10 @@ class Canary:
         if expired or self._answers >= settings.max_answers:
             return "roll back", f"not shown in time: {lacking}"
         return "wait", f"not shown yet: {lacking}"
+
+    def _expected(self, comparison: _Comparison) -> float:
+        """How many of the canary's answers will have told of an outcome at the end of its time."""
+        return comparison.counts["canary"][1] * self._settings.max_answers / max(1, self._answers)
 
     def verdict(self, expired: bool = False) -> CanaryVerdict:
         """The decision with all that it rests on."""

@@ -38,10 +38,11 @@ WORSE_BY = 0.10
 @dataclass(frozen=True)
 class Trial:
     """A scenario: `worse` is the outcome in which the canary is worse (empty: none), `share` its part of the
-    traffic."""
+    traffic. `taught`: it misses the targets half as often, as a round is to achieve."""
 
     worse: str
     share: float
+    taught: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,18 @@ def answers(trial: Trial, dice: random.Random) -> Iterator[TrialAnswer]:
     while True:
         arm: Arm = "canary" if dice.random() < trial.share else "champion"
         bad = {
-            name: dice.random() < rate + WORSE_BY * (arm == "canary" and name == trial.worse)
+            name: dice.random() < _rate(trial, arm, name, rate)
             for name, rate in RATES.items()
             if not name.startswith("miss") or dice.random() < NEEDED
         }
         yield TrialAnswer(arm, bad)
+
+
+def _rate(trial: Trial, arm: Arm, name: str, rate: float) -> float:
+    if arm == "champion":
+        return rate
+    taught = trial.taught and name.startswith("miss")
+    return (rate / 2 if taught else rate) + WORSE_BY * (name == trial.worse)
 
 
 def run(trial: Trial, number: int, settings: CanarySettings, to_the_end: bool) -> Result:
@@ -97,7 +105,7 @@ def row(
     ended = [result.canary for result in results if result.outcome != "ran out"]
     needed = NEEDED if trial.worse.startswith("miss") else 1.0
     return {
-        "worse": trial.worse or "nothing",
+        "worse": trial.worse or ("nothing, targets taught" if trial.taught else "nothing"),
         "share": trial.share,
         "to_the_end": float(to_the_end),
         "cases": cases,
@@ -136,9 +144,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     settings = CanarySettings()
-    trials = [(Trial("", 0.5), True), (Trial("", 0.5), False), (Trial("", 0.1), False)]
-    trials += [(Trial(name, 0.5), False) for name in (DIFFICULT, FAILED, SLOW, f"miss of {TARGETS[0]}")]
-    trials += [(Trial(DIFFICULT, 0.1), False)]
+    trials = [(Trial(name, 0.5), False) for name in (DIFFICULT, FAILED, SLOW, f"miss of {TARGETS[0]}")]
+    trials += [(Trial(DIFFICULT, 0.1), False), (Trial("", 0.5, taught=True), False)]
+    trials += [(Trial("", 0.5), False), (Trial("", 0.1), False), (Trial("", 0.5), True)]
     rows = []
     table = Table("worse in", "share", "looked at to the end", "rolled back", "promoted", "ran out")
     for name in ("canary's answers, median", "all answers, median", "one look needs (canary's)"):

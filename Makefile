@@ -72,9 +72,9 @@ kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with t
 crash: setup  ## crash test against real Kafka: SEEDS=20 FIRST_SEED=1, writes crash.json
 	$(BIN)/python -m benchmarks.crash --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json crash.json
 
-bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
+bench-env:  ## environment of the peers that benchmarks/ingest.py and benchmarks/gateway.py compare with
 	@$(PYTHON) -m venv .venv-bench
-	$(call pip,.venv-bench,1/1 quixstreams and bytewax,quixstreams bytewax)
+	$(call pip,.venv-bench,1/1 quixstreams$(COMMA) bytewax and LiteLLM,quixstreams bytewax 'litellm[proxy]')
 
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json

@@ -57,8 +57,8 @@ class Upstream:
                 self._failed(url, exc)
                 tried.add(url)
                 refusal = Refusal(504, "upstream_timeout", "the student did not answer in time")
-            except aiohttp.ServerDisconnectedError as exc:
-                if stale:
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
+                if stale or isinstance(exc, aiohttp.ClientConnectorError):
                     self._failed(url, exc)
                     tried.add(url)
                 stale = not stale  # a connection that was kept and closed meanwhile: once more

@@ -75,9 +75,9 @@ crash: setup  ## crash test against real Kafka: SEEDS=20 FIRST_SEED=1, writes cr
 hundred: setup  ## a loop of a hundred skills: real workers, Kafka and PostgreSQL, kills and freezes, writes hundred.json
 	$(BIN)/python -m benchmarks.hundred --json hundred.json
 
-bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
+bench-env:  ## environment of the peers that benchmarks/ingest.py and benchmarks/gateway.py compare with
 	@$(PYTHON) -m venv .venv-bench
-	$(call pip,.venv-bench,1/1 quixstreams and bytewax,quixstreams bytewax)
+	$(call pip,.venv-bench,1/1 quixstreams$(COMMA) bytewax and LiteLLM,quixstreams bytewax 'litellm[proxy]')
 
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json

@@ -35,6 +35,7 @@ from pydantic import ValidationError
 from agent.items import JsonObject
 from loop.errors import LoopError
 from loop.resume import ResumedFile
+from serving.gateway.completions import last_question, text_of
 from streams.codec import MAX_BYTES, encode, first_error
 from streams.events import StudentOutput, derived_id
 from streams.log import EventLog, Outgoing
@@ -241,12 +242,8 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
     if not isinstance(request, dict) or not isinstance(response, dict):
         raise BadLine("request and response must be objects")
     try:
-        question = next(
-            _text(message["content"])
-            for message in reversed(request["messages"])
-            if message["role"] == "user"
-        )
-        choices = [_text(choice["message"]["content"]) for choice in response["choices"]]
+        question = last_question(request["messages"])
+        choices = [text_of(choice["message"]["content"]) for choice in response["choices"]]
         asked_at = datetime.fromtimestamp(float(response["created"]), UTC).isoformat()
     except StopIteration:
         raise BadLine("the request has no user message") from None
@@ -264,15 +261,6 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
             "event_id": derived_id(cause, f"choice-{number}"),
         }
         yield {**who, "occurred_at": asked_at, "question": question, "answer": answer, **extra}
-
-
-def _text(content: object) -> str:
-    """The text of a message, whole or in parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(str(part["text"]) for part in content if part.get("type") == "text")
-    raise TypeError("a message has no text")
 
 
 def _models(body: JsonObject) -> tuple[str, ...]:

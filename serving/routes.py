@@ -64,8 +64,8 @@ class RouteTable(Settings):
     ...     shares=(Share(version=3, model="student-v3"),),
     ...     replicas=(Replica(url="http://127.0.0.1:8000"),),
     ... )
-    >>> table.choose("anybody").version, table.version_of("student-v3"), table.version_of("base")
-    (3, 3, None)
+    >>> table.choose("anybody").model
+    'student-v3'
     """
 
     student: Name
@@ -97,10 +97,6 @@ class RouteTable(Settings):
             if place < 0:
                 return share
         return self.shares[0]
-
-    def version_of(self, model: str) -> int | None:
-        """The version behind a model's name; None for a model that this table does not route to."""
-        return next((share.version for share in self.shares if share.model == model), None)
 
 
 class RouteFile:
@@ -155,7 +151,7 @@ class RouteFile:
 
 class Activity(Settings):
     """What a gateway says of itself: the table's revision that it goes by, requests under way by model, and
-    since its start the requests and failures of each model."""
+    since its start the requests and failures of each model and what became of the answers it captures."""
 
     gateway: Name
     at: float
@@ -163,6 +159,7 @@ class Activity(Settings):
     in_flight: dict[str, int] = Field(default_factory=dict)
     requests: dict[str, int] = Field(default_factory=dict)
     failures: dict[str, int] = Field(default_factory=dict)
+    captured: dict[str, int] = Field(default_factory=dict)
 
 
 def report(folder: Path, activity: Activity) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from agent.chance import rank
-from serving.gateway.completions import Choice, Reply
+from serving.gateway.completions import Choice, StudentReply
 from serving.gateway.redact import REDACTORS
 from serving.gateway.spool import Spool
 from serving.settings import CaptureSettings
@@ -61,7 +61,7 @@ class Capture:
         self._answers: OrderedDict[tuple[str, int], Answer] = OrderedDict()
         self.counts: Counter[str] = Counter()
 
-    def note(self, asked: Asked, reply: Reply, first_byte_s: float | None = None) -> None:
+    def note(self, asked: Asked, reply: StudentReply, first_byte_s: float | None = None) -> None:
         """Capture a whole answer before its last byte goes out. Never raises."""
         try:
             for event in self._events(asked, reply, time.monotonic() - asked.began, first_byte_s):
@@ -93,7 +93,7 @@ class Capture:
         return "recorded"
 
     def _events(
-        self, asked: Asked, reply: Reply, latency_s: float, first_byte_s: float | None
+        self, asked: Asked, reply: StudentReply, latency_s: float, first_byte_s: float | None
     ) -> Iterator[StudentOutput]:
         version, model = self._version(asked, reply.models)
         cause = reply.response_id or str(uuid.uuid4())

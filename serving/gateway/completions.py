@@ -54,7 +54,7 @@ class Choice:
 
 
 @dataclass
-class Reply:
+class StudentReply:
     """What a replica has answered so far, whole or chunk by chunk. `models` are all the names it gave
     itself."""
 

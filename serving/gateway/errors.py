@@ -6,9 +6,6 @@ import json
 
 from serving.engine import EngineError
 
-Raw = tuple[bytes, bytes]
-JSON: list[Raw] = [(b"content-type", b"application/json")]
-
 
 class Refusal(EngineError):
     """A request that gets an error; `status` and `code` as OpenAI's API has them."""

@@ -16,15 +16,14 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-import httpx
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from agent.items import JsonObject
 from serving.gateway.capture import Asked, Capture
-from serving.gateway.completions import Reply, parse
+from serving.gateway.completions import StudentReply, parse
 from serving.gateway.errors import ClientGone, Refusal
-from serving.gateway.forward import Sent, Upstream
+from serving.gateway.forward import CUT, Sent, Upstream
 from serving.routes import Replica
 
 logger = logging.getLogger(__name__)
@@ -96,7 +95,7 @@ class Exchange(Response):
         self._desk, self._asked, self._replicas = desk, asked, replicas
         self._path, self._body = path, asked_body
         self._strip_usage = _want_usage(asked_body)
-        self._reply = Reply()
+        self._reply = StudentReply()
         self._first_s: float | None = None
         self._id = ""
 
@@ -157,7 +156,7 @@ class Exchange(Response):
                     await out.part(b"".join(parts))
                 if done or len(rest) > EVENT_BYTES:
                     break
-        except httpx.HTTPError as exc:
+        except CUT as exc:
             logger.warning("replica %s broke off: %s: %s", sent.url, type(exc).__name__, exc)
             self._desk.upstream.balancer.failed(sent.url)
         if done:
@@ -179,7 +178,7 @@ class Exchange(Response):
             body = parse(data) if data else None
             if body is not None:
                 if "error" in body:
-                    raise httpx.RemoteProtocolError(f"error in the stream: {str(body['error'])[:300]}")
+                    raise ConnectionAbortedError(f"error in the stream: {str(body['error'])[:300]}")
                 if self._first_s is None:
                     self._first_s = time.monotonic() - self._asked.began
                 self._reply.take(body)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-import httpx
+import aiohttp
 
 from agent.items import JsonObject
 from serving.gateway.balance import Balancer
@@ -21,27 +20,26 @@ logger = logging.getLogger(__name__)
 
 BROKEN = frozenset({500, 502, 503, 504})
 BUSY = 429
-STALE_PAUSE_S = 0.02
+CUT = (aiohttp.ClientError, TimeoutError, OSError)
+"""What reading a stream raises when the replica breaks off."""
 
 
 class Upstream:
     """The replicas' side of the gateway. Headers of users go no further than this: a replica sees a body that
     was read whole, its length, and what is written here."""
 
-    def __init__(self, settings: GatewaySettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, settings: GatewaySettings) -> None:
         self.balancer = Balancer(settings.eject_s, settings.max_eject_s)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=settings.max_in_flight)
-        self._transport = transport or httpx.AsyncHTTPTransport(limits=limits)
-        self._timeout = {
-            "connect": settings.connect_timeout_s,
-            "read": settings.upstream_timeout_s,
-            "write": settings.upstream_timeout_s,
-            "pool": settings.upstream_timeout_s,
-        }
+        self._timeout = aiohttp.ClientTimeout(
+            total=None,
+            sock_connect=settings.connect_timeout_s,
+            sock_read=settings.upstream_timeout_s,
+        )
+        self._session: aiohttp.ClientSession | None = None
         key = settings.upstream_api_key.get_secret_value()
-        self._headers = [(b"content-type", b"application/json"), (b"accept-encoding", b"identity")]
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if key:
-            self._headers.append((b"authorization", f"Bearer {key}".encode()))
+            self._headers["authorization"] = f"Bearer {key}"
 
     async def send(
         self, replicas: Sequence[Replica], model: str, path: str, body: JsonObject, request_id: str
@@ -54,17 +52,17 @@ class Upstream:
         while (url := self.balancer.pick(replicas, model, tried)) is not None:
             sent = Sent(self.balancer, url, model)
             try:
-                await sent.open(self._transport, self._request(url, path, data, request_id))
-            except httpx.TimeoutException as exc:
+                await sent.open(self._connections(), url + path, data, self._headers_of(request_id))
+            except TimeoutError as exc:
                 self._failed(url, exc)
                 tried.add(url)
                 refusal = Refusal(504, "upstream_timeout", "the student did not answer in time")
-            except httpx.RemoteProtocolError as exc:
-                if stale:
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
+                if stale or isinstance(exc, aiohttp.ClientConnectorError):
                     self._failed(url, exc)
                     tried.add(url)
                 stale = not stale  # a connection that was kept and closed meanwhile: once more
-            except (httpx.HTTPError, OSError) as exc:
+            except (aiohttp.ClientError, OSError) as exc:
                 self._failed(url, exc)
                 tried.add(url)
             else:
@@ -77,13 +75,22 @@ class Upstream:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._transport.aclose()
+        if self._session is not None:
+            await self._session.close()
 
-    def _request(self, url: str, path: str, data: bytes, request_id: str) -> httpx.Request:
-        headers = [*self._headers, (b"x-request-id", request_id.encode())]
-        return httpx.Request(
-            "POST", url + path, headers=headers, content=data, extensions={"timeout": self._timeout}
-        )
+    def _connections(self) -> aiohttp.ClientSession:
+        if self._session is None:  # it belongs to the event loop that it was made in
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=10),
+                timeout=self._timeout,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._session
+
+    def _headers_of(self, request_id: str) -> dict[str, str]:
+        return {**self._headers, "x-request-id": request_id}
 
     def _failed(self, url: str, exc: Exception) -> None:
         logger.warning("replica %s: %s: %s", url, type(exc).__name__, exc)
@@ -117,24 +124,26 @@ class Sent:
     def __init__(self, balancer: Balancer, url: str, model: str) -> None:
         self.url, self.model = url, model
         self._balancer = balancer
-        self._response: httpx.Response | None = None
+        self._response: aiohttp.ClientResponse | None = None
         self._open = False
         self.body = b""
 
-    async def open(self, transport: httpx.AsyncBaseTransport, request: httpx.Request) -> None:
+    async def open(
+        self, session: aiohttp.ClientSession, address: str, data: bytes, headers: Mapping[str, str]
+    ) -> None:
         """Send, and read the head of the answer; all of it where it is not a stream."""
         self._balancer.began(self.url)
         self._open = True
         try:
-            self._response = await transport.handle_async_request(request)
+            self._response = await session.post(address, data=data, headers=headers, allow_redirects=False)
             if not self.streams:
-                self.body = b"".join([chunk async for chunk in self.chunks()])
+                self.body = await self._response.read()
         except BaseException:
             await self.close()
             raise
 
     @property
-    def response(self) -> httpx.Response:
+    def response(self) -> aiohttp.ClientResponse:
         """The answer's head. Raises `RuntimeError` before there is one."""
         if self._response is None:
             raise RuntimeError("the request was not opened")
@@ -143,26 +152,22 @@ class Sent:
     @property
     def status(self) -> int:
         """The answer's status."""
-        return self.response.status_code
+        return self.response.status
 
     @property
     def streams(self) -> bool:
         """Whether the answer is a stream of events."""
         return str(self.response.headers.get("content-type", "")).startswith("text/event-stream")
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, as it comes. Raises `httpx.HTTPError` where it is cut."""
-        stream = self.response.stream
-        if not isinstance(stream, httpx.AsyncByteStream):
-            raise RuntimeError("the transport is not asynchronous")
-        async for chunk in stream:
-            yield chunk
+    def chunks(self) -> AsyncIterator[bytes]:
+        """A stream's bytes, as they come. Raises `CUT` where it breaks off."""
+        return self.response.content.iter_any()
 
     async def close(self) -> None:
         """End the request; one that is not over is broken off, which stops the replica's work on it."""
         self._end()
         if self._response is not None:
-            await asyncio.shield(self._response.stream.aclose())  # type: ignore[union-attr]
+            self._response.close()  # back into the pool where it was read to its end
 
     def _end(self) -> None:
         if self._open:

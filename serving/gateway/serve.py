@@ -124,4 +124,10 @@ class GatewayServer:
             in_flight={model: count for model, count in self.desk.in_flight.items() if count},
             requests=dict(self.desk.requests),
             failures=dict(self.desk.failures),
+            captured=self._captured(),
         )
+
+    def _captured(self) -> dict[str, int]:
+        if self.capture is None or self._shipper is None:
+            return {}
+        return dict(self.capture.counts) | self._shipper.counts()

@@ -20,7 +20,6 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from serving.gateway.spool import (
-    LOCK,
     Mark,
     Spool,
     adopt,
@@ -178,10 +177,11 @@ class Shipper:
         self._close_log()
         self._spool.close()
 
-    @property
-    def shipped(self) -> int:
-        """Events in the log, of the spool of this process."""
-        return self._own.shipped
+    def counts(self) -> dict[str, int]:
+        """Events of this process in the log, read and waiting, damaged, and lost for want of room."""
+        own = self._own
+        figures = {"in the log": own.shipped, "waiting": own.behind, "damaged": own.damaged}
+        return figures | {"lost": self._spool.lost}
 
     def _drained(self) -> bool:
         return self._spool.flush() and not self._own.behind and is_drained(self._spool.folder)
@@ -230,8 +230,3 @@ class Shipper:
                 log.close()
             except Exception:
                 logger.exception("the event log could not be closed")
-
-
-def leftovers(root: Path) -> list[Path]:
-    """Spools under `root` that hold events the log has not taken."""
-    return [path for path in sorted(root.glob("*-*")) if (path / LOCK).exists() and not is_drained(path)]

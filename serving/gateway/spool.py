@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 SEGMENT_BYTES = 16 * 2**20
 POSITION = "position.json"
 LOCK = "lock"
+_TRIES = 3
 
 
 class Mark(NamedTuple):
@@ -38,11 +39,26 @@ class Mark(NamedTuple):
     offset: int = 0
 
 
-class Line(NamedTuple):
+class SpoolLine(NamedTuple):
     """A whole line, and the place after it."""
 
     data: bytes
     after: Mark
+
+
+def _name() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _locked(folder: Path) -> int:
+    """The descriptor of a spool's lock, held until it is closed; -1 where another process holds it."""
+    lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return -1
+    return lock
 
 
 def _segment(folder: Path, number: int) -> Path:
@@ -54,7 +70,8 @@ class Spool:
     that the disk does not take are kept in a bounded memory and written later, or counted in `lost`."""
 
     def __init__(self, root: Path, limit_bytes: int, queue: int) -> None:
-        self.folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._root = root
+        self.folder = root / _name()
         self._limit, self._queue = limit_bytes, queue
         self._segment_bytes = min(SEGMENT_BYTES, max(1, limit_bytes // 4))
         self._waiting: deque[bytes] = deque()
@@ -64,7 +81,10 @@ class Spool:
         self._torn = False
         self.lost = 0
         self._lock = -1
-        self._open()
+        for _ in range(_TRIES):
+            self._open()
+            if self._lock >= 0:
+                break
 
     def append(self, line: bytes) -> bool:
         """Keep a line (without its end); whether it is on the disk."""
@@ -130,10 +150,12 @@ class Spool:
 
     def _open(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if self._lock < 0:
-                self._lock = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock = _locked(self.folder)
+            if self._lock < 0:  # another gateway took the new folder for one that was left behind
+                self.folder = self._root / _name()
+                raise OSError("its folder was taken")
             if self._file < 0:
                 self._next_segment()
         except OSError as exc:
@@ -170,7 +192,7 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("????????.jsonl"))
 
 
-def read_lines(folder: Path, mark: Mark) -> Iterator[Line]:
+def read_lines(folder: Path, mark: Mark) -> Iterator[SpoolLine]:
     """The whole lines after `mark`. One without its end is still being written, or was when its process was
     killed: it was never acknowledged."""
     for path in segments(folder):
@@ -184,7 +206,7 @@ def read_lines(folder: Path, mark: Mark) -> Iterator[Line]:
                 if not data.endswith(b"\n"):
                     break
                 offset += len(data)
-                yield Line(data[:-1], Mark(number, offset))
+                yield SpoolLine(data[:-1], Mark(number, offset))
 
 
 def is_drained(folder: Path) -> bool:
@@ -196,12 +218,8 @@ def adopt(root: Path) -> Iterator[tuple[Path, int]]:
     """Spools under `root` whose process is gone: the folder and the descriptor of its lock, now ours."""
     for folder in sorted(path for path in root.glob("*-*") if path.is_dir()):
         try:
-            lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock = _locked(folder)
         except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)  # its process lives
-            continue
-        yield folder, lock
+            continue  # it was removed meanwhile
+        if lock >= 0:
+            yield folder, lock

@@ -92,8 +92,9 @@ def events(folder: Path, topic: str = "student-outputs") -> list[Event]:
 
 
 def outputs(folder: Path) -> list[StudentOutput]:
-    """The captured answers in the log."""
-    return [event for event in events(folder) if isinstance(event, StudentOutput)]
+    """The captured answers in the log, in the order of their time."""
+    answers = [event for event in events(folder) if isinstance(event, StudentOutput)]
+    return sorted(answers, key=lambda answer: answer.occurred_at)
 
 
 @dataclass

@@ -66,7 +66,7 @@ def test_the_log_may_be_away_under_load(tmp_path: Path) -> None:
     ) as running:
         threading.Thread(target=weather).start()
         heard, failed = asyncio.run(crowd(running.gateway.url, 16, over.is_set))
-    assert not failed and len(heard) > 100
+    assert not failed and len(heard) > 30
     same(tmp_path, heard)
     assert len(outputs(tmp_path)) > len(heard)  # some were written twice
     assert counted(tmp_path) == len(heard)

@@ -75,7 +75,7 @@ def test_no_request_fails_and_no_answer_is_mixed_over_swaps_under_load(tmp_path:
         deployer.start()
         heard, failed = asyncio.run(crowd(running.gateway.url, 32, over.is_set))
         deployer.join()
-    assert not failed and len(heard) > 100
+    assert not failed and len(heard) > 30
     assert all(answer.whole and len(answer.models) == 1 for answer in heard)
     assert {model for answer in heard for model in answer.models} == {f"student-v{n}" for n in range(1, 5)}
     assert all(answer.text.count(f"{model} says") == 4 for answer in heard for model in answer.models)

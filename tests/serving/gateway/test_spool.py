@@ -108,8 +108,8 @@ def test_damaged_lines_are_counted_and_passed_over(spool: Spool) -> None:
 
 
 def test_an_answer_waits_for_its_feedback_and_no_longer(spool: Spool) -> None:
-    log, shipping = MemoryLog(), Shipping(spool.folder, 30)
-    spool.append(line(answer(1, NOW - timedelta(seconds=60))))
+    log, shipping = MemoryLog(), Shipping(spool.folder, 3600)
+    spool.append(line(answer(1, NOW - timedelta(hours=2))))
     spool.append(line(answer(2)))
     for number, feedback in ((1, "down"), (2, "up"), (9, "up")):
         given = FeedbackGiven(

@@ -56,9 +56,11 @@ class Engine(Protocol):
 class Scorer(Protocol):
     """An engine that says how likely a text is to it. Both engines of real students do."""
 
-    def log_probabilities(self, rows: Sequence[Sequence[int]], version: int) -> list[list[float]]:
-        """The natural logarithm of each token's probability after those before it, from the second token on:
-        `len(row) - 1` numbers for each row of token ids. Raises `EngineError` for an unloaded version."""
+    def log_probabilities(
+        self, texts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], version: int
+    ) -> list[list[float]]:
+        """For each text, as token ids, the natural logarithm of the probability that each of its candidates
+        is the next token. Raises `EngineError` for an unloaded version."""
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,10 @@ class VllmEngine:
                         "versions are immutable, register a new one"
                     )
                 return
-            if adapter is None:
+            if adapter is None and not self._settings.base_as_adapter:
                 self._loaded[version] = _Loaded(self._adapters.base().name)
                 return
-            published = self._adapters.store.publish(version, adapter)
+            published = self._adapters.publish(version, adapter)
             placed = self._adapters.bring(published)
             self._loaded[version] = _Loaded(published.name, sha256, published, placed)
 
@@ -118,14 +118,18 @@ class VllmEngine:
 
         return list(self._threads.map(ask, range(len(prompts)), prompts))
 
-    def log_probabilities(self, rows: Sequence[Sequence[int]], version: int) -> list[list[float]]:
+    def log_probabilities(
+        self, texts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], version: int
+    ) -> list[list[float]]:
         """See `serving.engine.Scorer`."""
         loaded = self._need(version)
 
-        def ask(row: Sequence[int]) -> list[float]:
-            return self._ask(loaded, lambda server, s: server.log_probabilities(loaded.model, row, s))
+        def ask(text: Sequence[int], tokens: Sequence[int]) -> list[float]:
+            return self._ask(
+                loaded, lambda server, s: server.log_probabilities(loaded.model, text, tokens, s)
+            )
 
-        return list(self._threads.map(ask, rows))
+        return list(self._threads.map(ask, texts, candidates))
 
     def stand(self, version: int) -> Standing:
         """See `serving.engine.LiveEngine`."""

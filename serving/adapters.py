@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from serving.adapter_files import write_neutral
 from serving.adapter_store import AdapterStore, Published
-from serving.engine import EngineError, EngineUnavailable, Standing
+from serving.engine import EngineError, EngineUnavailable, ServedBy
 from serving.proof import Proof, prove, reference_of
 from serving.settings import VllmSettings
 from serving.vllm_server import ModelMissing, ServedModel, ServerAway, VllmServer
@@ -99,7 +99,7 @@ class Adapters:
                 self._take_off([server], published.name)
             raise
 
-    def stand(self, model: str, published: Published | None) -> Standing:
+    def stand(self, model: str, published: Published | None) -> ServedBy:
         """Make one model stand on every server that answers (the base alone when nothing is published)."""
         ready: list[str] = []
         wanting: dict[str, str] = {}
@@ -112,7 +112,7 @@ class Adapters:
                 ready.append(server.url)
             except EngineError as exc:
                 wanting[server.url] = str(exc)
-        return Standing(model, tuple(ready), wanting)
+        return ServedBy(model, tuple(ready), wanting)
 
     def drop(self, names: Collection[str], servers: Sequence[VllmServer] = ()) -> None:
         """Take adapters off servers (all of them where none are named); what is under way is finished."""

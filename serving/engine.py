@@ -64,7 +64,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServedBy:
     """How a version is served: under which name, by which servers (addresses). `wanting` says why others do
     not serve it."""
 
@@ -77,7 +77,7 @@ class Standing:
 class LiveEngine(Engine, Protocol):
     """An engine whose servers answer users too: it is told what to keep on them."""
 
-    def stand(self, version: int) -> Standing:
+    def stand(self, version: int) -> ServedBy:
         """Make a loaded version stand on every server that answers, proven there, and say where it does.
         Servers that have lost it get it again; what fails on one is told in the result."""
 

@@ -6,13 +6,11 @@ compared with those of PEFT in this process: of the next token, since asking vLL
 the server when its batch holds an adapter and anything else (decision 34). An adapter is proven on a server
 when, on average and in nats,
 
-1. the server's base is within `tolerance` of our base, though requests for the adapter are in its batch;
-2. the server's adapter is within `tolerance` of PEFT's;
-3. the server's adapter is less than half as far from PEFT's as PEFT's is from the base. An adapter whose
-   effect drowns in the server's rounding cannot be told from the base: it is not served. One without any
-   effect is the base.
-
-The first is left out where the base is served as an adapter, since nobody is sent to the base itself there.
+1. the server's adapter is within `tolerance` of PEFT's;
+2. and less than half as far from it as PEFT's adapter is from the base. An adapter whose effect drowns in the
+   server's rounding cannot be told from the base: it is not served. One without any effect is the base;
+3. the server's base is as near to our base, though requests for the adapter are in its batch. This is left
+   out where the base is served as an adapter, since nobody is sent to the base itself there.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from agent.items import Frozen
-from serving.engine import EngineError
+from serving.engine import EngineError, Scorer
 
 PROBES = 12
 PROBE_TOKENS = 16
@@ -74,7 +72,11 @@ def reference_of(base_dir: Path, adapter: Path, device: str | None = None) -> Re
     engine = TransformersEngine(base_dir, EngineSettings(device=device))
     engine.load(1, None)
     engine.load(2, adapter)
-    vocabulary = engine.plain_tokens()
+    return _measured(engine, engine.plain_tokens())
+
+
+def _measured(engine: Scorer, vocabulary: Sequence[int]) -> Reference:
+    """The reference, by an engine that has the base as version 1 and the adapter as version 2."""
     texts = _probes(vocabulary)
     everything = [vocabulary] * len(texts)
     rows = [engine.log_probabilities(texts, everything, version) for version in (1, 2)]
@@ -115,11 +117,12 @@ def prove(reference: Reference, base: Rows | None, adapter: Rows, tolerance: flo
         adapter=distance(adapter, reference.adapter),
         effect=reference.effect,
     )
-    if proof.adapter > tolerance or proof.adapter > (proof.effect / 2 or tolerance):
+    allowed = min(tolerance, proof.effect / 2 or tolerance)
+    if proof.adapter > allowed:
         same = distance(adapter, reference.base) <= min(tolerance, proof.effect / 4)
         why = "it serves the base under the adapter's name" if same else "it does not compute what PEFT does"
         raise UnprovenAdapter(f"{why} ({_figures(proof, tolerance)})")
-    if proof.base is not None and proof.base > tolerance:
+    if proof.base is not None and proof.base > allowed:
         raise UnprovenAdapter(
             f"its base is not the adapter's base ({_figures(proof, tolerance)}), or it answers for the base "
             "with an adapter's weights when both are in a batch, as vLLM on CPU does: set "

@@ -21,7 +21,7 @@ from typing import TypeVar
 from serving.adapter_files import adapter_sha256
 from serving.adapter_store import Published
 from serving.adapters import Adapters
-from serving.engine import EngineError, EngineUnavailable, Sampling, Standing
+from serving.engine import EngineError, EngineUnavailable, Sampling, ServedBy
 from serving.settings import VllmSettings
 from serving.vllm_server import ModelMissing, ServerAway, VllmServer
 
@@ -131,7 +131,7 @@ class VllmEngine:
 
         return list(self._threads.map(ask, texts, candidates))
 
-    def stand(self, version: int) -> Standing:
+    def stand(self, version: int) -> ServedBy:
         """See `serving.engine.LiveEngine`."""
         loaded = self._need(version)
         with self._loading:

@@ -31,7 +31,7 @@ class Answering(Engine, Scorer, Protocol):
     """What can stand behind a server."""
 
 
-class _Refused(Exception):
+class _Refused(EngineError):
     """An error of the API, with its status and type."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:

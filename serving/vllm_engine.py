@@ -100,8 +100,7 @@ class VllmEngine:
 
     def versions(self) -> tuple[int, ...]:
         """The versions that this engine has loaded, ascending."""
-        with self._loading:
-            return tuple(sorted(self._loaded))
+        return tuple(sorted(self._loaded.copy()))
 
     def generate(
         self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()
@@ -150,8 +149,7 @@ class VllmEngine:
             }
 
     def _need(self, version: int) -> _Loaded:
-        with self._loading:
-            loaded = self._loaded.get(version)
+        loaded = self._loaded.get(version)  # without the lock: a load may take minutes, in which others ask
         if loaded is None:
             raise EngineError(f"version {version} is not loaded; loaded are {self.versions()}")
         return loaded

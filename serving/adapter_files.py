@@ -11,11 +11,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from agent.items import JsonObject
 from serving.engine import EngineError
-from streams.files import files_sha256
+from streams.files import files_sha256, write_bytes, write_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -131,3 +133,31 @@ def check_fits(adapter_dir: Path, linears: Mapping[str, tuple[int, int]]) -> Non
                 f"the adapter in {adapter_dir} has shapes A {a} and B {b} for {module}, "
                 f"the base needs ({inputs} -> {outputs})"
             )
+
+
+def write_neutral(adapter_dir: Path, base_dir: Path) -> Path:
+    """Write an adapter that changes nothing: one matrix of rank 1 that is zero, for the first projection of
+    the base. Raises `EngineError` when the base has none."""
+    for file in sorted(base_dir.glob("*.safetensors")):
+        with safe_open(file, framework="np") as weights:
+            for name in sorted(weights.keys()):
+                if name.endswith("_proj.weight"):
+                    outputs, inputs = weights.get_slice(name).get_shape()
+                    module = f"base_model.model.{name.removesuffix('.weight')}"
+                    zeros = {"A": (1, inputs), "B": (outputs, 1)}
+                    tensors = {
+                        f"{module}.lora_{matrix}.weight": np.zeros(shape, np.float32)
+                        for matrix, shape in zeros.items()
+                    }
+                    write_bytes(adapter_dir / WEIGHTS_FILE, save(tensors))
+                    write_json(adapter_dir / CONFIG_FILE, _neutral_config(name.removesuffix(".weight")))
+                    return adapter_dir
+    raise EngineError(f"{base_dir} has no safetensors weights called ..._proj; serve it without it")
+
+
+def _neutral_config(module: str) -> JsonObject:
+    return {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 1, "lora_alpha": 1, "lora_dropout": 0.0,
+        "bias": "none", "target_modules": module, "layers_to_transform": None, "inference_mode": True,
+        "base_model_name_or_path": "base",
+    }  # fmt: skip

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from serving.adapter_files import write_neutral
 from serving.adapter_store import AdapterStore, Published
-from serving.engine import EngineError, EngineUnavailable, Standing
+from serving.engine import EngineError, EngineUnavailable, ServedBy
 from serving.proof import Proof, prove, reference_of
 from serving.settings import VllmSettings
 from serving.vllm_server import ModelMissing, ServedModel, ServerAway, VllmServer
@@ -33,6 +36,7 @@ class Adapters:
             raise EngineError("engine.vllm.store is not set: servers get adapters through that folder")
         self._settings = settings
         self._servers = tuple(servers)
+        self._base_dir = base_dir
         self.store = AdapterStore(
             settings.store,
             settings.store_there,
@@ -50,6 +54,13 @@ class Adapters:
             told = ", ".join(f"{url}: {base.name!r}" for url, base in bases.items())
             raise EngineError(f"the servers serve different bases ({told}); start them with one model")
         return next(iter(bases.values()))
+
+    def publish(self, version: int, adapter: Path | None) -> Published:
+        """See `AdapterStore.publish`; None is the base as an adapter that changes nothing."""
+        if adapter is not None:
+            return self.store.publish(version, adapter)
+        with TemporaryDirectory() as folder:
+            return self.store.publish(version, write_neutral(Path(folder), self._base_dir))
 
     def bring(self, published: Published) -> tuple[VllmServer, ...]:
         """Load and prove an adapter on every server that answers, or on none; returns the servers on which it
@@ -88,7 +99,7 @@ class Adapters:
                 self._take_off([server], published.name)
             raise
 
-    def stand(self, model: str, published: Published | None) -> Standing:
+    def stand(self, model: str, published: Published | None) -> ServedBy:
         """Make one model stand on every server that answers (the base alone when nothing is published)."""
         ready: list[str] = []
         wanting: dict[str, str] = {}
@@ -101,7 +112,7 @@ class Adapters:
                 ready.append(server.url)
             except EngineError as exc:
                 wanting[server.url] = str(exc)
-        return Standing(model, tuple(ready), wanting)
+        return ServedBy(model, tuple(ready), wanting)
 
     def drop(self, names: Collection[str], servers: Sequence[VllmServer] = ()) -> None:
         """Take adapters off servers (all of them where none are named); what is under way is finished."""
@@ -136,12 +147,23 @@ class Adapters:
 
     def _prove(self, server: VllmServer, models: dict[str, ServedModel], published: Published) -> Proof:
         reference, base = published.manifest.reference, self._base_of(models).name
-        ask = partial(server.log_probabilities, timeout_s=self._settings.timeout_s)
+        models_asked = [] if self._settings.base_as_adapter else [base]
+        questions = [
+            (model, *probe)
+            for model in [*models_asked, published.name]
+            for probe in zip(reference.texts, reference.candidates, strict=True)
+        ]
+
+        def ask(question: tuple[str, Sequence[int], Sequence[int]]) -> list[float]:
+            return server.log_probabilities(*question, self._settings.timeout_s)
+
         try:
+            with ThreadPoolExecutor(len(questions)) as threads:  # at once: in one batch, as users' are
+                scores = list(threads.map(ask, questions))
             proof = prove(
                 reference,
-                [ask(base, row) for row in reference.tokens],
-                [ask(published.name, row) for row in reference.tokens],
+                scores[: -len(reference.texts)] or None,
+                scores[-len(reference.texts) :],
                 self._settings.tolerance,
             )
         except ServerAway:

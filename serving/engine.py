@@ -56,13 +56,15 @@ class Engine(Protocol):
 class Scorer(Protocol):
     """An engine that says how likely a text is to it. Both engines of real students do."""
 
-    def log_probabilities(self, rows: Sequence[Sequence[int]], version: int) -> list[list[float]]:
-        """The natural logarithm of each token's probability after those before it, from the second token on:
-        `len(row) - 1` numbers for each row of token ids. Raises `EngineError` for an unloaded version."""
+    def log_probabilities(
+        self, texts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], version: int
+    ) -> list[list[float]]:
+        """For each text, as token ids, the natural logarithm of the probability that each of its candidates
+        is the next token. Raises `EngineError` for an unloaded version."""
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServedBy:
     """How a version is served: under which name, by which servers (addresses). `wanting` says why others do
     not serve it."""
 
@@ -75,7 +77,7 @@ class Standing:
 class LiveEngine(Engine, Protocol):
     """An engine whose servers answer users too: it is told what to keep on them."""
 
-    def stand(self, version: int) -> Standing:
+    def stand(self, version: int) -> ServedBy:
         """Make a loaded version stand on every server that answers, proven there, and say where it does.
         Servers that have lost it get it again; what fails on one is told in the result."""
 

@@ -72,6 +72,9 @@ class VllmSettings(Settings):
     server says. `max_lora_rank`: what the servers were started with. `concurrency`: requests under way to
     each. `timeout_s`: for one answer, repetitions included; `load_timeout_s`: to load an adapter.
 
+    `base_as_adapter`: the base is served as an adapter that changes nothing. vLLM on CPU needs it: in a batch
+    with an adapter's requests, the base's are answered with the adapter's weights (vllm-project/vllm#48421).
+
     `tolerance`: how far log-probabilities may be from PEFT's on average, in nats. `reference_device`: where
     PEFT's are computed (None: CUDA when there is one). Every `reconcile_s` seconds the deploy worker looks
     whether the servers serve the champion.
@@ -87,6 +90,7 @@ class VllmSettings(Settings):
     concurrency: int = Field(default=32, gt=0)
     timeout_s: float = Field(default=300.0, gt=0)
     load_timeout_s: float = Field(default=120.0, gt=0)
+    base_as_adapter: bool = False
     tolerance: float = Field(default=0.05, gt=0)
     reference_device: str | None = None
     reconcile_s: float = Field(default=15.0, gt=0)

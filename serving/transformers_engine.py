@@ -121,22 +121,23 @@ class TransformersEngine:
             texts = self._tokenizer.batch_decode([row.answer for row in rows], skip_special_tokens=True)
         return [texts[start : start + sampling.samples] for start in range(0, len(texts), sampling.samples)]
 
-    def log_probabilities(self, rows: Sequence[Sequence[int]], version: int) -> list[list[float]]:
+    def log_probabilities(
+        self, texts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], version: int
+    ) -> list[list[float]]:
         """See `serving.engine.Scorer`."""
         with self._lock:
-            adapted = self._adapted(version)
-            with self._applying(adapted), torch.inference_mode():
-                return [self._scores(row) for row in rows]
+            with self._applying(self._adapted(version)), torch.inference_mode():
+                return [self._scores(*pair) for pair in zip(texts, candidates, strict=True)]
 
     def plain_tokens(self) -> list[int]:
         """The ids of all tokens that are text."""
         size = min(len(self._tokenizer), self._base.config.vocab_size)
         return sorted(set(range(size)) - set(self._tokenizer.all_special_ids))
 
-    def _scores(self, row: Sequence[int]) -> list[float]:
-        ids = torch.tensor([list(row)], device=self._device)  # (1, T)
-        logits = self._base(input_ids=ids).logits[0, :-1].float()  # (T - 1, vocabulary)
-        scores: list[float] = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0].tolist()
+    def _scores(self, text: Sequence[int], candidates: Sequence[int]) -> list[float]:
+        ids = torch.tensor([list(text)], device=self._device)  # (1, T)
+        logits = self._base(input_ids=ids).logits[0, -1].float()  # (vocabulary,)
+        scores: list[float] = logits.log_softmax(-1)[list(candidates)].tolist()
         return scores
 
     def _adapted(self, version: int) -> int | None:

@@ -21,7 +21,7 @@ from typing import TypeVar
 from serving.adapter_files import adapter_sha256
 from serving.adapter_store import Published
 from serving.adapters import Adapters
-from serving.engine import EngineError, EngineUnavailable, Sampling, Standing
+from serving.engine import EngineError, EngineUnavailable, Sampling, ServedBy
 from serving.settings import VllmSettings
 from serving.vllm_server import ModelMissing, ServerAway, VllmServer
 
@@ -83,10 +83,10 @@ class VllmEngine:
                         "versions are immutable, register a new one"
                     )
                 return
-            if adapter is None:
+            if adapter is None and not self._settings.base_as_adapter:
                 self._loaded[version] = _Loaded(self._adapters.base().name)
                 return
-            published = self._adapters.store.publish(version, adapter)
+            published = self._adapters.publish(version, adapter)
             placed = self._adapters.bring(published)
             self._loaded[version] = _Loaded(published.name, sha256, published, placed)
 
@@ -100,8 +100,7 @@ class VllmEngine:
 
     def versions(self) -> tuple[int, ...]:
         """The versions that this engine has loaded, ascending."""
-        with self._loading:
-            return tuple(sorted(self._loaded))
+        return tuple(sorted(self._loaded.copy()))
 
     def generate(
         self, prompts: Sequence[str], version: int, sampling: Sampling = Sampling()
@@ -118,16 +117,20 @@ class VllmEngine:
 
         return list(self._threads.map(ask, range(len(prompts)), prompts))
 
-    def log_probabilities(self, rows: Sequence[Sequence[int]], version: int) -> list[list[float]]:
+    def log_probabilities(
+        self, texts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], version: int
+    ) -> list[list[float]]:
         """See `serving.engine.Scorer`."""
         loaded = self._need(version)
 
-        def ask(row: Sequence[int]) -> list[float]:
-            return self._ask(loaded, lambda server, s: server.log_probabilities(loaded.model, row, s))
+        def ask(text: Sequence[int], tokens: Sequence[int]) -> list[float]:
+            return self._ask(
+                loaded, lambda server, s: server.log_probabilities(loaded.model, text, tokens, s)
+            )
 
-        return list(self._threads.map(ask, rows))
+        return list(self._threads.map(ask, texts, candidates))
 
-    def stand(self, version: int) -> Standing:
+    def stand(self, version: int) -> ServedBy:
         """See `serving.engine.LiveEngine`."""
         loaded = self._need(version)
         with self._loading:
@@ -146,8 +149,7 @@ class VllmEngine:
             }
 
     def _need(self, version: int) -> _Loaded:
-        with self._loading:
-            loaded = self._loaded.get(version)
+        loaded = self._loaded.get(version)  # without the lock: a load may take minutes, in which others ask
         if loaded is None:
             raise EngineError(f"version {version} is not loaded; loaded are {self.versions()}")
         return loaded

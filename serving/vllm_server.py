@@ -113,22 +113,21 @@ class VllmServer:
             )
         return texts
 
-    def log_probabilities(self, model: str, tokens: Sequence[int], timeout_s: float) -> list[float]:
-        """The log-probability of each token but the first. Read while the prompt is processed, so that no
-        cached block of another adapter can answer."""
+    def log_probabilities(
+        self, model: str, text: Sequence[int], candidates: Sequence[int], timeout_s: float
+    ) -> list[float]:
+        """The log-probability of each candidate as the next token. `prompt_logprobs` must not be asked for:
+        with an adapter, and anything else in the batch, they end vLLM 0.32's engine on CPU."""
         body = {
-            "model": model, "prompt": list(tokens), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0,
+            "model": model, "prompt": list(text), "max_tokens": 1, "temperature": 0.0, "logprobs": 1,
+            "logprob_token_ids": list(candidates), "return_tokens_as_token_ids": True,
         }  # fmt: skip
         reply = self._json("POST", "/v1/completions", body, timeout_s)
         try:
-            positions = reply["choices"][0]["prompt_logprobs"][1:]
-            values = [
-                float(position[str(token)]["logprob"])
-                for token, position in zip(tokens[1:], positions, strict=True)
-            ]
+            scores = reply["choices"][0]["logprobs"]["top_logprobs"][0]
+            return [float(scores[f"token_id:{token}"]) for token in candidates]
         except (KeyError, TypeError, ValueError, IndexError) as exc:
-            raise ServerRefused(f"{self.url} sent no log-probabilities of the prompt ({exc!r})") from exc
-        return values
+            raise ServerRefused(f"{self.url} sent no log-probabilities ({exc!r}); vLLM 0.32 does") from exc
 
     def _json(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> JsonObject:
         reply = self._request(method, path, body, timeout_s)

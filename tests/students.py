@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 torch.set_num_threads(1)
 WORDS = [
@@ -48,4 +56,20 @@ def build_student(directory: Path, arch: str) -> Path:
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return directory
+
+
+def random_adapter(
+    base: Path, directory: Path, seed: int, scale: float = 0.5, targets: str | list[str] = "all-linear"
+) -> Path:
+    """Write an adapter of rank 4 for `base` to `directory`; `scale` 0 changes nothing."""
+    torch.manual_seed(seed)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base),
+        LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"),
+    )
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, scale) if scale else weight.data.zero_()
+    model.save_pretrained(directory)
     return directory

@@ -21,6 +21,7 @@ from loop.tables import abstention_line, accuracy_line, coverage_line, profile_t
 from loop.workers.decide import Decider, Standing
 from loop.workers.external import in_its_bucket
 from loop.workers.record import LoopRound, LoopRounds, open_rounds
+from serving.routes import RouteFile
 from streams.backlog import Backlog
 from streams.codec import Codec, DecodeError
 from streams.events import Diagnosed, EventKey
@@ -69,6 +70,11 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     route = rounds.route(config.student.name)
     served = f"version {route[0]} (before it: {route[1] or 'none'})" if route else "nothing yet"
     console.print(f"student {config.student.name!r} in {root}: serving {served}", highlight=False)
+    table = RouteFile(root).read()
+    if table is not None:
+        shares = ", ".join(f"version {share.version} as {share.model!r}" for share in table.shares)
+        servers = ", ".join(replica.url for replica in table.replicas)
+        console.print(f"users are led to {shares} on {servers}", highlight=False)
     with find_log(config, root) as log:
         console.print(
             f"waiting in the log: {lag(config, log, store)} {config.monitor.topic};"

@@ -31,7 +31,7 @@ class Answering(Engine, Scorer, Protocol):
     """What can stand behind a server."""
 
 
-class _Refused(Exception):
+class _Refused(EngineError):
     """An error of the API, with its status and type."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
@@ -158,7 +158,7 @@ class FakeVllm:
         self.answered[model] += 1
         try:
             if isinstance(prompt, list):
-                return {"model": model, "choices": [self._scored(prompt, version)]}
+                return {"model": model, "choices": [self._scored(prompt, body["logprob_token_ids"], version)]}
             sampling = Sampling(
                 int(body["max_tokens"]), float(body["temperature"]), int(body["n"]), int(body["seed"])
             )
@@ -176,10 +176,10 @@ class FakeVllm:
                 raise _Refused(404, "NotFoundError", f"The model `{model}` does not exist.")
             return self._adapters[model][1]
 
-    def _scored(self, tokens: Sequence[int], version: int) -> JsonObject:
-        scores = self.engine.log_probabilities([tokens], version)[0]
-        rows = [{str(token): {"logprob": score}} for token, score in zip(tokens[1:], scores, strict=True)]
-        return {"index": 0, "text": "", "prompt_logprobs": [None, *rows]}
+    def _scored(self, text: Sequence[int], candidates: Sequence[int], version: int) -> JsonObject:
+        scores = self.engine.log_probabilities([text], [candidates], version)[0]
+        row = {f"token_id:{token}": score for token, score in zip(candidates, scores, strict=True)}
+        return {"index": 0, "text": "", "logprobs": {"top_logprobs": [row]}}
 
 
 class _Http(ThreadingHTTPServer):

@@ -6,12 +6,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from serving.engine import EngineError
 from serving.settings import EngineSettings, VllmSettings
@@ -19,7 +17,7 @@ from serving.testing.fake_vllm import FakeVllm
 from serving.transformers_engine import TransformersEngine
 from serving.vllm_engine import VllmEngine
 from tests.conftest import running_vllm
-from tests.students import build_student
+from tests.students import build_student, random_adapter
 
 IN_PROCESS = EngineSettings(batch_size=3, stage_tokens=5, device="cpu")
 
@@ -31,19 +29,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def make_adapter(base: Path) -> Callable[..., Path]:
-    def make(directory: Path, seed: int, scale: float = 0.5, targets: str | list[str] = "all-linear") -> Path:
-        torch.manual_seed(seed)
-        model = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(base),
-            LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM"),
-        )
-        for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.data.normal_(0, scale) if scale else weight.data.zero_()
-        model.save_pretrained(directory)
-        return directory
-
-    return make
+    return partial(random_adapter, base)
 
 
 @pytest.fixture

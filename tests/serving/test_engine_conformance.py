@@ -32,7 +32,7 @@ def engine(
     if request.param == "vllm's API":
         return make_engine(make_fake().url, make_fake().url)
     if request.param == "vllm":
-        return make_engine(request.getfixturevalue("vllm_server"))
+        return make_engine(request.getfixturevalue("vllm_server"), base_as_adapter=True)
     return TransformersEngine(base, EngineSettings(batch_size=3, stage_tokens=5, device="cpu"))
 
 
@@ -152,14 +152,15 @@ def test_log_probabilities_are_those_of_the_version(
 ) -> None:
     if isinstance(engine, ScriptedEngine):
         pytest.skip("a script has no log-probabilities")
-    adapter, rows = make_adapter(tmp_path / "a", seed=3), [[5, 9, 30, 11], [7, 8]]
+    adapter = make_adapter(tmp_path / "a", seed=3)
+    texts, candidates = [[5, 9, 30, 11], [7, 8]], [[4, 5, 6], [30]]
     peft = TransformersEngine(base, EngineSettings(device="cpu"))
     for version, files in ((1, None), (2, adapter)):
         engine.load(version, files)
         peft.load(version, files)
-        scores = engine.log_probabilities(rows, version)
+        scores = engine.log_probabilities(texts, candidates, version)
         assert [len(row) for row in scores] == [3, 1]
-        for row, expected in zip(scores, peft.log_probabilities(rows, version), strict=True):
+        for row, expected in zip(scores, peft.log_probabilities(texts, candidates, version), strict=True):
             assert row == pytest.approx(expected, abs=1e-4)
     with pytest.raises(EngineError, match="version 9 is not loaded"):
-        engine.log_probabilities(rows, 9)
+        engine.log_probabilities(texts, candidates, 9)

@@ -8,10 +8,10 @@ import pytest
 
 from serving.proof import Reference, UnprovenAdapter, prove
 
-TOKENS = ((1, 2, 3), (4, 5, 6))
+TEXTS, CANDIDATES = ((1, 2, 3), (4, 5, 6)), ((7, 8), (7, 9))
 BASE = ((-1.0, -2.0), (-3.0, -4.0))
 ADAPTER = ((-1.4, -1.6), (-3.4, -3.6))
-REFERENCE = Reference(tokens=TOKENS, base=BASE, adapter=ADAPTER)
+REFERENCE = Reference(texts=TEXTS, candidates=CANDIDATES, base=BASE, adapter=ADAPTER)
 
 
 def moved(rows: tuple[tuple[float, ...], ...], by: float) -> list[list[float]]:
@@ -40,7 +40,9 @@ def test_another_base_and_another_adapter_are_told() -> None:
 
 
 def test_an_effect_that_drowns_in_rounding_is_not_proven() -> None:
-    faint = Reference(tokens=TOKENS, base=BASE, adapter=tuple(map(tuple, moved(BASE, 0.01))))
+    faint = Reference(
+        texts=TEXTS, candidates=CANDIDATES, base=BASE, adapter=tuple(map(tuple, moved(BASE, 0.01)))
+    )
     with pytest.raises(UnprovenAdapter):
         prove(faint, BASE, moved(faint.adapter, 0.006), tolerance=0.05)
     prove(faint, BASE, moved(faint.adapter, 0.004), tolerance=0.05)

@@ -195,6 +195,13 @@ def test_versions_are_created_once_and_promoted_and_rolled_back(
     assert registry.alias("previous") is None
     with pytest.raises(RegistryError, match="no predecessor"):
         registry.rollback(1)
+    registry.promote(2)
+    registry.promote(3)
+    for _ in range(2):  # further back than the predecessor
+        assert registry.rollback(3, to=1).version == 1
+        assert (registry.alias("champion"), registry.alias("previous")) == (1, None)
+    with pytest.raises(RegistryError, match="is the champion already"):
+        registry.rollback(1, to=1)
     assert [info.version for info in registry.versions()] == [1, 2, 3]
 
 

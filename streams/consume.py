@@ -41,6 +41,7 @@ class Effects:
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
+    held_out: Sequence[Mapping[str, object]] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
 
     def __add__(self, other: Effects) -> Effects:
@@ -49,6 +50,7 @@ class Effects:
             watermarks={**self.watermarks, **_merge_watermarks(self.watermarks, other.watermarks)},
             outbox=[*self.outbox, *other.outbox],
             ledger=[*self.ledger, *other.ledger],
+            held_out=[*self.held_out, *other.held_out],
             failed={**self.failed, **other.failed},
         )
 
@@ -261,6 +263,7 @@ class ConsumeLoop:
             watermarks=effects.watermarks,
             outbox=effects.outbox,
             ledger=effects.ledger,
+            held_out=effects.held_out,
         )
         self._crash("consume.before-commit")
         self._store.commit(batch)

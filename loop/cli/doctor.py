@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.errors import LoopError
 from loop.tasks.task import Task
+from loop.workers.heldout import HeldOutSet, short_of, tell_short
 from loop.workers.record import open_rounds
 from streams.kafka.codecs import missing_codecs
 from streams.state.store import StateStore
@@ -38,7 +38,7 @@ def examine(config: Config, root: Path, console: Console) -> bool:
             "state store": lambda: _store(parts.store),
             "event log": lambda: _log(config, root),
             "task": lambda: _task(parts.task),
-            "gate": lambda: _gate(config, parts.task),
+            "gate": lambda: _gate(config, parts.task, parts.held_out),
             "student": lambda: _student(config, parts.task),
             "trainer": lambda: f"{config.train.kind}: {type(open_trainer(config.train)).__name__}",
             "champion": lambda: _champion(config, root, parts.store),
@@ -66,6 +66,10 @@ class _Parts:
         task = open_task(self.config, self.root, self.store)
         self.opened.callback(task.close)
         return task
+
+    @cached_property
+    def held_out(self) -> HeldOutSet:
+        return HeldOutSet(self.config, self.store, self.task.held_out)
 
 
 def _check(name: str, check: Callable[[], str], console: Console) -> bool:
@@ -121,18 +125,19 @@ def _task(task: Task) -> str:
     )
 
 
-def _gate(config: Config, task: Task) -> str:
+def _gate(config: Config, task: Task, held_out: HeldOutSet) -> str:
     """Whether a round on the best measured skill could be promoted, and which skills could not be taught."""
     from training.power import outlook
 
-    items = Counter(skill for item in task.held_out for skill in set(item.skills))
-    best = max(task.catalog.names, key=lambda skill: items[skill])
-    chances = outlook([best], items, len(task.held_out), EXPECTED_GAIN, config.gate)
+    items, latest = held_out.counts(), held_out.latest()
+    best = max(task.catalog.names, key=lambda skill: items.get(skill, 0))
+    chances = outlook([best], items, latest.items, EXPECTED_GAIN, config.gate)
     if chances.reasons:
         raise LoopError(f"the gate can hardly open: {'; '.join(chances.reasons)}")
-    short = [skill for skill in task.catalog.names if items[skill] < config.gate.min_items]
-    told = f"; too few held-out items to teach {', '.join(short[:5])}" if short else ""
-    told += f" and {len(short) - 5} more" if len(short) > 5 else ""
+    few = short_of(task.catalog.names, items, config.gate.min_items)
+    told = f"; too few held-out items to teach {tell_short(few, config.gate.min_items)}" if few else ""
+    if few and config.heldout.share:
+        told += f" ({config.heldout.share:.0%} of graded traffic adds to them)"
     return (
         f"a gain of {EXPECTED_GAIN:.0%} on {best!r} is promoted in {chances.power:.0%} of rounds"
         f" ({chances.gain_items} items of the targets are enough){told}"

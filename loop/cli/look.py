@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.profile import canonical_bytes
+from agent.standing import Standing
 from loop.backends import open_log, open_store, prepare
 from loop.config import Config, ConfigError
 from loop.doors import open_task
 from loop.tables import coverage_line, profile_table, verdict_table
-from loop.workers.decide import Decider, Standing
+from loop.workers.decide import Decider
 from loop.workers.external import in_its_bucket
 from loop.workers.record import LoopRound, open_rounds
 from streams.codec import Codec, DecodeError
@@ -25,10 +26,12 @@ from streams.state.store import StateStore
 from streams.topics import MONITOR_GROUP, TOPICS, dead_letter_topic
 
 
-def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
+def _standing(config: Config, root: Path, store: StateStore) -> tuple[Standing | None, str]:
+    """What the policy sees, and the state of the held-out set in words."""
     task = open_task(config, root, store)
     try:
-        return Decider(config, store, open_rounds(store), task).standing()
+        decider = Decider(config, store, open_rounds(store), task)
+        return decider.standing(), decider.held_out.told(task.catalog.names)
     finally:
         task.close()
 
@@ -53,7 +56,8 @@ def show_status(config: Config, root: Path, console: Console) -> None:
         console.print(
             f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False
         )
-    standing = _standing(config, root, store)
+    standing, held_out = _standing(config, root, store)
+    console.print(held_out, highlight=False)
     if standing is None:
         console.print("no answer of the served version has been watched yet", highlight=False)
         return
@@ -83,7 +87,7 @@ def dead_letters(log: EventLog) -> int:
 def show_profile(config: Config, root: Path, console: Console) -> None:
     """The profile's table."""
     root = prepare(root)
-    standing = _standing(config, root, open_store(config, root))
+    standing, _ = _standing(config, root, open_store(config, root))
     if standing is None:
         console.print("no answer of the served version has been watched yet")
         return

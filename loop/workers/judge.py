@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from agent.items import Frozen, JsonObject
+from agent.items import Frozen, HeldOutItem, JsonObject
 from loop.workers.lease import Lease
 from loop.workers.messages import Evaluating
 from loop.workers.record import Judged, LoopRound
@@ -18,7 +19,7 @@ from loop.workers.services import Services
 from serving.adapter_files import adapter_sha256
 from serving.engine import Sampling
 from streams.files import text_sha256, write_text
-from training.evaluate import Evaluation, evaluate, item_set_sha256
+from training.evaluate import Evaluation, Generate, Outcome, evaluate, item_set_sha256
 from training.gate import GateVerdict, judge
 from training.versions import Lineage
 
@@ -39,9 +40,10 @@ class JudgeWorker(RoundWorker):
         services = self.services
         trained = round_.record.need_trained()
         adapter = services.round_dir(round_.round_id) / trained.directory / "adapter"
-        champion = champion_evaluation(services, trained.parent)
+        items = services.held_out.of(round_.record.opened.held_out)
+        champion = champion_evaluation(services, trained.parent, items)
         lease.check()
-        challenger, probe = self._challenger(round_, adapter)
+        challenger, probe = self._challenger(round_, adapter, items)
         lease.renew()
         verdict = judge(
             champion,
@@ -49,7 +51,7 @@ class JudgeWorker(RoundWorker):
             round_.record.skills,
             services.config.gate,
             weights={estimate.skill: estimate.share for estimate in round_.record.opened.profile},
-            history=[champion_evaluation(services, version) for version in _earlier(services, round_)],
+            history=[champion_evaluation(services, version, items) for version in _earlier(services, round_)],
         )
         before, after = champion.accuracy_by_skill(), challenger.accuracy_by_skill()
         services.crash("judge.before-run")
@@ -92,15 +94,17 @@ class JudgeWorker(RoundWorker):
         registry.finish_run(run_id)
         return version
 
-    def _challenger(self, round_: LoopRound, adapter: Path) -> tuple[Evaluation, str]:
+    def _challenger(
+        self, round_: LoopRound, adapter: Path, items: Sequence[HeldOutItem]
+    ) -> tuple[Evaluation, str]:
         """The challenger's evaluation and the digest of its probe answers; kept in the round's directory."""
         services = self.services
         services.engine.unload(CANDIDATE)
         services.engine.load(CANDIDATE, adapter)
         try:
             keep = services.round_dir(round_.round_id) / "evaluation.json"
-            told = Evaluating(f"the challenger of {round_.round_id}", len(services.task.held_out))
-            return measured(services, CANDIDATE, adapter, keep, told), probe_digest(services, CANDIDATE)
+            measure = Measure(services, CANDIDATE, adapter, f"the challenger of {round_.round_id}")
+            return measure.on(items, keep), probe_digest(services, CANDIDATE)
         finally:
             services.engine.unload(CANDIDATE)
 
@@ -115,10 +119,10 @@ def _earlier(services: Services, round_: LoopRound) -> list[int]:
     return [version for version in (BASE, *promoted) if version != round_.record.need_trained().parent]
 
 
-def champion_evaluation(services: Services, version: int) -> Evaluation:
-    """The gate's evaluation of a served version, measured once and kept."""
-    told = Evaluating(f"version {version}", len(services.task.held_out))
-    return measured(services, version, services.adapter_of(version), services.evaluation_file(version), told)
+def champion_evaluation(services: Services, version: int, items: Sequence[HeldOutItem]) -> Evaluation:
+    """The gate's evaluation of a served version on these items, each measured once and kept."""
+    measure = Measure(services, version, services.adapter_of(version), f"version {version}")
+    return measure.on(items, services.evaluation_file(version))
 
 
 def probe_digest(services: Services, version: int) -> str:
@@ -136,41 +140,64 @@ def _greedy(services: Services) -> Sampling:
     return Sampling(max_new_tokens=services.config.student.max_new_tokens)
 
 
-class KeptEvaluation(Frozen):
-    """An evaluation with a hash of everything that it depends on."""
+class KeptOutcomes(Frozen):
+    """Outcomes by a hash of item and prompt, with a hash of everything else that they depend on."""
 
     key: str
-    evaluation: Evaluation
+    outcomes: dict[str, Outcome]
 
 
-def measured(
-    services: Services, version: int, adapter: Path | None, keep: Path, told: Evaluating
-) -> Evaluation:
-    """What `version` scores on the gate's items: as kept in `keep`, if it was measured of these weights on
-    these items with the prompts, decoding and grader of today."""
-    task, sampling = services.task, _greedy(services)
-    prompts = [task.prompt(item.question) for item in task.held_out]
-    weights = "" if adapter is None else adapter_sha256(adapter)
-    base = services.registry.champion().base_sha256
-    key = text_sha256(base, weights, repr(sampling), task.grader, item_set_sha256(task.held_out), *prompts)
-    known = _kept(keep)
-    if known is not None and known.key == key:
-        return known.evaluation
-    services.listen(told)
+@dataclass(frozen=True)
+class Measure:
+    """What `version` scores on held-out items. `who` is told to the listener."""
 
-    def generate(_: Sequence[str]) -> list[str]:
-        services.load(version)
-        return [answers[0] for answers in services.engine.generate(prompts, version, sampling)]
+    services: Services
+    version: int
+    adapter: Path | None
+    who: str
 
-    evaluation = evaluate(generate, lambda item, answer: task.grade(item.answer, answer), task.held_out)
-    write_text(keep, KeptEvaluation(key=key, evaluation=evaluation).model_dump_json())
-    return evaluation
+    def on(self, items: Sequence[HeldOutItem], keep: Path) -> Evaluation:
+        """Its evaluation on these items. What `keep` has of these weights, with the prompts, decoding and
+        grader of today, is not asked again: as the set grows, only its new items are."""
+        key, kept = self._key(), _kept(keep)
+        known = kept.outcomes if kept is not None and kept.key == key else {}
+        names = {self._name(item): item for item in items}
+        new = [item for name, item in names.items() if name not in known]
+        if new or not items:  # none at all: `evaluate` says so
+            self.services.listen(Evaluating(self.who, len(new)))
+            made = evaluate(self._generate(new), self._grade, new).outcomes
+            known = known | dict(zip(map(self._name, new), made, strict=True))
+            write_text(keep, KeptOutcomes(key=key, outcomes=known).model_dump_json())
+        return Evaluation(
+            items_sha256=item_set_sha256(items), outcomes=tuple(known[self._name(item)] for item in items)
+        )
+
+    def _key(self) -> str:
+        services, weights = self.services, "" if self.adapter is None else adapter_sha256(self.adapter)
+        base = services.registry.champion().base_sha256
+        return text_sha256(base, weights, repr(_greedy(services)), services.task.grader)
+
+    def _name(self, item: HeldOutItem) -> str:
+        return text_sha256(item.model_dump_json(), self.services.task.prompt(item.question))
+
+    def _generate(self, items: Sequence[HeldOutItem]) -> Generate:
+        def generate(_: Sequence[str]) -> list[str]:
+            services = self.services
+            services.load(self.version)
+            prompts = [services.task.prompt(item.question) for item in items]
+            answers = services.engine.generate(prompts, self.version, _greedy(services))
+            return [answer[0] for answer in answers]
+
+        return generate
+
+    def _grade(self, item: HeldOutItem, answer: str) -> bool | None:
+        return self.services.task.grade(item.answer, answer)
 
 
-def _kept(path: Path) -> KeptEvaluation | None:
-    """What is kept there; None also for the form of earlier versions, which does not say how it was made."""
+def _kept(path: Path) -> KeptOutcomes | None:
+    """What is kept there; None also for the forms of earlier versions."""
     try:
-        return KeptEvaluation.model_validate_json(path.read_bytes())
+        return KeptOutcomes.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 

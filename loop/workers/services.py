@@ -11,6 +11,7 @@ from graphs.teacher import Teacher
 from loop.backends import close
 from loop.config import Config
 from loop.tasks.task import Task
+from loop.workers.heldout import HeldOutSet
 from loop.workers.messages import Listener, nobody
 from loop.workers.record import LoopRounds
 from serving.engine import Engine
@@ -66,6 +67,11 @@ class Services:
     def student(self) -> str:
         """The student's name."""
         return self.config.student.name
+
+    @property
+    def held_out(self) -> HeldOutSet:
+        """The gate's questions, in versions."""
+        return HeldOutSet(self.config, self.store, self.task.held_out)
 
     def round_dir(self, round_id: str) -> Path:
         """Where a round keeps its files."""

@@ -53,7 +53,7 @@ class TrainWorker(RoundWorker):
     def _train(self, round_: LoopRound, adapter: Path | None, attempt: Path, lease: Lease) -> TrainedAdapter:
         services, task, size = self.services, self.services.task, self.services.config.train
         curated = read_dataset(services.round_dir(round_.round_id) / DATASET)
-        assert_disjoint(curated, task.held_out)
+        assert_disjoint(curated, services.held_out.of(round_.record.opened.held_out))
         examples = [example.model_copy(update={"prompt": task.prompt(example.prompt)}) for example in curated]
 
         def progress(step: int, total: int, loss: float) -> None:

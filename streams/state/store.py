@@ -66,6 +66,7 @@ class Batch:
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
+    held_out: Sequence[Mapping[str, object]] = ()
 
 
 class StateStore:
@@ -151,7 +152,7 @@ class StateStore:
         2. event ids: `DuplicateEvents` if one is known already;
         3. watermarks, which hold a version's row: its batches commit one after the other;
         4. profile buckets: integer increments, numbered by the version's batch (`written_since`);
-        5. ledger;
+        5. ledger, and questions reserved for the held-out set;
         6. outbox rows: the only way out for events and dead letters.
         """
         try:
@@ -161,6 +162,7 @@ class StateStore:
                 self._add_watermarks(batch, connection)
                 self._add_buckets(batch, connection)
                 self.insert_new(tables.ledger, batch.ledger, connection)
+                self.insert_new(tables.held_out_items, batch.held_out, connection)
                 self.publish(batch.outbox, connection)
         except IntegrityError as exc:
             raise StoreRefused(

@@ -17,7 +17,13 @@ KNOWN = {"add": 0.97, "gcd": 0.3, "max": 0.9}
 
 
 def config(**policy: Any) -> Config:
-    small = {"examples_per_skill": 40, "min_pool": 30, "base_steps": 20, "min_steps": 20} | policy
+    small = {
+        "examples_per_skill": 40,
+        "min_pool": 30,
+        "base_steps": 20,
+        "min_steps": 20,
+        "min_answers": 300,
+    } | policy
     made = load(
         None, overrides={"policy": small, "monitor": {"filters": ["gold"]}, "strategy": {"rewrite": False}}
     )
@@ -65,7 +71,7 @@ def test_a_round_that_teaches_nothing_is_rejected_and_the_skill_put_aside(tmp_pa
     second = loop.serve_until(rounds=2, at_most=1_000)
     assert [round_.record.decision.kind for round_ in loop.rounds] == ["select", "synthesize"]
     assert_rejected(loop, second, "no proven gain")
-    loop.serve(1_000)
+    loop.serve(600)
     waits = loop.workers.monitor.decider.standing()
     assert waits is not None and waits.decision.kind == "wait" and len(loop.rounds) == 2
     assert any(f"ceiling: synthesis round {second.round_id} gained" in why for why in waits.decision.reasons)
@@ -111,7 +117,7 @@ def test_weights_that_are_not_those_that_were_judged_are_not_served(tmp_path: Pa
     assert waits is not None and waits.decision.kind == "wait"
     assert any(f"answers since round {first.round_id} (failed)" in why for why in waits.decision.reasons)
     loop.serve_until(rounds=3, at_most=2_000)
-    loop.serve(1_500)
+    loop.serve(900)
     assert [round_.state for round_ in loop.rounds] == ["failed"] * 3
     last = loop.workers.monitor.decider.standing()
     assert last is not None and last.decision.kind == "wait"

@@ -50,11 +50,11 @@ class Notes:
 def test_a_round_is_opened_only_when_it_was_decided(
     seen: Seen | None, decision: Decision, done: list[str]
 ) -> None:
-    agent, graph = Notes(seen, decision), build_teach()
+    notes, graph = Notes(seen, decision), build_teach()
     for _ in range(2):  # nothing is left from the step before
-        agent.done.clear()
-        standing = teach(graph, agent)
-        assert agent.done == done
+        notes.done.clear()
+        standing = teach(graph, notes)
+        assert notes.done == done
         assert (standing is None) == (seen is None)
         if standing is not None:
             assert (standing.version, standing.decision) == (3, decision)

@@ -48,56 +48,56 @@ def loop_of(
     return ScriptedLoop(root, config(share), good, chosen, held_out("add", 300, "skill:add"), SHARES, gold)
 
 
-def grown(loop: ScriptedLoop, version: int) -> list[HeldOutItem]:
-    return [item for item in loop.services.held_out.of(version) if item.item_id.startswith("traffic/")]
+def grown(room: ScriptedLoop, version: int) -> list[HeldOutItem]:
+    return [item for item in room.services.held_out.of(version) if item.item_id.startswith("traffic/")]
 
 
-def taught(loop: ScriptedLoop, round_id: str) -> set[str]:
-    rows = read_dataset(loop.services.round_dir(round_id) / "dataset.jsonl")
+def taught(room: ScriptedLoop, round_id: str) -> set[str]:
+    rows = read_dataset(room.services.round_dir(round_id) / "dataset.jsonl")
     return {question_key(row.prompt) for row in rows}
 
 
 def test_a_skill_without_held_out_questions_gets_them_from_traffic_and_is_taught(tmp_path: Path) -> None:
-    loop = loop_of(tmp_path)
-    loop.serve(100)
-    waits = loop.workers.monitor.decider.standing()
+    room = loop_of(tmp_path)
+    room.serve(100)
+    waits = room.workers.monitor.decider.standing()
     (why,) = [told for told in (waits.decision.reasons if waits else ()) if told.startswith("gcd: ")]
     assert "held-out items, the gate needs 20" in why and "wait for traffic" in why
-    first = loop.serve_until(rounds=1, at_most=600)
-    assert first.state == "promoted" and loop.version == 2, first.record.judged
+    first = room.serve_until(rounds=1, at_most=600)
+    assert first.state == "promoted" and room.version == 2, first.record.judged
     assert first.record.skills == ("gcd",) and first.record.opened.held_out == 1
-    items, latest = grown(loop, 1), loop.services.held_out.latest()
+    items, latest = grown(room, 1), room.services.held_out.latest()
     assert len(items) >= 20 and {item.stratum for item in items} == {"skill:gcd"}
     assert all(item.answer == answer_of(item.question) and falls_into(item.question, SHARE) for item in items)
-    assert latest.sha256 == item_set_sha256(loop.services.held_out.of(1)) and latest.items == 300 + len(items)
-    assert not taught(loop, first.round_id) & {question_key(item.question) for item in items}
+    assert latest.sha256 == item_set_sha256(room.services.held_out.of(1)) and latest.items == 300 + len(items)
+    assert not taught(room, first.round_id) & {question_key(item.question) for item in items}
     (gain,) = [row for row in first.record.need_judged().verdict.table if row.kind == "targets"]
     assert gain.items == len(items) and gain.challenger - gain.champion > 0.4
 
 
 def test_without_a_share_the_skill_is_never_taught(tmp_path: Path) -> None:
-    loop = loop_of(tmp_path, share=0.0)
-    loop.serve(400)
-    waits = loop.workers.monitor.decider.standing()
-    assert not loop.rounds and waits is not None
+    room = loop_of(tmp_path, share=0.0)
+    room.serve(400)
+    waits = room.workers.monitor.decider.standing()
+    assert not room.rounds and waits is not None
     assert any("0 held-out items, the gate needs 20" in told for told in waits.decision.reasons)
 
 
 def test_both_students_and_all_earlier_champions_are_measured_on_the_rounds_version(tmp_path: Path) -> None:
     """What arrives later is in the next version only; what was measured is not measured again."""
-    loop = loop_of(tmp_path)
-    first = loop.serve_until(rounds=1, at_most=600)
-    before = loop.services.held_out.of(1)
-    loop.shares = {"add": 0.5, "gcd": 0.2, "max": 0.3}
-    loop.serve(300)
-    assert loop.services.held_out.of(1) == before
-    waiting = [known.item for known in loop.services.held_out.reserved() if known.version is None]
+    room = loop_of(tmp_path)
+    first = room.serve_until(rounds=1, at_most=600)
+    before = room.services.held_out.of(1)
+    room.shares = {"add": 0.5, "gcd": 0.2, "max": 0.3}
+    room.serve(300)
+    assert room.services.held_out.of(1) == before
+    waiting = [known.item for known in room.services.held_out.reserved() if known.version is None]
     assert {item.skills for item in waiting} >= {("max",)}
-    assert loop.workers.monitor.decider.held_out.grow(waiting, [], answers=1_000)
-    after = loop.services.held_out.of(2)
+    assert room.workers.monitor.decider.held_out.grow(waiting, [], answers=1_000)
+    after = room.services.held_out.of(2)
     assert set(before) < set(after) and len(after) == len(before) + len(waiting)
     told: list[Message] = []
-    services = loop.listening(told.append)
+    services = room.listening(told.append)
     assert champion_evaluation(services, 2, before).items_sha256 == item_set_sha256(before)
     evaluation = champion_evaluation(services, 2, after)
     assert evaluation.items_sha256 == item_set_sha256(after) and len(evaluation.outcomes) == len(after)
@@ -106,31 +106,31 @@ def test_both_students_and_all_earlier_champions_are_measured_on_the_rounds_vers
 
 
 def test_the_set_survives_a_restart_and_is_the_same_from_the_same_traffic(tmp_path: Path) -> None:
-    loop, other = loop_of(tmp_path / "one"), loop_of(tmp_path / "other")
-    for number, one in enumerate((loop, other)):
+    room, other = loop_of(tmp_path / "one"), loop_of(tmp_path / "other")
+    for number, one in enumerate((room, other)):
         for _ in range(4):
             one.serve(100)
             if number:
                 one.restart()
-    assert loop.rounds and loop.services.held_out.latest() == other.services.held_out.latest()
-    assert loop.services.held_out.of(1) == other.services.held_out.of(1)
+    assert room.rounds and room.services.held_out.latest() == other.services.held_out.latest()
+    assert room.services.held_out.of(1) == other.services.held_out.of(1)
 
 
 def test_reference_answers_without_gold_are_those_that_the_teacher_agrees_on(tmp_path: Path) -> None:
-    loop = loop_of(tmp_path, gold=False)
+    room = loop_of(tmp_path, gold=False)
     odd = {ask("user", "gcd", number) for number in range(0, 400, 2)}
-    right = loop.teacher.solves
+    right = room.teacher.solves
 
     def solves(question: str, count: int, seed: int) -> Sequence[Solution]:
         solved = list(right(question, count, seed))
         return [Solution(text="5", answer="5"), *solved[1:]] if question in odd else solved
 
-    loop.teacher.solves = solves
-    loop.serve(400)
-    items = [known.item for known in loop.services.held_out.reserved()]
+    room.teacher.solves = solves
+    room.serve(400)
+    items = [known.item for known in room.services.held_out.reserved()]
     assert len(items) >= 5 and not odd & {item.question for item in items}
     assert all(item.answer == answer_of(item.question) for item in items)
-    assert loop.teacher.count("solve") > len(items)
+    assert room.teacher.count("solve") > len(items)
 
 
 def test_what_may_be_trained_on_is_not_reserved(tmp_path: Path) -> None:
@@ -139,46 +139,46 @@ def test_what_may_be_trained_on_is_not_reserved(tmp_path: Path) -> None:
         PoolItem(item_id=f"c{at}", question=text, solution="s", answer="1", skills=("gcd",))
         for at, text in enumerate(asked[:150])
     ]
-    loop = loop_of(tmp_path, [*pool("add", 60), *copies])
-    loop.serve(300)
-    reserved = {known.item.question for known in loop.services.held_out.reserved()}
+    room = loop_of(tmp_path, [*pool("add", 60), *copies])
+    room.serve(300)
+    reserved = {known.item.question for known in room.services.held_out.reserved()}
     assert reserved and not reserved & set(asked[:150])
 
 
 def test_what_is_reserved_is_not_trained_on_though_the_teacher_writes_it(tmp_path: Path) -> None:
-    loop = loop_of(tmp_path, pool("add", 60))
+    room = loop_of(tmp_path, pool("add", 60))
 
     def writes(skill: str, references: Sequence[PoolItem], count: int, seed: int) -> list[str]:
         """Now and then reserved questions, word for word or nearly, instead of its own."""
-        reserved = [known.item.question for known in loop.services.held_out.reserved()]
+        reserved = [known.item.question for known in room.services.held_out.reserved()]
         own = [ask(f"new {seed % 9973}", skill, 1000 + number) for number in range(count)]
         near = [f"Now, {question}" for question in reserved]
         return (reserved, near, own, own)[seed % 4][:count]
 
-    loop.teacher.writes = writes
-    first = loop.serve_until(rounds=1, at_most=600)
+    room.teacher.writes = writes
+    first = room.serve_until(rounds=1, at_most=600)
     assert first.state == "promoted" and first.record.decision.kind == "synthesize"
     dropped = first.record.need_curated().report.dropped
     assert dropped["contaminated-exact"] > 0 and dropped["contaminated-near"] > 0
-    held = {question_key(question) for question in loop.services.held_out.never_trained_on()}
-    assert not taught(loop, first.round_id) & held
+    held = {question_key(question) for question in room.services.held_out.never_trained_on()}
+    assert not taught(room, first.round_id) & held
 
 
 def test_a_question_that_a_version_was_trained_on_is_refused(tmp_path: Path) -> None:
     """It was asked for the first time after a round had taught it (the teacher wrote it)."""
-    loop = loop_of(tmp_path)
-    first = loop.serve_until(rounds=1, at_most=600)
-    learnt = read_dataset(loop.services.round_dir(first.round_id) / "dataset.jsonl")[0].prompt
+    room = loop_of(tmp_path)
+    first = room.serve_until(rounds=1, at_most=600)
+    learnt = read_dataset(room.services.round_dir(first.round_id) / "dataset.jsonl")[0].prompt
     item = HeldOutItem(
         item_id="late", question=f" {learnt} ", answer="1", skills=("gcd",), stratum="skill:gcd"
     )
-    loop.reserve(item)
-    counted = loop.workers.monitor.decider.held_out.counts()["gcd"]
-    versions = HeldOutStore(loop.services.store, loop.services.student)
-    assert loop.workers.monitor.reserve.next_version(2_000) is None
-    assert loop.workers.monitor.decider.held_out.counts()["gcd"] == counted - 1
+    room.reserve(item)
+    counted = room.workers.monitor.decider.held_out.counts()["gcd"]
+    versions = HeldOutStore(room.services.store, room.services.student)
+    assert room.workers.monitor.reserve.next_version(2_000) is None
+    assert room.workers.monitor.decider.held_out.counts()["gcd"] == counted - 1
     assert "late" not in {known.item.item_id for known in versions.reserved()}
-    assert loop.workers.monitor.reserve.next_version(2_000) == loop.services.held_out.latest().version
+    assert room.workers.monitor.reserve.next_version(2_000) == room.services.held_out.latest().version
 
 
 @pytest.mark.parametrize(

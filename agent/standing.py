@@ -13,7 +13,8 @@ from agent.posterior import Profile
 
 @dataclass(frozen=True)
 class Seen:
-    """The served version's profile and alarms.
+    """The served version's profile and alarms. `answers` of the student were watched, of all versions: the
+    policy's clock.
 
     `alarms` are the skills that have drifted and not come back; `drifts` every alarm of this version, also of
     its traffic and of abstentions, also those that have ended.
@@ -24,6 +25,7 @@ class Seen:
     profile: Profile
     alarms: Mapping[str, Alarm]
     drifts: tuple[Alarm, ...]
+    answers: int
 
 
 @dataclass(frozen=True)
@@ -35,4 +37,4 @@ class Standing(Seen):
     @classmethod
     def of(cls, seen: Seen, decision: Decision) -> Standing:
         """What was seen and then decided."""
-        return cls(seen.version, seen.as_of, seen.profile, seen.alarms, seen.drifts, decision)
+        return cls(seen.version, seen.as_of, seen.profile, seen.alarms, seen.drifts, seen.answers, decision)

@@ -38,6 +38,7 @@ def examine(config: Config, root: Path, console: Console) -> bool:
             "state store": lambda: _store(parts.store),
             "event log": lambda: _log(config, root),
             "task": lambda: _task(parts.task),
+            "held-out set": lambda: parts.held_out.told(parts.task.catalog.names),
             "gate": lambda: _gate(config, parts.task, parts.held_out),
             "student": lambda: _student(config, parts.task),
             "trainer": lambda: f"{config.train.kind}: {type(open_trainer(config.train)).__name__}",
@@ -136,8 +137,6 @@ def _gate(config: Config, task: Task, held_out: HeldOutSet) -> str:
         raise LoopError(f"the gate can hardly open: {'; '.join(chances.reasons)}")
     few = short_of(task.catalog.names, items, config.gate.min_items)
     told = f"; too few held-out items to teach {tell_short(few, config.gate.min_items)}" if few else ""
-    if few and config.heldout.share:
-        told += f" ({config.heldout.share:.0%} of graded traffic adds to them)"
     return (
         f"a gain of {EXPECTED_GAIN:.0%} on {best!r} is promoted in {chances.power:.0%} of rounds"
         f" ({chances.gain_items} items of the targets are enough){told}"

@@ -57,7 +57,7 @@ def show_status(config: Config, root: Path, console: Console) -> None:
             f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False
         )
     standing, held_out = _standing(config, root, store)
-    console.print(held_out, highlight=False)
+    console.print(f"held-out set: {held_out}", highlight=False)
     if standing is None:
         console.print("no answer of the served version has been watched yet", highlight=False)
         return

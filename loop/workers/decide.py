@@ -13,7 +13,6 @@ from agent.budget import left
 from agent.decision import Outcome, PolicyInput, PoolState, RoundRecord
 from agent.items import JsonObject
 from agent.policy import decide
-from agent.posterior import Profile
 from agent.profile import bucket_of
 from agent.standing import Seen, Standing
 from loop.config import Config
@@ -81,21 +80,20 @@ class Decider:
 
     def decide(self, seen: Seen) -> Standing:
         """What the policy says of it."""
-        return Standing.of(seen, decide(self._policy_input(seen.profile), self._policy))
+        return Standing.of(seen, decide(self._policy_input(seen), self._policy))
 
     def open(self, standing: Standing) -> None:
         """Open the round that was decided, unless another worker was first."""
         student = standing.profile.student
         number = len(self._rounds.list(student)) + 1
         round_id = f"{student}-r{number:03d}"
-        answers = self._store.answers(student)
-        held_out = self._next_version(answers)
+        held_out = self._next_version(standing.answers)
         if held_out is None:
             return
         opened = Opened(
             champion=standing.version,
             at=standing.as_of,
-            answers=answers,
+            answers=standing.answers,
             held_out=held_out,
             profile=standing.profile.skills,
         )
@@ -107,15 +105,18 @@ class Decider:
     def _see(self) -> Seen | None:
         student = self._config.student.name
         route = self._rounds.route(student)
-        mark = self._store.watermark(student, route[0]) if route else None
+        marks = self._store.watermarks(student) if route else {}
+        mark = marks.get(route[0]) if route else None
         if route is None or mark is None:
             return None
         bucket = bucket_of(mark[1], self._config.monitor.bucket_s)
         profile, drifts = self._watch.look(route[0], route[1], bucket)
         alarms = {a.skill: a for a in drifts if a.kind == "miss rate" and a.cleared is None}
-        return Seen(route[0], datetime.fromtimestamp(mark[1], UTC), profile, alarms, drifts)
+        answers = sum(outputs for outputs, _ in marks.values())
+        return Seen(route[0], datetime.fromtimestamp(mark[1], UTC), profile, alarms, drifts, answers)
 
-    def _policy_input(self, profile: Profile) -> PolicyInput:
+    def _policy_input(self, seen: Seen) -> PolicyInput:
+        profile = seen.profile
         rounds = self._rounds.list(profile.student)
         history = [round_record(round_) for round_ in rounds]
         used = {item for round_ in rounds if (made := round_.record.curated) for item in made.used}
@@ -123,7 +124,7 @@ class Decider:
         return PolicyInput(
             profile=profile,
             answers_watched=profile.answers,
-            answers_total=self._store.answers(profile.student),
+            answers_total=seen.answers,
             pools={
                 skill: PoolState(available=len(ids), used=len(ids & used))
                 for skill, ids in self._sizes.items()

@@ -91,9 +91,11 @@ class HeldOutSet:
     def told(self, skills: Iterable[str]) -> str:
         """The set in words: its version, and which skills lack questions."""
         latest, waiting = self.latest(), sum(known.version is None for known in self.reserved())
-        told = f"held-out set: version {latest.version} ({latest.sha256[:12]}), {latest.items} questions"
+        told = f"version {latest.version} ({latest.sha256[:12]}), {latest.items} questions"
         told += f", {latest.grown} of them from traffic; {waiting} wait for the next version"
         names = list(skills)
+        if self.settings.share:
+            told += f" ({self.settings.share:.0%} of graded traffic is reserved for skills that lack them)"
         for need, wanted in (("to be taught", self._gate.min_items), ("wanted", self.settings.per_skill)):
             few = short_of(names, self.counts(), wanted)
             if few:

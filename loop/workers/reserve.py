@@ -24,6 +24,7 @@ from loop.tasks.task import Task
 from loop.workers.heldout import HeldOutSet
 from streams.events import StudentOutput
 from streams.state.held_out import Source, reserved_row
+from training.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 Judged = tuple[StudentOutput, OutputDiagnosis]
@@ -133,14 +134,17 @@ class Reserve:
         """The version for a round that opens now, grown by what waits. None: the set is not what the policy
         counted, so it must look again.
 
-        What a version of the student was trained on meanwhile, or something near it, is refused.
+        What a version of the student was trained on meanwhile, or something near it, is refused; while that
+        cannot be read, nothing is admitted.
         """
         waiting = [known.item for known in self._held_out.reserved() if known.version is None]
-        if waiting:
-            taught = untouchable(self._config.duplicates, self._taught())
-            refused = [item for item in waiting if taught.find(item.question)]
-            names = {item.item_id for item in refused}
-            admitted = [item for item in waiting if item.item_id not in names]
-            if not self._held_out.grow(admitted, refused, answers) or refused:
-                return None
-        return self._held_out.latest().version
+        try:
+            prompts = list(self._taught()) if waiting else []
+        except DatasetError as exc:
+            logger.warning("the held-out set does not grow: %s", exc)
+            return self._held_out.latest().version
+        taught = untouchable(self._config.duplicates, prompts)
+        refused = [item for item in waiting if taught.find(item.question)]
+        admitted = [item for item in waiting if item not in refused]
+        grown = self._held_out.grow(admitted, refused, answers)
+        return self._held_out.latest().version if grown and not refused else None

@@ -317,13 +317,14 @@ class StateStore:
     def watermark(self, student: str, version: int) -> tuple[int, float] | None:
         """(outputs counted, latest event time in epoch seconds) of one version, or None before its first
         output."""
+        return self.watermarks(student).get(version)
+
+    def watermarks(self, student: str) -> dict[int, tuple[int, float]]:
+        """The watermark of every version that has one."""
         table = tables.watermarks.c
-        query = sa.select(table.outputs, table.latest).where(
-            table.student == student, table.version == version
-        )
+        query = sa.select(table.version, table.outputs, table.latest).where(table.student == student)
         with self.transaction(read_only=True) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else (row[0], row[1])
+            return {version: (outputs, latest) for version, outputs, latest in connection.execute(query)}
 
     def pending(self, limit: int) -> list[tuple[int, Outgoing]]:
         """The oldest unsent outbox rows, claimed or not."""

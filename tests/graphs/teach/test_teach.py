@@ -14,7 +14,7 @@ from graphs import studio
 from graphs.teach.graph import build_teach, teach
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-SEEN = Seen(3, NOW, read({}, "s", 3, as_of_bucket=0), {}, ())
+SEEN = Seen(3, NOW, read({}, "s", 3, as_of_bucket=0), {}, (), 0)
 WAIT = Decision(kind="wait", reasons=("nothing is missing",))
 TARGET = SkillTarget(skill="gcd", weight=1.0, examples=2, strategy="select")
 ROUND = Decision(kind="select", skills=(TARGET,), examples=2, steps=1, reasons=("gcd is missing",))

@@ -3,6 +3,7 @@ what a round is judged on."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,12 @@ def test_a_question_that_a_version_was_trained_on_is_refused(tmp_path: Path) -> 
     assert room.workers.monitor.reserve.next_version(2_000) is None
     assert room.workers.monitor.decider.held_out.counts()["gcd"] == counted - 1
     assert "late" not in {known.item.item_id for known in versions.reserved()}
-    assert room.workers.monitor.reserve.next_version(2_000) == room.services.held_out.latest().version
+    latest = room.services.held_out.latest()
+    assert room.workers.monitor.reserve.next_version(2_000) == latest.version
+    shutil.rmtree(room.services.round_dir(first.round_id))  # what was taught cannot be read
+    room.reserve(item.model_copy(update={"item_id": "later"}))
+    assert room.workers.monitor.reserve.next_version(2_000) == latest.version
+    assert room.services.held_out.latest() == latest
 
 
 @pytest.mark.parametrize(

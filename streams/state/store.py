@@ -75,6 +75,7 @@ class Batch:
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
+    held_out: Sequence[Mapping[str, object]] = ()
 
 
 class StateStore:
@@ -198,7 +199,7 @@ class StateStore:
         2. event ids: `DuplicateEvents` if one is known already, or older than what is known;
         3. watermarks, which hold a version's row: its batches commit one after the other;
         4. profile buckets: integer increments, numbered by the version's batch (`written_since`);
-        5. ledger;
+        5. ledger, and questions reserved for the held-out set;
         6. outbox rows: the only way out for events and dead letters.
         """
         try:
@@ -208,6 +209,7 @@ class StateStore:
                 self._add_watermarks(batch, connection)
                 self._add_buckets(batch, connection)
                 self.insert_new(tables.ledger, batch.ledger, connection)
+                self.insert_new(tables.held_out_items, batch.held_out, connection)
                 self.publish(batch.outbox, connection)
         except IntegrityError as exc:
             raise StoreRefused(
@@ -379,13 +381,14 @@ class StateStore:
     def watermark(self, student: str, version: int) -> tuple[int, float] | None:
         """(outputs counted, latest event time in epoch seconds) of one version, or None before its first
         output."""
+        return self.watermarks(student).get(version)
+
+    def watermarks(self, student: str) -> dict[int, tuple[int, float]]:
+        """The watermark of every version that has one."""
         table = tables.watermarks.c
-        query = sa.select(table.outputs, table.latest).where(
-            table.student == student, table.version == version
-        )
+        query = sa.select(table.version, table.outputs, table.latest).where(table.student == student)
         with self.transaction(read_only=True) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else (row[0], row[1])
+            return {version: (outputs, latest) for version, outputs, latest in connection.execute(query)}
 
     def pending(self, limit: int) -> list[tuple[int, Outgoing]]:
         """The oldest unsent outbox rows, claimed or not."""

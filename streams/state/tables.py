@@ -179,6 +179,31 @@ labels = Table(
     Column("skills", Text, nullable=False),
 )
 
+# Questions that traffic brought for the held-out set. `version` is the set's first that holds the question;
+# none: of the next one; REFUSED: it cannot be of any.
+REFUSED = -1
+held_out_items = Table(
+    "held_out_items",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("item_id", String(200), primary_key=True),
+    Column("item", Text, nullable=False),
+    Column("source", String(20), nullable=False),
+    Column("version", Integer),
+    Index("held_out_by_version", "student", "version"),
+)
+
+held_out_versions = Table(
+    "held_out_versions",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("items", Integer, nullable=False),
+    Column("grown", Integer, nullable=False),
+    Column("answers", BigInteger, nullable=False),
+)
+
 watermarks = Table(
     "watermarks",
     metadata,

@@ -88,7 +88,7 @@ def test_a_configuration_in_the_environment_is_read(installed: Path, tmp_path: P
     assert done.returncode == 1 and "mine.toml" in done.stderr and "'policy'" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_runs_from_any_directory(installed: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "loop" / "small.toml", tmp_path / "small.toml")
     line = ("demo", "--config", "small.toml", "--json", "figures.json")

@@ -378,13 +378,8 @@ class StateStore:
         with self.transaction(read_only=True) as connection:
             return int(connection.execute(query).scalar_one())
 
-    def watermark(self, student: str, version: int) -> tuple[int, float] | None:
-        """(outputs counted, latest event time in epoch seconds) of one version, or None before its first
-        output."""
-        return self.watermarks(student).get(version)
-
     def watermarks(self, student: str) -> dict[int, tuple[int, float]]:
-        """The watermark of every version that has one."""
+        """(outputs counted, latest event time in epoch seconds) of every version that had an output."""
         table = tables.watermarks.c
         query = sa.select(table.version, table.outputs, table.latest).where(table.student == student)
         with self.transaction(read_only=True) as connection:

@@ -67,7 +67,7 @@ def test_a_batch_is_written_as_a_whole(store: StateStore) -> None:
     assert store.known([("s", name) for name in "abc"]) == {("s", "a"), ("s", "b")}
     assert store.buckets() == {("s", 1, "add", 7): (3, 2), ("s", 1, "*", 7): (1, 0)}
     assert store.buckets("nobody") == {}
-    assert store.watermark("s", 1) == (3, 50.0)
+    assert store.watermarks("s").get(1) == (3, 50.0)
     assert [record for _, record in store.pending(10)] == [LETTER]
 
 

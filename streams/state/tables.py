@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from streams.log import Outgoing, load_headers
 
 ACTIVE = ("planned", "curated", "trained", "judged")  # states of a round that is under way
 metadata = MetaData()
@@ -251,3 +254,19 @@ def ledger_triggers(dialect: str) -> list[str]:
             "CREATE TRIGGER ledger_sum AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION ledger_sum()",
         ]
     return [_ALL_SUMS.format(**old), *made]
+
+
+def add_columns(connection: sa.Connection) -> None:
+    """Give the tables of an older database the columns that were added since."""
+    stored = sa.inspect(connection).get_multi_columns()
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in stored[None, table.name]}
+        for column in table.columns:
+            if column.name not in known:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+
+
+def outgoing(row: sa.Row[tuple[object, ...]]) -> Outgoing:
+    """The record in a row of the outbox."""
+    return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from streams.clock import HandClock
 from streams.log import Outgoing, Partition
+from streams.state.alone import alone
 from streams.state.claims import Claim, OutboxClaims
 from streams.state.seen import SeenEvent
 from streams.state.store import (
@@ -213,7 +214,7 @@ def test_alone_is_one_at_a_time_and_holds_up_no_other_work(store: StateStore, st
         nonlocal inside, most
         own = StateStore(store_url)
         together.wait()
-        with own.alone():
+        with alone(own):
             inside, most = inside + 1, max(most, inside + 1)
             store.commit(Batch("g", {}, {}, ids(threading.current_thread().name)))
             time.sleep(0.05)

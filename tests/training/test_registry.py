@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlflow
@@ -15,7 +14,6 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from serving.adapter_files import CorruptAdapter, adapter_sha256
-from tests.warm import run_warm
 from training.adapters import base_sha256
 from training.errors import ArtifactError, RegistryError, RegistryUnavailable
 from training.evaluate import evaluate
@@ -281,15 +279,3 @@ def test_a_server_that_is_away_is_a_passing_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryUnavailable, match="retry with back-off"):
         MlflowRegistry("http://127.0.0.1:9", "student")
-
-
-@pytest.mark.slow
-def test_processes_that_start_together_make_the_tables_once(tmp_path: Path) -> None:
-    script = tmp_path / "opens.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom training.registry import MlflowRegistry\n"
-        "MlflowRegistry(f'sqlite:///{sys.argv[1]}/run/mlflow.db', 's', Path(sys.argv[1], 'run/artifacts'))\n"
-    )
-    with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(lambda number: run_warm(script, tmp_path), range(2)))
-    assert [done.returncode for done in ended] == [0, 0], [done.stderr[-500:] for done in ended]

@@ -186,11 +186,11 @@ def test_a_user_who_does_not_read_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_more_requests_than_allowed_are_turned_away(tmp_path: Path) -> None:
-    with site(tmp_path, loaded(1, latency_s=0.3), max_in_flight=2) as running:
+    with site(tmp_path, loaded(1, latency_s=2.0), max_in_flight=2) as running:
         asking = [threading.Thread(target=running.ask) for _ in range(2)]
         for thread in asking:
             thread.start()
-        time.sleep(0.15)
+        time.sleep(0.8)
         response = running.ask()
         for thread in asking:
             thread.join()

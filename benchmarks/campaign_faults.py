@@ -1,5 +1,4 @@
-"""What befalls a seed of `benchmarks.campaign`. Each fault strikes at once; what must end later is put off,
-and ended by `look`."""
+"""What befalls a seed of `benchmarks.campaign`. Each fault strikes at once; a thread ends what lasts."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
+from threading import Timer
 from typing import TYPE_CHECKING
 
 from kafka import KafkaAdminClient, KafkaProducer
@@ -51,34 +51,31 @@ class Faults:
     dice: Random
     plan: list[tuple[int, str]]
     struck: list[str] = field(default_factory=list)
-    later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    lasting: list[Timer] = field(default_factory=list)
     bombs: int = 0
     letters_asked: int = 0
 
     @property
     def done(self) -> bool:
         """Whether everything has happened and is over."""
-        return not self.plan and not self.later
+        return not self.plan and not any(timer.is_alive() for timer in self.lasting)
 
     def look(self) -> None:
-        """Strike when the moment has come; end what has lasted long enough."""
-        for due in [put_off for put_off in self.later if time.monotonic() > put_off[0]]:
-            self.later.remove(due)
-            due[1]()
+        """Strike when the moment has come."""
         while self.plan and self.users.sent >= self.plan[0][0]:
             _, name = self.plan.pop(0)
             self.struck.append(name)
             FAULTS[name](self)
 
     def end(self) -> None:
-        """End at once whatever still lasts."""
-        for _, action in self.later:
-            with contextlib.suppress(ProcessLookupError):
-                action()
-        self.later.clear()
+        """Wait until nothing lasts any more."""
+        for timer in self.lasting:
+            timer.join()
 
     def put_off(self, seconds: float, action: Callable[[], None]) -> None:
-        self.later.append((time.monotonic() + seconds, action))
+        """Do it later, whatever the campaign waits for then."""
+        self.lasting.append(Timer(seconds, action))
+        self.lasting[-1].start()
 
     def anybody(self, kind: str = "") -> str | None:
         """A worker that runs, drawn."""

@@ -217,7 +217,7 @@ ATTACKS = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Outcomes:
     """A pytest plugin that keeps what each test did."""
 

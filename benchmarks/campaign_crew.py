@@ -8,6 +8,7 @@ EINVAL), so the clock is set inside the process: `time.time` and `streams.clock.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import re
@@ -77,6 +78,16 @@ def follow(clock: Path) -> None:
     SystemClock.now = lambda self: datetime.fromtimestamp(now(), UTC)  # type: ignore[method-assign]
 
 
+def keep_group_log(path: Path) -> None:
+    """Keep what the client tells of its consumer group, beside the worker's log."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+    logger = logging.getLogger("kafka.coordinator")
+    logger.setLevel("DEBUG")
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
 def _become(words: Sequence[str], environ: Mapping[str, str], out: Path) -> None:
     """Turn this process into `skillloop` with these words."""
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -84,6 +95,8 @@ def _become(words: Sequence[str], environ: Mapping[str, str], out: Path) -> None
     os.dup2(descriptor, 2)
     os.environ.clear()
     os.environ.update(environ)
+    if "monitor" in words:
+        keep_group_log(out.with_suffix(".group"))
     if CLOCK in environ:
         follow(Path(environ[CLOCK]))
     sys.argv = ["skillloop", *words]

@@ -52,8 +52,8 @@ class CanarySettings(Settings):
     promote_error: float = Field(default=0.05, gt=0, lt=1)
     margin: float = Field(default=0.10, gt=0, lt=0.5)
     min_answers: int = Field(default=50, gt=0)
-    max_answers: int = Field(default=5_000, gt=0)
-    min_needed: int = Field(default=300, gt=0)
+    max_answers: int = Field(default=8_000, gt=0)
+    min_needed: int = Field(default=1_000, gt=0)
     run_length: int = Field(default=100_000, gt=1)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -218,16 +219,20 @@ def litellm(python: str, upstream: str, folder: Path) -> Iterator[str]:
         f"      api_base: {upstream}/v1\n      api_key: none\n"
     )
     command = [str(Path(python).parent / "litellm"), "--config", str(settings), "--host", "127.0.0.1"]
-    child = subprocess.Popen(
-        [*command, "--port", "4010"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    # On loopback and for nobody else: without this it does not start unless it has a strong key.
+    environment = os.environ | {"LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true"}
+    log = folder / "litellm.log"
+    with log.open("w") as output:
+        child = subprocess.Popen([*command, "--port", "4010"], stdout=output, stderr=output, env=environment)
     try:
-        for _ in range(240):
+        while child.poll() is None:
             try:
                 urlopen("http://127.0.0.1:4010/health/liveliness", timeout=1).read()
                 break
             except OSError:
                 time.sleep(0.5)
+        else:
+            raise SystemExit(f"LiteLLM ended before it served: {log.read_text()[-2000:]}")
         yield "http://127.0.0.1:4010"
     finally:
         child.terminate()

@@ -54,7 +54,7 @@ from streams.testing.broker import KafkaServer
 HERE = Path(__file__).parent
 CHUNK = 50
 LOOK_S = 0.05
-REFERENCE = 120
+REFERENCE = 100
 """Answers of the served version that needed a skill before it drifts."""
 MOST_LAG = 500
 """Answers that may wait for the monitors before the traffic pauses."""
@@ -74,7 +74,7 @@ class Size:
     give_up_s: float = 1200.0
 
 
-SHORT = Size(14_000, 4_000, busy_rate=100.0, lease_s=8.0, kills=("planned",), give_up_s=400.0)
+SHORT = Size(14_000, 3_000, busy_rate=60.0, lease_s=8.0, kills=("planned",), give_up_s=400.0)
 
 
 @dataclass

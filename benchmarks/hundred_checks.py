@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 ENOUGH = 100
 """Answers that a skill needs before its interval is held against the truth."""
 COVERED = (0.85, 0.95)
+"""The share of intervals that may hold the truth, give or take one standard error of a share of 0.9."""
 OTHER_ALARMS = 2
 
 
@@ -325,9 +327,14 @@ def intervals_cover(seen: Evidence) -> Check:
                     f" {estimate.low:.3f}-{estimate.high:.3f} ({estimate.raw.needed})"
                 )
     share = inside / enough if enough else 0.0
-    low, high = COVERED
+    error = math.sqrt(0.9 * 0.1 / max(enough, 1))
+    passed = COVERED[0] - error <= share <= COVERED[1] + error
     made = check(
-        "true miss rate inside the 90 % interval", low <= share <= high, share=round(share, 3), skills=enough
+        "true miss rate inside the 90 % interval",
+        passed,
+        share=round(share, 3),
+        skills=enough,
+        standard_error=round(error, 3),
     )
     return Check(made.name, made.passed, made.shown, {**made.figures, "outside": outside})
 

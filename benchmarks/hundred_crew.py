@@ -16,7 +16,7 @@ from typing import Self
 
 KINDS = ("deploy", "monitor", "curate", "train")
 OF_EACH = 2
-RESTART_S = 1.0
+RESTART_S, STOP_S = 1.0, 120.0
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +125,7 @@ class Crew:
             process.terminate()
         for name, process in self._processes.items():
             try:
-                process.wait(timeout=60)
+                process.wait(timeout=STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -1,5 +1,5 @@
 """Graphs for `langgraph dev` (langgraph.json), each of which runs: with `{}` as input on a sample, else on
-the questions or outputs of the input.
+the input.
 
 The loop's graphs need a context with a teacher, which JSON cannot carry. Here each is the one step of an
 outer graph that reads JSON, supplies a scripted teacher for arithmetic, and gives JSON back. Its inside
@@ -9,8 +9,9 @@ is for the outer graph, since the inner state is not all plain data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import Context
+from datetime import UTC, datetime
 from typing import Any
 
 from langgraph.graph import END, START, StateGraph
@@ -18,8 +19,12 @@ from langgraph.graph.state import CompiledStateGraph
 from typing_extensions import TypedDict
 
 from agent.catalog import SkillCatalog, SkillMap
-from agent.decision import SkillTarget
+from agent.decision import PolicyInput, PolicySettings, PoolState, SkillTarget
 from agent.items import JsonObject, PoolItem
+from agent.policy import decide
+from agent.posterior import ProfileView
+from agent.profile import ALL, BucketKey, Counts
+from agent.standing import Seen, Standing
 from agent.strategies import plan_targets
 from graphs.catalog.graph import build_catalog, run_catalog
 from graphs.catalog.plan import CatalogContext, CatalogItem, CatalogPlan
@@ -28,6 +33,8 @@ from graphs.curate.plan import CurateContext, CurationPlan
 from graphs.filters.assess import TeacherVerdict
 from graphs.monitor.diagnose import MonitorContext
 from graphs.monitor.graph import build_monitor, diagnose_outputs
+from graphs.teach.graph import build_teach
+from graphs.teach.graph import teach as step
 from graphs.teacher import Diagnosis
 from graphs.testing import arithmetic
 from graphs.testing.scripted import ScriptedTeacher
@@ -50,6 +57,10 @@ ANSWERS = (
 )
 
 
+NEEDED = {"addition": 500, "division": 200}
+MISSING = {"addition": 6, "division": 120}
+
+
 class QuestionsState(TypedDict, total=False):
     """`questions` go in; `result` comes out."""
 
@@ -62,6 +73,15 @@ class OutputsState(TypedDict, total=False):
 
     outputs: list[dict[str, str]]
     results: list[JsonObject]
+
+
+class ProfileState(TypedDict, total=False):
+    """How many of the student's answers `needed` each skill, and in how many it was `missing`, go in;
+    `decision` comes out."""
+
+    needed: dict[str, int]
+    missing: dict[str, int]
+    decision: JsonObject
 
 
 Studio = CompiledStateGraph[Any, None, Any, Any]
@@ -155,3 +175,41 @@ def _pool_item(at: int, question: str) -> PoolItem:
     skills = arithmetic.operations(question) or ("other questions",)
     solution = f"The answer is {answer}."
     return PoolItem(item_id=str(at), question=question, solution=solution, answer=answer, skills=skills)
+
+
+class _Sample:
+    """An agent that has watched what `needed` and `missing` say, and opens nothing."""
+
+    def __init__(self, needed: Mapping[str, int], missing: Mapping[str, int]) -> None:
+        table = {
+            BucketKey("studio", 1, skill, 0): Counts(count, missing.get(skill, 0))
+            for skill, count in needed.items()
+        }
+        answers = sum(needed.values())
+        table[BucketKey("studio", 1, ALL, 0)] = Counts(answers, sum(missing.values()))
+        profile = ProfileView(table).read("studio", 1, as_of_bucket=0)
+        self._seen = Seen(1, datetime(2026, 1, 1, tzinfo=UTC), profile, {}, (), answers)
+
+    def look(self) -> Seen:
+        return self._seen
+
+    def decide(self, seen: Seen) -> Standing:
+        pools = {estimate.skill: PoolState(available=1000) for estimate in seen.profile.skills}
+        policy = PolicyInput(seen.profile, seen.profile.answers, seen.answers, pools)
+        return Standing.of(seen, decide(policy, PolicySettings()))
+
+    def open(self, standing: Standing) -> None:
+        pass
+
+
+def teach() -> Studio:
+    """From how often each skill was `needed` and `missing` to the policy's decision."""
+    inner = build_teach()
+
+    def run(state: ProfileState) -> ProfileState:
+        agent = _Sample(state.get("needed") or NEEDED, state.get("missing") or MISSING)
+        standing = Context().run(step, inner, agent)
+        assert standing is not None
+        return {"decision": standing.decision.model_dump(mode="json")}
+
+    return _outer("teach", ProfileState, run)

@@ -264,6 +264,25 @@ class IngestSection(Settings):
         return self
 
 
+class HeldOutSection(Settings):
+    """How the held-out set grows (docs/decisions/0030). A question that traffic brings is reserved when its
+    hash falls into `share` and one of its skills has fewer than `per_skill` held-out questions; 0: the set
+    never grows. A reference answer that the application does not know is the teacher's, where
+    `min_agreement` of `solutions` solutions end in it.
+    """
+
+    share: float = Field(default=0.1, ge=0, le=0.5)
+    per_skill: int = Field(default=60, gt=0)
+    solutions: int = Field(default=3, gt=1)
+    min_agreement: int = Field(default=3, gt=1)
+
+    @model_validator(mode="after")
+    def _agreement_is_possible(self) -> Self:
+        if self.min_agreement > self.solutions:
+            raise ValueError(f"min_agreement {self.min_agreement} exceeds solutions {self.solutions}")
+        return self
+
+
 class DemoSection(Settings):
     """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at questions `first_shift`
     and `second_shift`."""
@@ -313,6 +332,7 @@ class Config(Settings):
     gate: GateSettings = GateSettings()
     ingest: IngestSection = IngestSection()
     gateway: GatewaySettings | None = None
+    heldout: HeldOutSection = HeldOutSection()
     demo: DemoSection = DemoSection()
 
 

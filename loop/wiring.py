@@ -20,6 +20,7 @@ from loop.workers.round import RoundWorker
 from loop.workers.services import Ports, Services
 from loop.workers.train import TrainWorker
 from streams.crash import ENVIRONMENT, crash_point
+from streams.state.alone import alone
 from streams.state.store import StateStore
 from training.versions import Registry
 
@@ -49,7 +50,7 @@ def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Service
 
 def _registry(config: Config, root: Path, store: StateStore) -> Registry:
     """Workers start together, and MLflow creates its tables without a lock."""
-    with store.alone():
+    with alone(store):
         return open_registry(config, root)
 
 
@@ -64,7 +65,7 @@ def set_up_student(services: Services) -> None:
     `up`, `demo` and the deploy workers do this, which write the aliases: one at a time, since MLflow would
     register the base once for each of them.
     """
-    with services.store.alone():
+    with alone(services.store):
         base = services.registry.register_base(services.task.base_dir)
         if services.rounds.route(services.student) is None:
             set_route(services, base.version, Switch(reason="the student is set up"))

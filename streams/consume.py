@@ -43,6 +43,7 @@ class Effects:
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
+    held_out: Sequence[Mapping[str, object]] = ()
     failed: Mapping[EventKey, str] = field(default_factory=dict)
 
     def __add__(self, other: Effects) -> Effects:
@@ -51,6 +52,7 @@ class Effects:
             watermarks={**self.watermarks, **_merge_watermarks(self.watermarks, other.watermarks)},
             outbox=[*self.outbox, *other.outbox],
             ledger=[*self.ledger, *other.ledger],
+            held_out=[*self.held_out, *other.held_out],
             failed={**self.failed, **other.failed},
         )
 
@@ -266,6 +268,7 @@ class ConsumeLoop:
             watermarks=effects.watermarks,
             outbox=effects.outbox,
             ledger=effects.ledger,
+            held_out=effects.held_out,
         )
         self._crash("consume.before-commit")
         self._store.commit(batch)

@@ -73,12 +73,12 @@ def test_init_writes_a_configuration_that_is_read(
         listed = run(
             installed / "skillloop",
             "topics",
-            "list",
+            "create",
             where=tmp_path,
             SKILLLOOP_CONFIG="mine/skillloop.toml",
             SKILLLOOP_DIR="elsewhere",
         )
-        assert listed.returncode == 0 and "student-outputs" in listed.stdout, listed.stderr
+        assert listed.returncode == 0 and "8 topics" in listed.stdout, listed.stderr
         assert (tmp_path / "elsewhere" / "log.db").is_file() and not (tmp_path / "runs").exists()
 
 
@@ -88,7 +88,7 @@ def test_a_configuration_in_the_environment_is_read(installed: Path, tmp_path: P
     assert done.returncode == 1 and "mine.toml" in done.stderr and "'policy'" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_runs_from_any_directory(installed: Path, tmp_path: Path) -> None:
     shutil.copy(ROOT / "tests" / "loop" / "small.toml", tmp_path / "small.toml")
     line = ("demo", "--config", "small.toml", "--json", "figures.json")

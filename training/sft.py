@@ -30,7 +30,17 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
@@ -169,7 +179,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
         return time.monotonic() - self._started
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
     ) -> None:
         if not logs or "loss" not in logs:
             return
@@ -188,7 +203,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.stopped = stop
             control.should_save = control.should_training_stop = True
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         PartialState().wait_for_everyone()  # each process writes its random state
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
@@ -223,7 +240,7 @@ def _fingerprint(settings: SftSettings, job: TrainingJob) -> str:
     return digest.hexdigest()
 
 
-def _load(settings: SftSettings, job: TrainingJob) -> tuple[Any, Any]:
+def _load(settings: SftSettings, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, PeftModel]:
     base_dir, champion = job.base_dir, job.champion
     set_seed(job.seed)
     transformers_logging.disable_progress_bar()
@@ -307,7 +324,7 @@ def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
     return config
 
 
-def _run(trainer: Any, checkpoint: Path | None) -> None:
+def _run(trainer: SFTTrainer, checkpoint: Path | None) -> None:
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
             trainer.remove_callback(callback)
@@ -319,7 +336,7 @@ def _run(trainer: Any, checkpoint: Path | None) -> None:
         ) from exc
 
 
-def _trainable(model: Any) -> dict[str, Any]:
+def _trainable(model: PeftModel) -> dict[str, torch.Tensor]:
     return {
         name: weight.detach().cpu().clone()
         for name, weight in model.named_parameters()
@@ -327,7 +344,7 @@ def _trainable(model: Any) -> dict[str, Any]:
     }
 
 
-def _check_moved(before: dict[str, Any], after: dict[str, Any]) -> None:
+def _check_moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
     if not all(bool(torch.isfinite(weight).all()) for weight in after.values()):
         raise TrainingDiverged("the trained adapter holds NaN or infinite weights; lower the learning rate")
     if before.keys() != after.keys() or all(torch.equal(before[name], after[name]) for name in before):
@@ -337,7 +354,7 @@ def _check_moved(before: dict[str, Any], after: dict[str, Any]) -> None:
         )
 
 
-def _save_adapter(model: Any, job: TrainingJob) -> Path:
+def _save_adapter(model: PeftModel, job: TrainingJob) -> Path:
     temporary, final = job.out_dir / "adapter.tmp", job.out_dir / "adapter"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -22,13 +21,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 from agent.items import JsonObject
 from graphs.testing.brain import ArithmeticBrain, Brain, ChatRequest, GullibleBrain, SensibleBrain
 from graphs.testing.faults import CODES, STATUS, Faults, Kind, Order, spoil
+from streams.testing.http import KitHttpServer
 
 HANG_S = 30.0
 DRIP_S = 0.1
@@ -70,7 +69,7 @@ class TeacherServer:
         self._lock = threading.Lock()
         self._ordered = Faults(self.faults)
         self._stopping = threading.Event()
-        self._http = _Http(("127.0.0.1", self.port), type("Handler", (_Handler,), {"teacher": self}))
+        self._http = KitHttpServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"teacher": self}))
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.02,), name="teacher-server", daemon=True
         )
@@ -131,34 +130,6 @@ class TeacherServer:
     def wait(self, seconds: float) -> bool:
         """Wait; true when the server is being stopped."""
         return self._stopping.wait(seconds)
-
-
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, *args: Any) -> None:
-        self._open: set[socket.socket] = set()
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: object) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def drop_connections(self) -> None:
-        """End idle keep-alive connections: their threads wait for a next request."""
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: object) -> None:
-        """A client that disconnects is not the server's error."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.errors import LoopError
 from loop.tasks.task import Task
+from loop.workers.heldout import HeldOutSet, short_of, tell_short
 from loop.workers.monitor import chain_of
 from loop.workers.record import open_rounds
 from streams.events import StudentOutput
@@ -56,7 +56,8 @@ def examine(config: Config, root: Path, console: Console) -> bool:
             Probe("state store", lambda: _store(parts.store), needs=("folder",)),
             Probe("event log", lambda: _log(config, root), needs=("folder",)),
             Probe("task", lambda: _task(parts.task), needs=("state store",), deadline_s=LOADING_S),
-            Probe("gate", lambda: _gate(config, parts.task), needs=("task",)),
+            Probe("held-out set", lambda: parts.held_out.told(parts.task.catalog.names), needs=("task",)),
+            Probe("gate", lambda: _gate(config, parts.task, parts.held_out), needs=("task",)),
             Probe("filters", lambda: _filters(config, parts.task), needs=("task",), deadline_s=LOADING_S),
             Probe("teacher", lambda: _teacher(config, parts.task), needs=("task",)),
             Probe("prices", lambda: _prices(config)),
@@ -144,6 +145,10 @@ class _Parts:
     def registry(self) -> Registry:
         return open_registry(self.config, self.root)
 
+    @cached_property
+    def held_out(self) -> HeldOutSet:
+        return HeldOutSet(self.config, self.store, self.task.held_out)
+
 
 def _libraries() -> str:
     installed, missing = [], []
@@ -199,18 +204,17 @@ def _task(task: Task) -> str:
     )
 
 
-def _gate(config: Config, task: Task) -> str:
+def _gate(config: Config, task: Task, held_out: HeldOutSet) -> str:
     """Whether a round on the best measured skill could be promoted, and which skills could not be taught."""
     from training.power import outlook
 
-    items = Counter(skill for item in task.held_out for skill in set(item.skills))
-    best = max(task.catalog.names, key=lambda skill: items[skill])
-    chances = outlook([best], items, len(task.held_out), EXPECTED_GAIN, config.gate)
+    items, latest = held_out.counts(), held_out.latest()
+    best = max(task.catalog.names, key=lambda skill: items.get(skill, 0))
+    chances = outlook([best], items, latest.items, EXPECTED_GAIN, config.gate)
     if chances.reasons:
         raise LoopError(f"the gate can hardly open: {'; '.join(chances.reasons)}")
-    short = [skill for skill in task.catalog.names if items[skill] < config.gate.min_items]
-    told = f"; too few held-out items to teach {', '.join(short[:5])}" if short else ""
-    told += f" and {len(short) - 5} more" if len(short) > 5 else ""
+    few = short_of(task.catalog.names, items, config.gate.min_items)
+    told = f"; too few held-out items to teach {tell_short(few, config.gate.min_items)}" if few else ""
     return (
         f"a gain of {EXPECTED_GAIN:.0%} on {best!r} is promoted in {chances.power:.0%} of rounds"
         f" ({chances.gain_items} items of the targets are enough){told}"

@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from agent.profile import canonical_bytes
+from agent.standing import Standing
 from graphs.teacher import Teacher
 from loop.backends import close, find_log, find_store
 from loop.config import Config, ConfigError
 from loop.doors import open_task, open_teacher, student_books
 from loop.tables import abstention_line, accuracy_line, coverage_line, profile_table, verdict_table
-from loop.workers.decide import Decider, Standing
+from loop.workers.decide import Decider
 from loop.workers.external import in_its_bucket
 from loop.workers.record import LoopRound, LoopRounds, open_rounds
 from serving.routes import RouteFile
@@ -52,12 +53,14 @@ class _WhenAsked:
             close(self._opened)
 
 
-def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
+def _standing(config: Config, root: Path, store: StateStore) -> tuple[Standing | None, str]:
+    """What the policy sees, and the state of the held-out set in words."""
     books = student_books(config, root, store)
     teacher = _WhenAsked(lambda: open_teacher(config.teacher, books, config.seed))
     task = open_task(config, root, store, cast(Teacher, teacher))
     try:
-        return Decider(config, store, open_rounds(store), task).standing()
+        decider = Decider(config, store, open_rounds(store), task)
+        return decider.standing(), decider.held_out.told(task.catalog.names)
     finally:
         task.close()
 
@@ -90,7 +93,8 @@ def show_status(config: Config, root: Path, console: Console) -> None:
         console.print(
             f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False
         )
-    standing = _standing(config, root, store)
+    standing, held_out = _standing(config, root, store)
+    console.print(f"held-out set: {held_out}", highlight=False)
     if standing is None:
         console.print("no answer of the served version has been watched yet", highlight=False)
         return
@@ -119,7 +123,7 @@ def dead_letters(log: EventLog) -> int:
 
 def show_profile(config: Config, root: Path, console: Console) -> None:
     """The profile's table."""
-    standing = _standing(config, root, find_store(config, root))
+    standing, _ = _standing(config, root, find_store(config, root))
     if standing is None:
         console.print("no answer of the served version has been watched yet")
         return

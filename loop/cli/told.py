@@ -9,9 +9,9 @@ import re
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from agent.standing import Standing
 from loop.demo.lines import round_line
 from loop.tables import accuracy_line
-from loop.workers.decide import Standing
 from loop.workers.messages import (
     Advanced,
     Curating,

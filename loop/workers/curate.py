@@ -18,6 +18,7 @@ from agent.replay import keep
 from agent.strategies import plan_targets
 from graphs.chat.settings import callers
 from graphs.checkpoints import sqlite_checkpoints
+from graphs.curate.duplicates import question_key
 from graphs.curate.graph import begun_plan, build_curate, run_curation
 from graphs.curate.neighbours import embedding
 from graphs.curate.plan import CurateContext, Curation, CurationPlan, ReplaySource
@@ -114,7 +115,13 @@ class CurateWorker(RoundWorker):
                 section.failures,
                 section.recent_records,
             )
-        return replace(evidence, levels=self.services.task.levels)
+        held_out = {question_key(question) for question in self.services.held_out.never_trained_on()}
+        planned_from = [
+            failure
+            for failure in evidence.failures
+            if question_key(evidence.questions.get(failure.question_id, "")) not in held_out
+        ]
+        return replace(evidence, failures=planned_from, levels=self.services.task.levels)
 
     def _context(self, round_: LoopRound, taught: list[Example], lease: Lease) -> CurateContext:
         def checkpoint(name: str) -> None:
@@ -125,7 +132,7 @@ class CurateWorker(RoundWorker):
         return CurateContext(
             teacher=task.teacher_of(round_.round_id),
             pool=task.pool,
-            held_out=[item.question for item in task.held_out],
+            held_out=self.services.held_out.never_trained_on(),
             used_questions=[e.prompt for e in taught if e.provenance.strategy == "synthesize"],
             replay=ReplaySource(
                 reservoir=self._reservoir(taught, targets),
@@ -195,7 +202,7 @@ class CurateWorker(RoundWorker):
 
     def _finish(self, round_: LoopRound, curation: Curation, lease: Lease) -> None:
         lease.renew()
-        assert_disjoint(curation.examples, self.services.task.held_out)
+        assert_disjoint(curation.examples, self.services.held_out.of(round_.record.opened.held_out))
         path = self.services.round_dir(round_.round_id) / Path(DATASET).name
         manifest = write_dataset(path, curation.examples)
         run_id = self.run_of(round_)

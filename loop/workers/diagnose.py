@@ -13,6 +13,7 @@ from graphs.filters.assess import NOBODY
 from graphs.monitor.diagnose import MonitorContext, OutputDiagnosis
 from graphs.monitor.graph import build_monitor, diagnose_outputs
 from loop.config import MonitorSection
+from loop.workers.reserve import Judged, Reserve
 from streams.clock import Clock
 from streams.codec import encode
 from streams.consume import Effects
@@ -27,7 +28,7 @@ class DiagnoseHandler:
     a batch.
 
     `threads` answers are diagnosed at once. `book`: enter the teacher's costs in the ledger, for one that
-    does not do so itself.
+    does not do so itself. `reserve` takes questions for the held-out set.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DiagnoseHandler:
         clock: Clock,
         threads: int,
         book: bool = True,
+        reserve: Reserve | None = None,
     ) -> None:
         self._graph = build_monitor()
         self._context = context
@@ -46,6 +48,7 @@ class DiagnoseHandler:
         self._clock = clock
         self._threads = threads
         self._book = book
+        self._reserve = reserve
 
     def __call__(self, events: Sequence[Event]) -> Effects:
         horizon = self._clock.now().timestamp() + self._settings.future_tolerance_s
@@ -65,15 +68,16 @@ class DiagnoseHandler:
         failed.update({output.identity: r.error for output, r in diagnosed if r.verdict == "failed"})
         return self._effects([pair for pair in diagnosed if pair[0].identity not in failed], failed)
 
-    def _effects(
-        self, pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], failed: dict[EventKey, str]
-    ) -> Effects:
+    def _effects(self, pairs: Sequence[Judged], failed: dict[EventKey, str]) -> Effects:
         diagnosed = [self._event(output, result) for output, result in pairs]
+        rows, paid = self._reserve.rows(pairs) if self._reserve else ([], Usage())
+        today = self._clock.now().date()
         return Effects(
             buckets=fold_diagnoses(diagnosed),
             watermarks=watermarks(output for output, _ in pairs),
             outbox=[encode(event) for event in diagnosed],
-            ledger=_costs(pairs, self._clock.now().date()) if self._book else (),
+            ledger=[*_costs(pairs, today), *_reference_costs(pairs, paid, today)] if self._book else (),
+            held_out=rows,
             failed=failed,
         )
 
@@ -105,7 +109,7 @@ def _judged(result: OutputDiagnosis) -> Literal["correct", "incorrect", "undecid
     return "correct" if result.verdict == "correct" else "incorrect"
 
 
-def _costs(pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], today: date) -> list[dict[str, Any]]:
+def _costs(pairs: Sequence[Judged], today: date) -> list[dict[str, Any]]:
     """One ledger row per student of the batch, on the day of the loop's clock; an event is in one committed
     batch only, so its id names the row."""
     total: dict[str, Usage] = {}
@@ -118,3 +122,11 @@ def _costs(pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], today: date) 
         for student, usage in total.items()
         if usage.calls
     ]
+
+
+def _reference_costs(pairs: Sequence[Judged], paid: Usage, today: date) -> list[dict[str, Any]]:
+    """The ledger row of a batch's reference answers, if there were any to pay."""
+    if not paid.calls:
+        return []
+    first = pairs[0][0]
+    return [entry_row(first.derive("reference"), first.student, None, today.isoformat(), "synthesize", paid)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from agent.items import Frozen, JsonObject
+from agent.items import Frozen, HeldOutItem, JsonObject
 from loop.workers.lease import Lease
 from loop.workers.messages import Evaluating
 from loop.workers.record import Judged, LoopRound
@@ -23,7 +23,7 @@ from serving.engine import Sampling
 from streams.files import text_sha256, write_text
 from training.artifacts import ADAPTER, stored_name
 from training.errors import ArtifactError
-from training.evaluate import Evaluation, evaluate, item_set_sha256
+from training.evaluate import Evaluation, Outcome, evaluate, item_set_sha256
 from training.gate import GateVerdict, judge
 from training.report import RoundStory, Sample, choose_samples, description, headline, page
 from training.trainer import CurvePoint
@@ -51,9 +51,10 @@ class JudgeWorker(RoundWorker):
     def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services
         trained, adapter = round_.record.need_trained(), services.trained_adapter(round_)
-        champion = champion_evaluation(services, trained.parent)
+        items = services.held_out.of(round_.record.opened.held_out)
+        champion = champion_evaluation(services, trained.parent, items)
         lease.check()
-        challenger, probe = self._challenger(round_, adapter)
+        challenger, probe = self._challenger(round_, adapter, items)
         lease.renew()
         verdict = judge(
             champion.evaluation,
@@ -62,12 +63,13 @@ class JudgeWorker(RoundWorker):
             services.config.gate,
             weights={estimate.skill: estimate.share for estimate in round_.record.opened.profile},
             history=[
-                champion_evaluation(services, version).evaluation for version in _earlier(services, round_)
+                champion_evaluation(services, version, items).evaluation
+                for version in _earlier(services, round_)
             ],
         )
         services.crash("judge.before-run")
         run_id = self.run_of(round_)
-        judged = _Results(round_, champion, challenger, verdict)
+        judged = _Results(round_, items, champion, challenger, verdict)
         before_sha256, after_sha256 = self._store(run_id, judged)
         version = self._register(run_id, judged, adapter)
         services.crash("judge.after-run")
@@ -136,26 +138,26 @@ class JudgeWorker(RoundWorker):
         return version
 
     def _samples(self, results: _Results) -> list[Sample]:
-        """Answers of both side by side; none when an evaluation was kept by an earlier version."""
-        items, was, now = self.services.task.held_out, results.champion, results.challenger
-        if not len(items) == len(was.answers) == len(now.answers):
-            return []
+        """Answers of both side by side."""
+        was, now = results.champion, results.challenger
         outcomes = zip(was.evaluation.outcomes, now.evaluation.outcomes, strict=True)
         answers = zip(was.answers, now.answers, strict=True)
         return choose_samples(
             Sample(item.skills, item.question, item.answer, *texts, old.correct, new.correct)
-            for item, texts, (old, new) in zip(items, answers, outcomes, strict=True)
+            for item, texts, (old, new) in zip(results.items, answers, outcomes, strict=True)
         )
 
-    def _challenger(self, round_: LoopRound, adapter: Path) -> tuple[KeptEvaluation, str]:
+    def _challenger(
+        self, round_: LoopRound, adapter: Path, items: Sequence[HeldOutItem]
+    ) -> tuple[Measured, str]:
         """The challenger's evaluation and the digest of its probe answers; kept in the round's directory."""
         services = self.services
         services.engine.unload(CANDIDATE)
         services.engine.load(CANDIDATE, adapter)
         try:
             keep = services.round_dir(round_.round_id) / "evaluation.json"
-            told = Evaluating(f"the challenger of {round_.round_id}", len(services.task.held_out))
-            return measured(services, CANDIDATE, adapter, keep, told), probe_digest(services, CANDIDATE)
+            measure = Measure(services, CANDIDATE, adapter, f"the challenger of {round_.round_id}")
+            return measure.on(items, keep), probe_digest(services, CANDIDATE)
         finally:
             services.engine.unload(CANDIDATE)
 
@@ -170,12 +172,13 @@ def _earlier(services: Services, round_: LoopRound) -> list[int]:
     return [version for version in (BASE, *promoted) if version != round_.record.need_trained().parent]
 
 
-def champion_evaluation(services: Services, version: int) -> KeptEvaluation:
-    """The gate's evaluation of a served version, measured once, by whichever worker, and kept."""
+def champion_evaluation(services: Services, version: int, items: Sequence[HeldOutItem]) -> Measured:
+    """The gate's evaluation of a served version on these items, each measured once, by whichever worker, and
+    kept."""
     if not services.evaluation_file(version).is_file():
         _fetch_evaluation(services, version)
-    told = Evaluating(f"version {version}", len(services.task.held_out))
-    return measured(services, version, services.adapter_of(version), services.evaluation_file(version), told)
+    measure = Measure(services, version, services.adapter_of(version), f"version {version}")
+    return measure.on(items, services.evaluation_file(version))
 
 
 def _fetch_evaluation(services: Services, version: int) -> None:
@@ -212,21 +215,36 @@ def _greedy(services: Services) -> Sampling:
     return Sampling(max_new_tokens=services.config.student.max_new_tokens)
 
 
-class KeptEvaluation(Frozen):
-    """An evaluation with a hash of everything that it depends on, and the answers in its order, cut short."""
+class KeptAnswer(Frozen):
+    """What a student scored on one item, and its answer, cut short."""
+
+    outcome: Outcome
+    answer: str
+
+
+class KeptAnswers(Frozen):
+    """Answers by a hash of item and prompt, with a hash of everything else that they depend on."""
 
     key: str
+    answers: dict[str, KeptAnswer]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation, and the answers in its order."""
+
     evaluation: Evaluation
-    answers: tuple[str, ...] = ()
+    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Results:
-    """A round with both evaluations and the verdict on them."""
+    """A round with both evaluations on its items and the verdict on them."""
 
     round_: LoopRound
-    champion: KeptEvaluation
-    challenger: KeptEvaluation
+    items: Sequence[HeldOutItem]
+    champion: Measured
+    challenger: Measured
     verdict: GateVerdict
 
     def gains(self) -> dict[str, float]:
@@ -236,38 +254,62 @@ class _Results:
         return {skill: after[skill] - before[skill] for skill in after if skill in before}
 
 
-def measured(
-    services: Services, version: int, adapter: Path | None, keep: Path, told: Evaluating
-) -> KeptEvaluation:
-    """What `version` scores on the gate's items: as kept in `keep`, if it was measured of these weights on
-    these items with the prompts, decoding and grader of today."""
-    task, sampling = services.task, _greedy(services)
-    prompts = [task.prompt(item.question) for item in task.held_out]
-    weights = "" if adapter is None else adapter_sha256(adapter)
-    base = services.registry.champion().base_sha256
-    key = text_sha256(base, weights, repr(sampling), task.grader, item_set_sha256(task.held_out), *prompts)
-    known = _kept(keep)
-    if known is not None and known.key == key:
-        return known
-    services.listen(told)
-    answers: list[str] = []
+@dataclass(frozen=True)
+class Measure:
+    """What `version` scores on held-out items. `who` is told to the listener."""
 
-    def generate(_: Sequence[str]) -> list[str]:
-        services.load(version)
-        answers.extend(samples[0] for samples in services.engine.generate(prompts, version, sampling))
-        return answers
+    services: Services
+    version: int
+    adapter: Path | None
+    who: str
 
-    evaluation = evaluate(generate, lambda item, answer: task.grade(item.answer, answer), task.held_out)
-    cut = tuple(answer[:KEPT_CHARACTERS] for answer in answers)
-    made = KeptEvaluation(key=key, evaluation=evaluation, answers=cut)
-    write_text(keep, made.model_dump_json())
-    return made
+    def on(self, items: Sequence[HeldOutItem], keep: Path) -> Measured:
+        """Its evaluation on these items. What `keep` has of these weights, with the prompts, decoding and
+        grader of today, is not asked again: as the set grows, only its new items are."""
+        key, kept = self._key(), _kept(keep)
+        known = kept.answers if kept is not None and kept.key == key else {}
+        names = {self._name(item): item for item in items}
+        new = [item for name, item in names.items() if name not in known]
+        if new or not items:  # none at all: `evaluate` says so
+            known = known | self._ask(new)
+            write_text(keep, KeptAnswers(key=key, answers=known).model_dump_json())
+        measured = [known[self._name(item)] for item in items]
+        evaluation = Evaluation(
+            items_sha256=item_set_sha256(items), outcomes=tuple(answer.outcome for answer in measured)
+        )
+        return Measured(evaluation, tuple(answer.answer for answer in measured))
+
+    def _ask(self, items: Sequence[HeldOutItem]) -> dict[str, KeptAnswer]:
+        self.services.listen(Evaluating(self.who, len(items)))
+        answers: list[str] = []
+
+        def generate(_: Sequence[str]) -> list[str]:
+            services = self.services
+            services.load(self.version)
+            prompts = [services.task.prompt(item.question) for item in items]
+            samples = services.engine.generate(prompts, self.version, _greedy(services))
+            answers.extend(drawn[0] for drawn in samples)
+            return answers
+
+        made = evaluate(generate, lambda item, answer: self.services.task.grade(item.answer, answer), items)
+        return {
+            self._name(item): KeptAnswer(outcome=outcome, answer=answer[:KEPT_CHARACTERS])
+            for item, outcome, answer in zip(items, made.outcomes, answers, strict=True)
+        }
+
+    def _key(self) -> str:
+        services, weights = self.services, "" if self.adapter is None else adapter_sha256(self.adapter)
+        base = services.registry.champion().base_sha256
+        return text_sha256(base, weights, repr(_greedy(services)), services.task.grader)
+
+    def _name(self, item: HeldOutItem) -> str:
+        return text_sha256(item.model_dump_json(), self.services.task.prompt(item.question))
 
 
-def _kept(path: Path) -> KeptEvaluation | None:
-    """What is kept there; None also for the form of earlier versions, which does not say how it was made."""
+def _kept(path: Path) -> KeptAnswers | None:
+    """What is kept there; None also for the forms of earlier versions."""
     try:
-        return KeptEvaluation.model_validate_json(path.read_bytes())
+        return KeptAnswers.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from loop.workers.decide import Standing
+from agent.standing import Standing
 from loop.workers.record import LoopRound
 
 

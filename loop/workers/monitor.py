@@ -1,11 +1,12 @@
 """The monitor worker: student outputs in, diagnoses and profile out, one transaction a batch, then the
-policy."""
+agent's own step (the teach graph)."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from agent.chance import rank
@@ -13,12 +14,14 @@ from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
 from graphs.filters.chain import FilterParts, Sample, StepRewards, filters
 from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
+from graphs.teach.graph import build_teach, teach
 from loop.config import ConfigError, MonitorSection
 from loop.tasks.task import Task
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
 from loop.workers.external import ExternalDiagnoses
 from loop.workers.messages import Reading, Watched
+from loop.workers.reserve import Reserve
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.engine import EngineError, Sampling
@@ -37,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class MonitorWorker:
-    """Consumes outputs, relays the outbox, asks the policy."""
+    """Consumes outputs, relays the outbox, takes the agent's step."""
 
     def __init__(self, services: Services, log: EventLog) -> None:
         task, settings = services.task, services.config.monitor
@@ -51,6 +54,7 @@ class MonitorWorker:
             transient=(*TRANSIENT, *STOPS_THE_BATCH),
             look_first=not folds,
         )
+        self.reserve = Reserve(services.config, task, services.held_out, partial(taught_prompts, services))
         handler: Handler = ExternalDiagnoses(task.catalog, settings, services.clock)
         if not folds:
             labels = StoredLabels(services.store, task.catalog)
@@ -62,22 +66,30 @@ class MonitorWorker:
                 constrain=settings.constrain,
                 crash=services.crash,
             )
-            threads = callers(services.config.teacher.chat)
             handler = DiagnoseHandler(
-                context, labels, settings, services.clock, threads, book=not task.books_itself
+                context,
+                labels,
+                settings,
+                services.clock,
+                callers(services.config.teacher.chat),
+                book=not task.books_itself,
+                reserve=self.reserve,
             )
         self.loop = ConsumeLoop(
             log, services.store, handler, consume, clock=SystemClock(), crash=services.crash
         )
         self.relay = OutboxRelay(services.store, log, services.crash)
-        self.decider = Decider(services.config, services.store, services.rounds, task, services.clock)
+        self.decider = Decider(
+            services.config, services.store, services.rounds, task, services.clock, self.reserve.next_version
+        )
+        self._graph = build_teach()
         self._store, self._listen = services.store, services.listen
 
     def step(self) -> bool:
-        """One batch, then the outbox, then the policy. True when something was consumed."""
+        """One batch, then the outbox, then the agent's step. True when something was consumed."""
         done = self.loop.step()
         self.send()
-        standing = self.decider.step()
+        standing = teach(self._graph, self.decider)
         if standing is not None:
             self._listen(Watched(standing))
         return done > 0
@@ -128,6 +140,14 @@ def _reward_model(folder: Path) -> StepRewards:
     from serving.step_rewards import RewardModel  # noqa: PLC0415  (torch: only for those who use it)
 
     return RewardModel(folder)
+
+
+def taught_prompts(services: Services) -> Iterator[str]:
+    """The prompts on which versions of the student were trained, oldest first. Raises `DatasetError`,
+    `ArtifactError`."""
+    for round_ in services.rounds.list(services.student):
+        if round_.state == "promoted":
+            yield from (example.prompt for example in services.examples_of(round_))
 
 
 def sampler(services: Services) -> Sample:

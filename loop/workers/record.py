@@ -27,11 +27,13 @@ PartT = TypeVar("PartT", bound=Frozen)
 
 class Opened(Frozen):
     """What the policy saw when it opened the round. `champion` is the served version, `at` event time,
-    `answers` the student's total of diagnosed answers."""
+    `answers` the student's total of diagnosed answers, `held_out` the version of the held-out set that the
+    round is judged on."""
 
     champion: int
     at: datetime
     answers: int
+    held_out: int = 0
     profile: tuple[SkillEstimate, ...] = ()
 
 

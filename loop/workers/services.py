@@ -13,6 +13,7 @@ from graphs.teacher import Teacher
 from loop.backends import close
 from loop.config import Config
 from loop.tasks.task import Task
+from loop.workers.heldout import HeldOutSet
 from loop.workers.messages import Listener, nobody
 from loop.workers.record import LoopRound, LoopRounds
 from serving.adapter_files import ADAPTER_FILES, adapter_sha256
@@ -81,6 +82,11 @@ class Services:
     def routes(self) -> Path:
         """The folder of the route table, which gateways read."""
         return self.root
+
+    @property
+    def held_out(self) -> HeldOutSet:
+        """The gate's questions, in versions."""
+        return HeldOutSet(self.config, self.store, self.task.held_out)
 
     def round_dir(self, round_id: str) -> Path:
         """Where a round keeps its files."""

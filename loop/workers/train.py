@@ -69,7 +69,7 @@ class TrainWorker(RoundWorker):
     def _examples(self, round_: LoopRound) -> list[Example]:
         """The curated examples in the form in which the student is asked."""
         task, curated = self.services.task, self.services.examples_of(round_)
-        assert_disjoint(curated, task.held_out)
+        assert_disjoint(curated, self.services.held_out.of(round_.record.opened.held_out))
         return [example.model_copy(update={"prompt": task.prompt(example.prompt)}) for example in curated]
 
     def _train(

@@ -7,19 +7,17 @@ and fail as they do on vLLM. Faults are attributes that tests set.
 from __future__ import annotations
 
 import json
-import socket
-import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from agent.items import JsonObject
 from serving.engine import Engine, EngineError, Sampling, Scorer
+from streams.testing.http import KitHttpServer
 
 BASE = 1
 """The base's version in the engine behind a server; adapters are numbered from 2."""
@@ -78,7 +76,7 @@ class FakeVllm:
 
     def start(self) -> None:
         """Listen. A server that was stopped has lost its adapters, as vLLM has."""
-        self._http = _Http(("127.0.0.1", self._port), type("Handler", (_Handler,), {"server_": self}))
+        self._http = KitHttpServer(("127.0.0.1", self._port), type("Handler", (_Handler,), {"server_": self}))
         self._port = int(self._http.server_address[1])
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
@@ -180,34 +178,6 @@ class FakeVllm:
         scores = self.engine.log_probabilities([text], [candidates], version)[0]
         row = {f"token_id:{token}": score for token, score in zip(candidates, scores, strict=True)}
         return {"index": 0, "text": "", "logprobs": {"top_logprobs": [row]}}
-
-
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, *args: Any) -> None:
-        self._open: set[socket.socket] = set()
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: object) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def drop_connections(self) -> None:
-        """End idle keep-alive connections: their threads wait for a next request."""
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: object) -> None:
-        """A client that disconnects is not the server's error."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

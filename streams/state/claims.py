@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from streams.log import Outgoing, dump_headers
 from streams.state import tables
-from streams.state.store import StateStore, outgoing
+from streams.state.store import StateStore
 
 LONGEST_CLAIM_S = 600.0
 """A claim that ends later than this from now was made before the database's clock was set back."""
@@ -69,7 +69,7 @@ class OutboxClaims:
                 connection.execute(
                     update.values(claimed_by=claim.owner, claimed_until=until, since=since[topic])
                 )
-        return [OutboxRow(row.row_id, row.record_id, outgoing(row), since[row.topic]) for row in rows]
+        return [OutboxRow(row.row_id, row.record_id, tables.outgoing(row), since[row.topic]) for row in rows]
 
     def reclaim(self, claim: Claim, limit: int) -> list[OutboxRow]:
         """Take the oldest rows whose claim has run out: their sender died or failed, and they may have been
@@ -84,7 +84,7 @@ class OutboxClaims:
             update = tables.outbox.update().where(column.row_id.in_([row.row_id for row in rows]))
             if rows:
                 connection.execute(update.values(claimed_by=claim.owner, claimed_until=now + claim.lease_s))
-        return [OutboxRow(row.row_id, row.record_id, outgoing(row), row.since) for row in rows]
+        return [OutboxRow(row.row_id, row.record_id, tables.outgoing(row), row.since) for row in rows]
 
     def renew(self, row_ids: Sequence[int], claim: Claim) -> set[int]:
         """Hold claimed rows longer; returns those that are still there and still the owner's."""

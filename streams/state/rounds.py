@@ -298,7 +298,7 @@ class RoundStore(Generic[RecordT]):
     def _now(self, connection: sa.Connection) -> float:
         return self._store.time(connection) if self._clock is None else self._clock.now().timestamp()
 
-    def _round(self, row: Any) -> Round[RecordT]:
+    def _round(self, row: sa.Row[tuple[object, ...]]) -> Round[RecordT]:
         return Round(
             row.round_id,
             row.student,
@@ -312,7 +312,7 @@ class RoundStore(Generic[RecordT]):
             row.error,
         )
 
-    def _readable(self, row: Any) -> Round[RecordT] | None:
+    def _readable(self, row: sa.Row[tuple[object, ...]]) -> Round[RecordT] | None:
         try:
             return self._round(row)
         except UnreadableRecord as exc:
@@ -321,7 +321,7 @@ class RoundStore(Generic[RecordT]):
                 logger.error("round %s is set aside: %s", row.round_id, exc)
         return None
 
-    def _record(self, row: Any) -> RecordT:
+    def _record(self, row: sa.Row[tuple[object, ...]]) -> RecordT:
         try:
             return self._parse(row.record)
         except (ValueError, LookupError, TypeError) as exc:
@@ -333,7 +333,7 @@ class RoundStore(Generic[RecordT]):
             ) from exc
 
 
-def _over(moment: Any, now: float) -> sa.ColumnElement[bool]:
+def _over(moment: sa.ColumnElement[float], now: float) -> sa.ColumnElement[bool]:
     return sa.or_(moment.is_(None), moment < now, moment > now + LONGEST_WAIT_S)
 
 

@@ -3,7 +3,6 @@ PostgreSQL."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -21,10 +20,10 @@ from streams.clock import Clock
 from streams.codec import encode
 from streams.errors import StreamsError
 from streams.events import Event, EventKey
-from streams.log import Outgoing, Partition, dump_headers, load_headers
+from streams.log import Outgoing, Partition, dump_headers
 from streams.state import seen, tables
 from streams.state.dialects import BUCKET_COLUMNS, STATEMENTS, check_64_bits, sqlite_begin, sqlite_pragmas
-from streams.state.seen import Seen
+from streams.state.seen import SeenEvent
 from streams.state.steady import steady_time
 
 
@@ -55,7 +54,7 @@ class StoreRefused(StoreError):
     written."""
 
 
-_SETUP_LOCK, _ALONE_LOCK = 0x5C111, 0x5C112
+_SETUP_LOCK = 0x5C111
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,12 @@ class Batch:
     group: str
     expected: Mapping[Partition, int]
     offsets: Mapping[Partition, int]
-    events: Sequence[Seen] = ()
+    events: Sequence[SeenEvent] = ()
     buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
+    held_out: Sequence[Mapping[str, object]] = ()
 
 
 class StateStore:
@@ -87,15 +87,14 @@ class StateStore:
     def __init__(self, url: str, clock: Clock | None = None, create: bool = True) -> None:
         self.url = _address(url)
         self.clock = clock
-        if self.url.get_backend_name() == "sqlite" and self.url.database:
-            file = Path(self.url.database)
-            if not create and not file.is_file():
-                raise NothingStored(f"no state store {file}")
-            _make_folder(file)
-        waits = self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
-        timeout = {"timeout": 30} if waits else {}
+        is_file = self.url.get_backend_name() == "sqlite"
+        if is_file and self.url.database:
+            if not create and not Path(self.url.database).is_file():
+                raise NothingStored(f"no state store {self.url.database}")
+            _make_folder(Path(self.url.database))
+        timeout = {"timeout": 30} if is_file and "timeout" not in self.url.query else {}
         self.engine = sa.create_engine(self.url, connect_args=timeout, pool_pre_ping=True)
-        if self.engine.dialect.name == "sqlite":
+        if is_file:
             sa.event.listen(self.engine, "connect", sqlite_pragmas)
             sa.event.listen(self.engine, "begin", sqlite_begin)
         self._statements = STATEMENTS[self.engine.dialect.name]
@@ -115,7 +114,7 @@ class StateStore:
             sums_are_new = not sa.inspect(connection).has_table("ledger_sums")
             old_ids = seen.set_aside_earlier(connection)
             tables.metadata.create_all(connection)
-            _add_columns(connection)
+            tables.add_columns(connection)
             self.insert_new(tables.retention, [{"row_id": 1}], connection)
             if old_ids:
                 seen.convert_earlier(connection)
@@ -140,33 +139,15 @@ class StateStore:
                 yield connection
         except (IntegrityError, ProgrammingError):
             raise
-        except DataError as exc:
+        except (DataError, OverflowError, UnicodeError) as exc:  # the latter are the drivers'
+            reason = exc.orig if isinstance(exc, DataError) else exc
             raise StoreRefused(
-                f"state store {self._shown()} refused the values: {exc.orig}; nothing was written"
-            ) from exc
-        except (OverflowError, UnicodeError) as exc:  # of the drivers, before the database sees the value
-            raise StoreRefused(
-                f"state store {self._shown()} refused the values: {exc}; nothing was written"
+                f"state store {self._shown()} refused the values: {reason}; nothing was written"
             ) from exc
         except DBAPIError as exc:
             raise StoreUnavailable(
                 f"state store {self._shown()}: {exc.orig}; nothing was written, check the setting store.url"
             ) from exc
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One process at a time, of all that share this store: for what is set up once outside of it, such as
-        MLflow's database. Other work on the store is not held up."""
-        if self.engine.dialect.name == "postgresql":
-            with self.transaction() as connection:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ALONE_LOCK)))
-                yield
-        elif self.url.database:
-            with Path(f"{self.url.database}.lock").open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
-        else:  # in memory: nobody shares it
-            yield
 
     def _shown(self) -> str:
         return self.url.render_as_string(hide_password=True)
@@ -198,7 +179,7 @@ class StateStore:
         2. event ids: `DuplicateEvents` if one is known already, or older than what is known;
         3. watermarks, which hold a version's row: its batches commit one after the other;
         4. profile buckets: integer increments, numbered by the version's batch (`written_since`);
-        5. ledger;
+        5. ledger, and questions reserved for the held-out set;
         6. outbox rows: the only way out for events and dead letters.
         """
         try:
@@ -208,13 +189,14 @@ class StateStore:
                 self._add_watermarks(batch, connection)
                 self._add_buckets(batch, connection)
                 self.insert_new(tables.ledger, batch.ledger, connection)
+                self.insert_new(tables.held_out_items, batch.held_out, connection)
                 self.publish(batch.outbox, connection)
         except IntegrityError as exc:
             raise StoreRefused(
                 f"state store {self._shown()} refused the batch: {exc.orig}; nothing was written"
             ) from exc
 
-    def _remember(self, events: Sequence[Seen], connection: sa.Connection) -> None:
+    def _remember(self, events: Sequence[SeenEvent], connection: sa.Connection) -> None:
         if not events:
             return
         from_day = seen.known_from(connection)
@@ -327,7 +309,7 @@ class StateStore:
             return False
         try:
             with self.transaction() as connection:
-                seen.remember([Seen(*event.identity, None)], connection)
+                seen.remember([SeenEvent(*event.identity, None)], connection)
                 self.publish([encode(event)], connection)
         except IntegrityError:
             return False
@@ -376,22 +358,18 @@ class StateStore:
         with self.transaction(read_only=True) as connection:
             return int(connection.execute(query).scalar_one())
 
-    def watermark(self, student: str, version: int) -> tuple[int, float] | None:
-        """(outputs counted, latest event time in epoch seconds) of one version, or None before its first
-        output."""
+    def watermarks(self, student: str) -> dict[int, tuple[int, float]]:
+        """(outputs counted, latest event time in epoch seconds) of every version that had an output."""
         table = tables.watermarks.c
-        query = sa.select(table.outputs, table.latest).where(
-            table.student == student, table.version == version
-        )
+        query = sa.select(table.version, table.outputs, table.latest).where(table.student == student)
         with self.transaction(read_only=True) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else (row[0], row[1])
+            return {version: (outputs, latest) for version, outputs, latest in connection.execute(query)}
 
     def pending(self, limit: int) -> list[tuple[int, Outgoing]]:
         """The oldest unsent outbox rows, claimed or not."""
         query = sa.select(tables.outbox).order_by(tables.outbox.c.row_id).limit(limit)
         with self.transaction(read_only=True) as connection:
-            return [(row.row_id, outgoing(row)) for row in connection.execute(query)]
+            return [(row.row_id, tables.outgoing(row)) for row in connection.execute(query)]
 
     def close(self) -> None:
         """Release connections."""
@@ -405,22 +383,6 @@ def _make_folder(path: Path) -> None:
         raise StoreUnavailable(
             f"cannot create the folder of the state store {path}: {exc}; choose a writable one"
         ) from exc
-
-
-def _add_columns(connection: sa.Connection) -> None:
-    """Give the tables of an older database the columns that were added since."""
-    stored = sa.inspect(connection).get_multi_columns()
-    for table in tables.metadata.sorted_tables:
-        known = {column["name"] for column in stored[None, table.name]}
-        for column in table.columns:
-            if column.name not in known:
-                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
-
-
-def outgoing(row: Any) -> Outgoing:
-    """The record in a row of the outbox."""
-    return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))
 
 
 def _address(url: str) -> sa.URL:

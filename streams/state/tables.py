@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from streams.log import Outgoing, load_headers
 
 ACTIVE = ("planned", "curated", "trained", "judged")  # states of a round that is under way
 metadata = MetaData()
@@ -179,6 +182,31 @@ labels = Table(
     Column("skills", Text, nullable=False),
 )
 
+# Questions that traffic brought for the held-out set. `version` is the set's first that holds the question;
+# none: of the next one; REFUSED: it cannot be of any.
+REFUSED = -1
+held_out_items = Table(
+    "held_out_items",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("item_id", String(200), primary_key=True),
+    Column("item", Text, nullable=False),
+    Column("source", String(20), nullable=False),
+    Column("version", Integer),
+    Index("held_out_by_version", "student", "version"),
+)
+
+held_out_versions = Table(
+    "held_out_versions",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("items", Integer, nullable=False),
+    Column("grown", Integer, nullable=False),
+    Column("answers", BigInteger, nullable=False),
+)
+
 watermarks = Table(
     "watermarks",
     metadata,
@@ -226,3 +254,19 @@ def ledger_triggers(dialect: str) -> list[str]:
             "CREATE TRIGGER ledger_sum AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION ledger_sum()",
         ]
     return [_ALL_SUMS.format(**old), *made]
+
+
+def add_columns(connection: sa.Connection) -> None:
+    """Give the tables of an older database the columns that were added since."""
+    stored = sa.inspect(connection).get_multi_columns()
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in stored[None, table.name]}
+        for column in table.columns:
+            if column.name not in known:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+
+
+def outgoing(row: sa.Row[tuple[object, ...]]) -> Outgoing:
+    """The record in a row of the outbox."""
+    return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))

@@ -17,6 +17,7 @@ INSIDE = {
     "catalog": {"name", "gather", "cluster", "relabel", "assemble"},
     "monitor": {"assess", "diagnose", "record"},
     "curate": {"write", "sieve", "rewrite", "solve", "filter", "assemble"},
+    "teach": {"standing", "decide", "open"},
 }
 NAMED: dict[str, str] = json.loads((ROOT / "langgraph.json").read_text())["graphs"]
 
@@ -45,6 +46,9 @@ def test_each_graph_runs_on_its_own_sample(name: str) -> None:
         verdicts = [result["verdict"] for result in ended["results"]]
         assert verdicts == ["correct", "correct", "incorrect", "correct", "incorrect"]
         assert ended["results"][2]["missing"] == ["multiplication"]
+    elif name == "teach":
+        assert ended["decision"]["kind"] == "select"
+        assert [target["skill"] for target in ended["decision"]["skills"]] == ["division"]
     else:
         assert {example["provenance"]["strategy"] for example in ended["result"]["examples"]} == {
             "select",

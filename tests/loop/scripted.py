@@ -21,6 +21,7 @@ from loop.embedded import Embedded
 from loop.tasks.grading import grade_text
 from loop.tasks.task import Task
 from loop.wiring import open_services, set_up_student
+from loop.workers.messages import Listener
 from loop.workers.record import LoopRound, parse_record
 from loop.workers.services import Ports, Services
 from serving.scripted_engine import ScriptedEngine
@@ -28,6 +29,8 @@ from streams.clock import HandClock
 from streams.codec import encode
 from streams.events import StudentOutput
 from streams.memory_log import MemoryLog
+from streams.state import tables
+from streams.state.held_out import reserved_row
 from streams.state.rounds import RoundStore
 from streams.state.store import StateStore
 from training.testing.scripted_trainer import ScriptedTrainer
@@ -186,8 +189,20 @@ class ScriptedLoop:
                 return
             self.clock.sleep(60)
 
+    def listening(self, listen: Listener) -> Services:
+        """The services with somebody who is told what happens."""
+        return dataclasses.replace(self.services, listen=listen)
+
+    def reserve(self, item: HeldOutItem) -> None:
+        """A question comes in for the held-out set, as with a batch."""
+        store = self.services.store
+        row = reserved_row(self.services.student, item, "gold")
+        with store.transaction() as connection:
+            store.insert_new(tables.held_out_items, [row], connection)
+
     def restart(self) -> None:
-        """New workers, as after a death."""
+        """New workers, as after an end."""
+        self.workers.monitor.loop.close()
         self.workers = Embedded(self.services, self.log)
 
     @property

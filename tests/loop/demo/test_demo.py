@@ -76,7 +76,7 @@ def test_every_question_counts_once(reference: Any) -> None:
     with open_log(config, reference.root, None) as log:
         asked, diagnosed = (len(list(log.read(topic))) for topic in ("student-outputs", "diagnoses"))
     counted = sum(counts[0] for key, counts in store.buckets("demo").items() if key[2] == ALL)
-    watched = sum((store.watermark("demo", version) or (0, 0.0))[0] for version in range(1, 10))
+    watched = sum((store.watermarks("demo").get(version) or (0, 0.0))[0] for version in range(1, 10))
     assert asked == diagnosed == counted == watched == config.demo.questions
 
 

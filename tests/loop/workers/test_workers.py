@@ -150,7 +150,7 @@ def test_an_event_from_the_future_is_a_dead_letter_and_moves_no_clock(tmp_path: 
     log = fold_outputs(services, [output(1), output(2, occurred_at=NOW + timedelta(days=400))])
     letters = list(log.read("student-outputs.dlq"))
     assert len(letters) == 1 and b"future" in dict(letters[0].headers)["dlq_message"]
-    assert services.store.watermark("demo", 1) == (1, NOW.timestamp())
+    assert services.store.watermarks("demo").get(1) == (1, NOW.timestamp())
 
 
 def test_a_student_that_cannot_be_sampled_now_makes_no_dead_letter(tmp_path: Path) -> None:
@@ -181,7 +181,11 @@ def test_diagnoses_of_a_teacher_outside_are_folded_and_watched(tmp_path: Path) -
     log.append([Outgoing("diagnoses", r.key, r.value, r.headers) for r in diagnoses] * 2)
     MonitorWorker(services, log).step()
     assert services.store.buckets("demo") == asked.store.buckets("demo") != {}
-    assert services.store.watermark("demo", 1) == asked.store.watermark("demo", 1) == (3, NOW.timestamp() + 2)
+    assert (
+        services.store.watermarks("demo").get(1)
+        == asked.store.watermarks("demo").get(1)
+        == (3, NOW.timestamp() + 2)
+    )
 
 
 def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_path: Path) -> None:

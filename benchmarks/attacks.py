@@ -261,14 +261,15 @@ def main(words: Sequence[str]) -> int:
     chosen = [attack for attack in ATTACKS if not words or any(word in attack.name for word in words)]
     tests = sorted({test for attack in chosen for test in attack.tests})
     outcomes = Outcomes()
-    pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *tests], plugins=[outcomes])
+    quiet = ["-q", "-rfEs", "--tb=short", "--no-header", "--continue-on-collection-errors"]
+    pytest.main([*quiet, "-p", "no:cacheprovider", *tests], plugins=[outcomes])
     table = Table("point", "attack", "before", "now", "tests", "", title="attacks of issue 12")
     held = []
     for attack in chosen:
         cells, holds = row(attack, outcomes)
         table.add_row(*cells, "ok" if holds else "NO")
         held.append(holds)
-    Console().print(table)
+    Console(width=120).print(table)
     return int(not all(held))
 
 

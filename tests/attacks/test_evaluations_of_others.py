@@ -14,8 +14,7 @@ from agent.items import HeldOutItem
 from graphs.testing.scripted import ScriptedTeacher
 from loop.config import load
 from loop.tasks.task import Task
-from loop.workers.judge import measured
-from loop.workers.messages import Evaluating
+from loop.workers.judge import Measure
 from loop.workers.services import Services
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import SystemClock
@@ -47,8 +46,7 @@ def accuracy(tmp_path: Path, base: str, answer: str, grade: Any, grader: str = "
         crash=no_crash,
         owner="test",
     )
-    told = Evaluating("version 1", len(ITEMS))
-    kept = measured(services, 1, None, services.evaluation_file(1), told)
+    kept = Measure(services, 1, None, "version 1").on(ITEMS, services.evaluation_file(1))
     services.store.close()
     right = kept.evaluation.accuracy_by_skill()
     return right.get("add", -1.0)

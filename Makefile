@@ -10,7 +10,7 @@ SETUP_SIZE := 400 MB to download with the CPU build of torch, 2.4 GB on disk, 2 
 VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
-.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate kafka crash hundred bench-env bench-ingest vllm-env clean
+.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate kafka crash attacks campaign hundred bench-env bench-ingest vllm-env clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,12 @@ kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with t
 
 crash: setup  ## crash test against real Kafka: SEEDS=20 FIRST_SEED=1, writes crash.json
 	$(BIN)/python -m benchmarks.crash --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json crash.json
+
+attacks: setup  ## every attack of issue 12 by name, before and now (Kafka, PostgreSQL)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.attacks
+
+campaign: setup  ## random faults over a running loop of real workers: SEEDS=20 FIRST_SEED=1, writes campaign.json
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.campaign --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json campaign.json
 
 hundred: setup  ## a loop of a hundred skills: real workers, Kafka and PostgreSQL, kills and freezes, writes hundred.json
 	$(BIN)/python -m benchmarks.hundred --json hundred.json

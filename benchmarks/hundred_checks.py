@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mlflow import MlflowClient
 
@@ -52,6 +52,21 @@ def check(name: str, passed: bool, **figures: Any) -> Check:
     """A check, shown by its figures."""
     shown = ", ".join(f"{key} {value}" for key, value in figures.items())
     return Check(name, bool(passed), shown, figures)
+
+
+class Books(Protocol):
+    """What the checks of rounds and money read."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def store(self) -> StateStore: ...
+    @property
+    def rounds(self) -> Sequence[LoopRound]: ...
+    @property
+    def runs(self) -> Mapping[str, int]: ...
+    @property
+    def versions(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -227,7 +242,7 @@ def none_repeated(seen: Evidence) -> Check:
     return check("no rejected round repeated as it was", repeats == 0, rounds=len(forms), repeats=repeats)
 
 
-def one_run_and_version(seen: Evidence) -> Check:
+def one_run_and_version(seen: Books) -> Check:
     """One MLflow run and at most one version per round, and no run of any other."""
     judged = {round_.round_id for round_ in seen.rounds if round_.record.judged}
     ids = {round_.round_id for round_ in seen.rounds} | {"base"}
@@ -270,7 +285,7 @@ def no_skill_down(seen: Evidence) -> Check:
     )
 
 
-def money_within_caps(seen: Evidence) -> Check:
+def money_within_caps(seen: Books) -> Check:
     """What the ledger says was spent is within the caps of the day and of each round."""
     entries = ledger.entries(seen.store, seen.config.student.name)
     by_round: Counter[str] = Counter()
@@ -281,13 +296,14 @@ def money_within_caps(seen: Evidence) -> Check:
     rounds = [usd for round_id, usd in by_round.items() if round_id]
     caps = seen.config.budget
     assert caps.usd_per_day is not None and caps.usd_per_round is not None
-    passed = max(by_day.values()) <= caps.usd_per_day and max(rounds) <= caps.usd_per_round
+    day, dearest = max(by_day.values(), default=0.0), max(rounds, default=0.0)
+    passed = day <= caps.usd_per_day and dearest <= caps.usd_per_round
     return check(
         "money within the caps",
         passed,
-        day=round(max(by_day.values()), 2),
+        day=round(day, 2),
         day_cap=caps.usd_per_day,
-        dearest_round=round(max(rounds), 2),
+        dearest_round=round(dearest, 2),
         round_cap=caps.usd_per_round,
         calls=sum(entry.usage.calls for entry in entries),
     )

@@ -83,13 +83,13 @@ def right_answer(question: str) -> str:
 class Questions:
     """Draws questions: the first skill by Zipf's law, or a given one; a few need a second one."""
 
-    def __init__(self, seed: int, purpose: str) -> None:
-        self._dice = Random(rank(seed, purpose))
-        self._sums = list(accumulate((place + 1) ** -ZIPF for place in range(len(SKILLS))))
+    def __init__(self, seed: int, purpose: str, skills: Sequence[str] = SKILLS) -> None:
+        self._dice, self._skills = Random(rank(seed, purpose)), skills
+        self._sums = list(accumulate((place + 1) ** -ZIPF for place in range(len(skills))))
 
     def skill(self) -> str:
         """A skill by its share of the traffic."""
-        return SKILLS[bisect(self._sums, self._dice.random() * self._sums[-1])]
+        return self._skills[bisect(self._sums, self._dice.random() * self._sums[-1])]
 
     def draw(self, skill: str | None = None, new_form: bool = False) -> str:
         """A question that nobody has asked before, almost surely."""
@@ -146,15 +146,16 @@ def base_rates(seed: int) -> dict[str, float]:
     return drawn | MISSING | {f"{skill} {NEW_FORM}": DRIFTED for skill in DRIFTING}
 
 
-def write_world(folder: Path, seed: int) -> None:
-    """The base student and the task's files."""
+def write_world(folder: Path, seed: int, skills: Sequence[str] = SKILLS) -> None:
+    """The base student and the task's files, whose questions are about these skills."""
     write_rates(base_rates(seed), folder / "base" / "model.safetensors")
     write_json(folder / "base" / "config.json", {"architectures": ["RatedStudent"]})
-    _write_rows(folder / "catalog.jsonl", ({"skill": skill} for skill in SKILLS))
-    pools = {skill: POOR_POOL if skill in POOR else POOL for skill in SKILLS}
-    _write_rows(folder / "pool.jsonl", _rows(Questions(seed, "pool"), pools))
-    sizes = dict.fromkeys(SKILLS, HELD_OUT) | {UNMEASURED: 0}
-    _write_rows(folder / "held_out.jsonl", _rows(Questions(seed, "held-out"), sizes, without=UNMEASURED))
+    _write_rows(folder / "catalog.jsonl", ({"skill": skill} for skill in skills))
+    pools = {skill: POOR_POOL if skill in POOR else POOL for skill in skills}
+    _write_rows(folder / "pool.jsonl", _rows(Questions(seed, "pool", skills), pools))
+    sizes = dict.fromkeys(skills, HELD_OUT) | {UNMEASURED: 0}
+    held_out = _rows(Questions(seed, "held-out", skills), sizes, without=UNMEASURED)
+    _write_rows(folder / "held_out.jsonl", held_out)
 
 
 def _rows(questions: Questions, sizes: Mapping[str, int], without: str = "") -> Iterator[dict[str, object]]:
@@ -242,7 +243,7 @@ class RatedTrainer:
 
 
 def _right(example: Example) -> bool:
-    return example.completion.splitlines()[-1] == right_answer(example.prompt)
+    return right_answer(example.prompt) in re.findall(r"\d+", example.completion.splitlines()[-1])
 
 
 class FallibleSettings(Settings):

@@ -48,10 +48,10 @@ def run_up(config: Config, root: Path, once: bool, listen: Listener, console: Co
     with (
         Stop() as stop,
         _opened(config, root, stop, once, listen) as services,
-        open_log(config, root) as log,
+        _patiently(partial(open_log, config, root), stop, once) as log,
     ):
         _patiently(partial(set_up_student, services), stop, once)
-        embedded = Embedded(services, log)
+        embedded = _patiently(partial(Embedded, services, log), stop, once)
         try:
             if once:
                 _to_the_end(services, log, embedded.monitor, embedded.catch_up, console)
@@ -71,7 +71,7 @@ def run_worker(config: Config, root: Path, kind: str, once: bool, listen: Listen
         if kind == "deploy":
             _patiently(partial(set_up_student, services), stop, once)
         else:
-            _wait_for_student(services)
+            _wait_for_student(services, stop, once)
         if kind == "monitor":
             _run_monitor(services, once, stop, console)
             return
@@ -98,8 +98,8 @@ def _patiently(begin: Callable[[], T], stop: Stop, once: bool) -> T:
 
 
 def _run_monitor(services: Services, once: bool, stop: Stop, console: Console) -> None:
-    with open_log(services.config, services.root, None) as log:
-        monitor = MonitorWorker(services, log)
+    with _patiently(partial(open_log, services.config, services.root, None), stop, once) as log:
+        monitor = _patiently(partial(MonitorWorker, services, log), stop, once)
         calm_collector()
         try:
             if once:
@@ -132,10 +132,10 @@ def _to_the_end(
     )
 
 
-def _wait_for_student(services: Services) -> None:
+def _wait_for_student(services: Services, stop: Stop, once: bool) -> None:
     """The deploy worker sets the student up. Raises `ConfigError` when none does within `SETUP_S` seconds."""
     for waited_s in range(SETUP_S):
-        if services.rounds.route(services.student) is not None:
+        if _patiently(partial(services.rounds.route, services.student), stop, once) is not None:
             return
         if waited_s == SAYS_S:
             logger.warning("waiting until `skillloop worker deploy` sets student %r up", services.student)

@@ -14,6 +14,7 @@ for the same weights as long as a server lives. Publishing:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -138,12 +139,22 @@ class AdapterStore:
         for name in ADAPTER_FILES:
             write_bytes(temporary / name, (adapter / name).read_bytes())
         write_text(temporary / MANIFEST, manifest.model_dump_json())
+        self._open_to_servers(temporary)
         try:
             temporary.rename(directory)
         except OSError:
             shutil.rmtree(temporary, ignore_errors=True)
             if not (directory / MANIFEST).is_file():  # else another process was first
                 raise
+
+    def _open_to_servers(self, directory: Path) -> None:
+        """Servers may run as other users, whom the umask of the command line shuts out."""
+        directory.chmod(0o755)
+        for path in directory.iterdir():
+            path.chmod(0o644)
+        if not any(self._root.glob(f"*/{MANIFEST}")):  # its first adapter: the folder may be ours, and new
+            with contextlib.suppress(PermissionError):
+                self._root.chmod(self._root.stat().st_mode | 0o055)
 
     def _manifest(self, directory: Path) -> AdapterManifest:
         try:

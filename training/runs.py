@@ -24,6 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NOTE
 
+from agent.errors import masked
 from serving.adapter_files import ADAPTER_FILES, CorruptAdapter, adapter_sha256
 from streams.files import file_sha256
 from training.adapters import load_check
@@ -60,7 +61,7 @@ class MlflowRuns:
             )
         if not re.match(r"sqlite:////|postgresql(\+\w+)?://|https?://", tracking_uri):
             raise RegistryError(
-                f"tracking URI {tracking_uri!r} is neither "
+                f"tracking URI {masked(tracking_uri)!r} is neither "
                 "an absolute sqlite:////path, PostgreSQL, nor a server"
             )
         self._student, self._tracking_uri = student, tracking_uri
@@ -324,12 +325,13 @@ def translated(action: str) -> Iterator[None]:
         status = exc.get_http_status_code()
         if status >= 500 or status == 429:
             raise RegistryUnavailable(
-                f"cannot {action}: MLflow is not available now ({exc}); retry with back-off"
+                f"cannot {action}: MLflow is not available now ({masked(exc)}); retry with back-off"
             ) from exc
-        raise RegistryError(f"cannot {action}: MLflow refused ({exc})") from exc
+        raise RegistryError(f"cannot {action}: MLflow refused ({masked(exc)})") from exc
     except OSError as exc:
         raise RegistryUnavailable(
-            f"cannot {action}: MLflow or its artifact store cannot be reached ({exc}); retry with back-off"
+            f"cannot {action}: MLflow or its artifact store cannot be reached ({masked(exc)});"
+            " retry with back-off"
         ) from exc
     except KeyError as exc:
         raise RegistryError(

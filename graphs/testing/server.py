@@ -89,6 +89,10 @@ class TeacherServer:
         self._http.server_close()
         self._thread.join()
 
+    def order(self, faults: Sequence[Order]) -> None:
+        """Faults for the next calls, in place of what is left of those ordered before."""
+        self._ordered = Faults(faults)
+
     def answer(self, body: JsonObject) -> tuple[int, JsonObject | str, dict[str, str]]:
         """Status, body and headers for one chat completion; a text in place of a body is sent as it is, an
         empty one drops the line."""

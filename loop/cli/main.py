@@ -94,6 +94,7 @@ def options(
 
 def main() -> None:
     """Entry point: errors that a user can act on are one line, without a traceback."""
+    os.umask(0o077)  # answers, replies and models are their owner's alone
     # LangGraph must not import arbitrary types from checkpoints (docs/dependencies.md). Read at its import.
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")

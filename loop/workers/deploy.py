@@ -11,7 +11,7 @@ from agent.errors import SkillloopError
 from loop.errors import LoopError
 from loop.workers.judge import probe_digest
 from loop.workers.lease import Lease
-from loop.workers.live import Reconciler, Switch, has_canary, lead_users, set_route
+from loop.workers.live import Reconciler, Switch, has_canary, lead_users, read_table, set_route
 from loop.workers.record import Ended, LoopRound
 from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import Services
@@ -102,11 +102,17 @@ class DeployWorker(RoundWorker):
             round_ = services.rounds.note(round_, round_.record.plus(seen))
         services.crash("deploy.canary")
         if seen.outcome == "wait":
-            services.load(parent)
-            lead_users(services, parent)
+            self._let_in(parent, round_.record.need_judged().version)
         else:
             logger.info("canary of round %s: %s, %s", round_.round_id, seen.outcome, seen.reason)
         return round_
+
+    def _let_in(self, champion: int, canary: int) -> None:
+        """Lead the canary's share of the users to it; the reconciler keeps it so."""
+        table = read_table(self.services)
+        if table is None or canary not in [share.version for share in table.shares]:
+            self.services.load(champion)
+            lead_users(self.services, champion)
 
     def watch_champion(self) -> None:
         """Take a promoted version back that has become worse; a person is told by an alert."""

@@ -12,7 +12,6 @@ import pytest
 from agent.profile import ALL, BucketKey, Counts, bucket_of
 from loop.config import CanarySection
 from loop.workers.deploy import DeployWorker
-from loop.workers.live import Reconciler
 from loop.workers.record import Trial
 from loop.workers.services import Services
 from serving.routes import Activity, report
@@ -24,7 +23,7 @@ from streams.log import Partition, Record
 from streams.state.store import Batch
 from tests.loop.workers.conftest import House, judged
 
-QUICK = CanarySection(margin=0.4, min_answers=20, max_answers=400, min_needed=400, limit_s=1200, look_s=30)
+QUICK = CanarySection(margin=0.4, min_answers=20, max_answers=400, min_needed=400, limit_s=600, look_s=30)
 
 
 class Crash(BaseException):
@@ -94,7 +93,6 @@ class Town:
             self.worker = DeployWorker(self.services)
             self.services.clock.sleep(1.0)
             self.look()
-        Reconciler(self.services).step()
 
     def until_ended(self, answers: int, bad: dict[int, int]) -> int:
         """Minutes until the round has ended."""
@@ -159,14 +157,15 @@ def test_without_data_it_goes_back_after_its_time(town: Town) -> None:
     assert town.versions() == [1]
 
 
-@pytest.mark.parametrize("bad", [{1: 1, 2: 1}, {1: 1, 2: 9}])
 @pytest.mark.parametrize(
-    "place", ["deploy.canary", "deploy.after-withdrawal", "deploy.before-alias", "deploy.after-alias"]
+    ("place", "worse"),
+    [("canary", True), ("after-withdrawal", True), ("canary", False), ("after-alias", False)],
 )
-def test_a_crash_changes_nothing(town: Town, place: str, bad: dict[int, int]) -> None:
-    town.crash_at = place
-    town.until_ended(10, bad)
-    promoted = bad[1] == bad[2]
+def test_a_crash_changes_nothing(town: Town, place: str, worse: bool) -> None:
+    town.crash_at = f"deploy.{place}"
+    town.until_ended(10, {1: 1, 2: 9 if worse else 1})
+    assert not town.crash_at, "it has died once"
+    promoted = not worse
     assert town.state()[0] == ("promoted" if promoted else "rejected")
     assert town.versions() == ([2] if promoted else [1])
 

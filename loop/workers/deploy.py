@@ -9,6 +9,7 @@ import time
 
 from agent.errors import SkillloopError
 from loop.errors import LoopError
+from loop.workers.approve import ask_to_deploy, told
 from loop.workers.judge import probe_digest
 from loop.workers.lease import Lease
 from loop.workers.live import Reconciler, Switch, has_canary, lead_users, read_table, set_route
@@ -64,6 +65,13 @@ class DeployWorker(RoundWorker):
             reason = f"version {champion} became champion while this round was trained on version {parent}"
             self._reject(round_, reason)
             return None
+        if services.config.rounds.approve == "deploy":
+            decided = ask_to_deploy(services, round_)
+            if decided is None:
+                return services.config.rounds.look_s
+            if not decided.approved:
+                self._reject(round_, told(decided))
+                return None
         services.load(version)
         self._prove(version, judged.probe)
         if has_canary(services):

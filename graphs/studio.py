@@ -57,7 +57,7 @@ ANSWERS = (
 )
 
 
-NEEDED = {"addition": 300, "division": 200}
+NEEDED = {"addition": 500, "division": 200}
 MISSING = {"addition": 6, "division": 120}
 
 

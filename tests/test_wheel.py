@@ -73,12 +73,12 @@ def test_init_writes_a_configuration_that_is_read(
         listed = run(
             installed / "skillloop",
             "topics",
-            "list",
+            "create",
             where=tmp_path,
             SKILLLOOP_CONFIG="mine/skillloop.toml",
             SKILLLOOP_DIR="elsewhere",
         )
-        assert listed.returncode == 0 and "student-outputs" in listed.stdout, listed.stderr
+        assert listed.returncode == 0 and "8 topics" in listed.stdout, listed.stderr
         assert (tmp_path / "elsewhere" / "log.db").is_file() and not (tmp_path / "runs").exists()
 
 

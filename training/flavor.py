@@ -9,9 +9,9 @@ Names of classes are the automatic ones, so that no code of a model is ever run.
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from typing import Any
 
-import transformers
 from mlflow.version import VERSION
 
 from agent.items import JsonObject
@@ -35,7 +35,7 @@ def mlmodel(adapter_config: JsonObject, run_id: str, artifact_path: str) -> str:
         "tokenizer_revision": revision or "main",
         "peft_adaptor": ".",
         "code": None,
-        "transformers_version": transformers.__version__,
+        "transformers_version": version("transformers"),
     }
     pyfunc = {"loader_module": "mlflow.transformers"}
     value = {

@@ -23,7 +23,7 @@ student, so that nothing is counted twice."""
 _BEFORE = "seen_events_before"
 
 
-class Seen(NamedTuple):
+class SeenEvent(NamedTuple):
     """An event to be remembered; without a day indefinitely."""
 
     source: str
@@ -31,12 +31,12 @@ class Seen(NamedTuple):
     day: int | None
 
 
-def seen(event: Event) -> Seen:
+def seen(event: Event) -> SeenEvent:
     """What is remembered of an event."""
-    return Seen(event.student, event.event_id, event.occurred_at.toordinal())
+    return SeenEvent(event.student, event.event_id, event.occurred_at.toordinal())
 
 
-def remember(events: Iterable[Seen], connection: sa.Connection) -> None:
+def remember(events: Iterable[SeenEvent], connection: sa.Connection) -> None:
     """Insert events, in one order everywhere (two consumers cannot wait for each other). Raises
     `IntegrityError` for one that is there."""
     ordered = sorted(events)

@@ -24,7 +24,7 @@ from streams.events import Event, EventKey
 from streams.log import Outgoing, Partition, dump_headers, load_headers
 from streams.state import seen, tables
 from streams.state.dialects import BUCKET_COLUMNS, STATEMENTS, check_64_bits, sqlite_begin, sqlite_pragmas
-from streams.state.seen import Seen
+from streams.state.seen import SeenEvent
 from streams.state.steady import steady_time
 
 
@@ -70,7 +70,7 @@ class Batch:
     group: str
     expected: Mapping[Partition, int]
     offsets: Mapping[Partition, int]
-    events: Sequence[Seen] = ()
+    events: Sequence[SeenEvent] = ()
     buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
@@ -216,7 +216,7 @@ class StateStore:
                 f"state store {self._shown()} refused the batch: {exc.orig}; nothing was written"
             ) from exc
 
-    def _remember(self, events: Sequence[Seen], connection: sa.Connection) -> None:
+    def _remember(self, events: Sequence[SeenEvent], connection: sa.Connection) -> None:
         if not events:
             return
         from_day = seen.known_from(connection)
@@ -329,7 +329,7 @@ class StateStore:
             return False
         try:
             with self.transaction() as connection:
-                seen.remember([Seen(*event.identity, None)], connection)
+                seen.remember([SeenEvent(*event.identity, None)], connection)
                 self.publish([encode(event)], connection)
         except IntegrityError:
             return False

@@ -243,5 +243,5 @@ def test_the_documented_lines_are_read() -> None:
     document = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
     section = document.split("## From a file")[1]
     for block in re.findall(r"(?:^    .*\n)+", section, re.MULTILINE):
-        (event,) = read_line(" ".join(block.split()).encode(), 1, Defaults("mathbot"))
+        _, (event,) = read_line(" ".join(block.split()).encode(), 0, Defaults("mathbot"))
         assert (event.question, event.answer) == ("What is 3 + 4?", "8")

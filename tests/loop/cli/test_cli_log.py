@@ -49,7 +49,7 @@ def with_letters(tmp_path: Path) -> Path:
 
 
 def test_topics_are_listed_with_their_ends(tmp_path: Path) -> None:
-    assert "7 topics" in run(topics_app, "create", "--dir", tmp_path).output
+    assert "8 topics" in run(topics_app, "create", "--dir", tmp_path).output
     with LocalLog(tmp_path / "log.db") as log:
         log.append([encode(output(1))])
     listed = run(topics_app, "list", "--dir", tmp_path).output

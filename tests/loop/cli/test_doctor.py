@@ -71,7 +71,7 @@ def test_all_is_well(tmp_path: Path) -> None:
         done = examine(tmp_path, teacher=server.base_url)
         assert server.calls == {}, "it costs nothing"
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert set(verdicts(done).values()) == {"ok"} and len(verdicts(done)) == 15
+    assert set(verdicts(done).values()) == {"ok"} and len(verdicts(done)) == 16
     assert "has 'scripted'" in done.stdout and "gold, then teacher" in done.stdout
 
 

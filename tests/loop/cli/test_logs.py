@@ -96,7 +96,7 @@ def test_a_command_is_told_how_to_speak(tmp_path: Path) -> None:
     text = run_warm(SKILLLOOP, *words, "--log-format", "text")
     assert text.returncode == 0, text.stderr
     assert "INFO loop.run: starting the loop of student 'demo'" in text.stderr
-    assert "INFO loop.workers.deploy: version 1 of 'demo' is served" in text.stderr
+    assert "INFO loop.workers.live: version 1 of 'demo' is served" in text.stderr
     quiet = run_warm(SKILLLOOP, *words, "-q")
     assert (quiet.returncode, quiet.stderr) == (0, "")
     assert quiet.stdout.startswith("0 records waited in student-outputs")

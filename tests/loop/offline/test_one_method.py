@@ -73,9 +73,11 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         bench.items(),
         bench.config.strategy,
     )
+    asked = {question.question for question in bench.data.validation}
     untouchable = [
         HeldOutItem(item_id=f"h{at}", question=text, answer="1", skills=("sum",), stratum="s")
         for at, text in enumerate(bench.data.untouchable)
+        if text not in asked  # the loop plans from no answer to a held-out question
     ]
     task = Task(
         SkillCatalog.of(*((row.skill, row.description) for row in bench.catalog_rows())),

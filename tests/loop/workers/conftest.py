@@ -46,7 +46,7 @@ class ListedRegistry:
 
     def version(self, version: int) -> VersionInfo:
         kind: Any = "adapter" if version in self.adapters else "base"
-        return VersionInfo(version, kind, f"r{version}", "run", "sha", "base", None, None, None)
+        return VersionInfo(version, kind, f"r{version}", "run", "sha", "base", None, "", None)
 
     def champion(self) -> VersionInfo:
         return self.version(self.aliases["champion"])

@@ -99,8 +99,8 @@ def test_both_students_and_all_earlier_champions_are_measured_on_the_rounds_vers
     assert set(before) < set(after) and len(after) == len(before) + len(waiting)
     told: list[Message] = []
     services = room.listening(told.append)
-    assert champion_evaluation(services, 2, before).items_sha256 == item_set_sha256(before)
-    evaluation = champion_evaluation(services, 2, after)
+    assert champion_evaluation(services, 2, before).evaluation.items_sha256 == item_set_sha256(before)
+    evaluation = champion_evaluation(services, 2, after).evaluation
     assert evaluation.items_sha256 == item_set_sha256(after) and len(evaluation.outcomes) == len(after)
     assert [message.items for message in told if isinstance(message, Evaluating)] == [len(waiting)]
     assert first.record.need_judged().verdict.promote
@@ -182,6 +182,7 @@ def test_a_question_that_a_version_was_trained_on_is_refused(tmp_path: Path) -> 
     latest = room.services.held_out.latest()
     assert room.workers.monitor.reserve.next_version(2_000) == latest.version
     shutil.rmtree(room.services.round_dir(first.round_id))  # what was taught cannot be read
+    shutil.rmtree(room.root / "mlartifacts")
     room.reserve(item.model_copy(update={"item_id": "later"}))
     assert room.workers.monitor.reserve.next_version(2_000) == latest.version
     assert room.services.held_out.latest() == latest

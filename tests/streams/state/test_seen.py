@@ -18,7 +18,7 @@ from streams.state import compaction
 from streams.state.compaction import compact, first_bucket
 from streams.state.outbox import OutboxRelay
 from streams.state.rounds import RoundStore
-from streams.state.seen import Seen
+from streams.state.seen import SeenEvent
 from streams.state.store import Batch, DuplicateEvents, StateStore
 from streams.testing.synthetic import BUCKET_S, diagnose, expected_buckets, output
 
@@ -26,7 +26,7 @@ TOPIC = "student-outputs"
 DAY = datetime(2026, 1, 5, tzinfo=UTC).toordinal()
 
 
-def batch(number: int, events: Sequence[Seen]) -> Batch:
+def batch(number: int, events: Sequence[SeenEvent]) -> Batch:
     at = Partition("t", 0)
     return Batch("g", {at: number}, {at: number + 1}, events)
 
@@ -57,15 +57,15 @@ def serve(store: StateStore, version: int) -> None:
 
 
 def test_an_id_is_known_of_its_own_source(store: StateStore) -> None:
-    store.commit(batch(0, [Seen("ann", "1", 5), Seen("bob", "1", 6), Seen("ann", '"2\\', 5)]))
+    store.commit(batch(0, [SeenEvent("ann", "1", 5), SeenEvent("bob", "1", 6), SeenEvent("ann", '"2\\', 5)]))
     assert store.known([("ann", "1"), ("bob", "1"), ("cal", "1"), ("ann", '"2\\'), ("bob", '"2\\')]) == {
         ("ann", "1"),
         ("bob", "1"),
         ("ann", '"2\\'),
     }
     with pytest.raises(DuplicateEvents):
-        store.commit(batch(1, [Seen("cal", "1", 5), Seen("bob", "1", 7)]))
-    store.commit(batch(1, [Seen("cal", "1", 5)]))
+        store.commit(batch(1, [SeenEvent("cal", "1", 5), SeenEvent("bob", "1", 7)]))
+    store.commit(batch(1, [SeenEvent("cal", "1", 5)]))
 
 
 def test_ids_of_an_earlier_version_are_taken_over(store_url: str) -> None:
@@ -80,7 +80,7 @@ def test_ids_of_an_earlier_version_are_taken_over(store_url: str) -> None:
         store.close()
     store = StateStore(store_url)
     with pytest.raises(DuplicateEvents, match="earlier version"):
-        store.commit(batch(0, [Seen("ann", "2", 5)]))
+        store.commit(batch(0, [SeenEvent("ann", "2", 5)]))
     store.close()
 
 

@@ -8,9 +8,10 @@ FIRST_SEED ?= 1
 COMMA := ,
 SETUP_SIZE := 400 MB to download with the CPU build of torch, 2.4 GB on disk, 2 to 5 minutes
 VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
+LIVE_DIR ?= runs/demo-live
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
-.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate kafka crash attacks campaign hundred bench-env bench-ingest vllm-env clean
+.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate kafka crash attacks campaign hundred bench-env bench-ingest vllm-env demo-live clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -87,6 +88,9 @@ bench-env:  ## environment of the peers that benchmarks/ingest.py and benchmarks
 
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json
+
+demo-live: setup vllm-env  ## the loop closed on a real vLLM, users behind the gateway: about 10 minutes (LIVE_DIR=folder)
+	$(BIN)/python -m loop.demo.live --dir $(LIVE_DIR)
 
 vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm, for the tests marked vllm
 

@@ -43,10 +43,10 @@ _RICH = 1e250
 
 class CanarySettings(Settings):
     """When a canary ends. `rollback_error` is the probability that one no worse is ever sent back,
-    `promote_error` that one worse by `margin` is promoted. Answers are the canary's: fewer than `min_answers`
-    promote nothing, and after `max_answers` without evidence it goes back. Targets that fewer than
-    `min_needed` of them would need are not waited for. `run_length`: answers between two false alarms of a
-    promoted version, on average at least."""
+    `promote_error` that one worse by `margin` is promoted. Answers are the canary's that were judged: fewer
+    than `min_answers` promote nothing, and after `max_answers` without evidence it goes back. Targets that
+    fewer than `min_needed` of them would need are not waited for. `run_length`: answers between two false
+    alarms of a promoted version, on average at least."""
 
     rollback_error: float = Field(default=0.05, gt=0, lt=1)
     promote_error: float = Field(default=0.05, gt=0, lt=1)
@@ -153,7 +153,7 @@ class Canary:
 
     def note(self, answer: TrialAnswer) -> None:
         """Take in one answer. Outcomes that are not on trial are passed over."""
-        self._answers += answer.arm == "canary"
+        self._answers += answer.arm == "canary" and DIFFICULT in answer.bad
         closed = False
         for name, bad in answer.bad.items():
             comparison = self._comparisons.get(name)
@@ -220,6 +220,11 @@ class Regression:
         self._threshold = float(settings.run_length)
         self._each = [0.0] * len(BETS)
 
+    @property
+    def total(self) -> float:
+        """What the gamblers have together; an alarm at `run_length`."""
+        return sum(self._each)
+
     def note(self, bad: bool) -> bool:
         """Take in one answer; whether there is an alarm."""
         gain = float(bad) - self._bound
@@ -227,4 +232,4 @@ class Regression:
             min(_RICH, (each + 1.0 / len(BETS)) * (1.0 + bet * gain))
             for each, bet in zip(self._each, BETS, strict=True)
         ]
-        return sum(self._each) >= self._threshold
+        return self.total >= self._threshold

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from agent.budget import Caps
+from agent.canary import CanarySettings
 from agent.decision import PolicySettings
 from agent.drift import DriftSettings
 from agent.plan import StrategySettings
@@ -224,9 +225,37 @@ OnlineStrategy = Annotated[str, AfterValidator(_policy_or_row)]
 
 class RoundsSection(Settings):
     """How rounds are worked on. After `lease_s` seconds without a sign of life from the worker that has it, a
-    round goes to another one."""
+    round goes to another one.
+
+    `approve`: what waits for a person (`skillloop approvals`): `data`, a round's data before anything is
+    trained on it; `deploy`, a version that the gate let through before any user is led to it; or nothing
+    (`auto`). Every `look_s` seconds a worker looks whether the person has decided.
+    """
 
     lease_s: float = Field(default=60.0, gt=0)
+    approve: Literal["auto", "data", "deploy"] = "auto"
+    look_s: float = Field(default=5.0, gt=0, le=600)
+
+
+class CanarySection(CanarySettings):
+    """The canary, where vLLM servers answer users through `[gateway]`: before it is promoted, a version
+    answers `share` of the sessions, and is compared with the champion every `look_s` seconds.
+
+    Without enough evidence after `limit_s` seconds it goes back: no data, no promotion. For the first
+    `watch_answers` answers after its promotion a version is rolled back when its difficult answers become
+    more, by `margin`, than its predecessor's were during the trial; 0: never.
+    """
+
+    enabled: bool = True
+    share: float = Field(default=0.1, gt=0, lt=1)
+    look_s: float = Field(default=15.0, gt=0, le=600)
+    limit_s: float = Field(default=86_400.0, gt=0)
+    watch_answers: int = Field(default=5_000, ge=0)
+
+    @property
+    def weight(self) -> float:
+        """The canary's weight beside a champion of weight 1."""
+        return self.share / (1.0 - self.share)
 
 
 class CurateSection(Settings):
@@ -324,6 +353,7 @@ class Config(Settings):
     policy: PolicySettings = PolicySettings()
     budget: Caps = Caps()
     rounds: RoundsSection = RoundsSection()
+    canary: CanarySection = CanarySection()
     curate: CurateSection = CurateSection()
     strategy: StrategySettings = StrategySettings()
     duplicates: DuplicateSettings = DuplicateSettings()

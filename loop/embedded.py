@@ -29,8 +29,10 @@ class Embedded:
         return busy
 
     def active(self) -> bool:
-        """Whether a round is under way."""
-        return any(round_.state in ACTIVE for round_ in self.services.rounds.list(self.services.student))
+        """Whether a round is under way that does not wait for users or a person."""
+        waiting = {worker.waiting for worker in self.rounds}
+        rounds = self.services.rounds.list(self.services.student)
+        return any(round_.state in ACTIVE and round_.round_id not in waiting for round_ in rounds)
 
     def settle(self) -> None:
         """Work until the log is consumed and no round is under way. Failing dependencies are waited for, with

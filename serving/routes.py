@@ -151,7 +151,8 @@ class RouteFile:
 
 class Activity(Settings):
     """What a gateway says of itself: the table's revision that it goes by, requests under way by model, and
-    since its start the requests and failures of each model and what became of the answers it captures."""
+    since its start the requests, failures and slow answers of each model and what became of the answers it
+    captures."""
 
     gateway: Name
     at: float
@@ -159,6 +160,7 @@ class Activity(Settings):
     in_flight: dict[str, int] = Field(default_factory=dict)
     requests: dict[str, int] = Field(default_factory=dict)
     failures: dict[str, int] = Field(default_factory=dict)
+    slow: dict[str, int] = Field(default_factory=dict)
     captured: dict[str, int] = Field(default_factory=dict)
 
 

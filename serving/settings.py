@@ -43,8 +43,9 @@ class GatewaySettings(Settings):
     whoever the student is served by (docs/serving.md). Empty `api_keys` let everybody in.
 
     Bodies above `max_body_bytes` and requests above `max_in_flight` are refused; a user who takes longer than
-    `client_timeout_s` to send or to read is cut off. A replica that fails is left out for `eject_s`, twice as
-    long each time up to `max_eject_s`.
+    `client_timeout_s` to send or to read is cut off. An answer that takes longer than `slow_s` counts as
+    slow, which a canary is judged by. A replica that fails is left out for `eject_s`, twice as long each time
+    up to `max_eject_s`.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +58,7 @@ class GatewaySettings(Settings):
     max_body_bytes: int = Field(default=1_048_576, gt=0)
     max_in_flight: int = Field(default=512, gt=0)
     client_timeout_s: float = Field(default=30.0, gt=0)
+    slow_s: float = Field(default=10.0, gt=0)
     connect_timeout_s: float = Field(default=2.0, gt=0)
     upstream_timeout_s: float = Field(default=300.0, gt=0)
     eject_s: float = Field(default=1.0, gt=0)

@@ -206,7 +206,8 @@ class Deployed(Event):
 class Alert(Event):
     """Something has drifted: what a skill's answers miss, its share of the traffic, or the part of the
     answers that cannot be judged or explained (`skill` is then a pseudo-skill, `**undecided` or
-    `**unexplained`).
+    `**unexplained`). Or a version has become worse than its predecessor was and is rolled back
+    (`regression`; `skill` is `*`, all answers).
 
     `statistic` and `threshold` are those of the test that raised the alarm, in nats, at `bucket`.
     """
@@ -219,7 +220,7 @@ class Alert(Event):
     bucket: Bucket
     statistic: float = Field(allow_inf_nan=False)
     threshold: float = Field(allow_inf_nan=False)
-    kind: Literal["miss rate", "traffic", "abstention"] = "miss rate"
+    kind: Literal["miss rate", "traffic", "abstention", "regression"] = "miss rate"
 
 
 EVENT_TYPES: tuple[type[Event], ...] = (

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.errors import SkillloopError
+from loop.cli.approvals import ByOption, ReasonOption, approvals_app
 from loop.cli.init import init
 from loop.cli.log import dlq_app, ingest, topics_app
 from loop.cli.logs import LogFormat, set_up_logging
@@ -49,6 +50,7 @@ rounds_app = typer.Typer(no_args_is_help=True, help="The training rounds, and wh
 app.add_typer(worker_app, name="worker")
 app.add_typer(profile_app, name="profile")
 app.add_typer(rounds_app, name="rounds")
+app.add_typer(approvals_app, name="approvals")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
 app.add_typer(store_app, name="store")
@@ -320,14 +322,8 @@ def rounds_discard(round_id: str, directory: DirOption = DEFAULT_DIR, config: Co
     discard_round(load_config(config), directory, round_id, open_console())
 
 
-ReasonOption = Annotated[
-    str | None, typer.Option("--reason", help="Why; asked for on a terminal, and needed in a script.")
-]
-ByOption = Annotated[str | None, typer.Option("--by", help="Who decides. Default: the user of this process.")]
-
-
-def _signed(reason: str | None, by: str | None) -> tuple[str, str]:
-    """The reason and the person of a switch by hand."""
+def signed(reason: str | None, by: str | None) -> tuple[str, str]:
+    """The reason and the person of a decision by hand."""
     if reason is None and not sys.stdin.isatty():
         raise typer.BadParameter("say why: --reason TEXT")
     reason = typer.prompt("Why?") if reason is None else reason
@@ -345,7 +341,7 @@ def promote(
     by: ByOption = None,
 ) -> None:
     """Make VERSION the champion by hand, bypassing the gate. Who did it, and why, is recorded."""
-    reason, by = _signed(reason, by)
+    reason, by = signed(reason, by)
     from loop.run import promote_version
     from loop.workers.live import Switch
 
@@ -363,7 +359,7 @@ def rollback(
 ) -> None:
     """Make the previous champion, or the version given with --to, the champion again. Who did it, and why, is
     recorded."""
-    reason, by = _signed(reason, by)
+    reason, by = signed(reason, by)
     from loop.run import roll_back
     from loop.workers.live import Switch
 

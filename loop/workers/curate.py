@@ -21,14 +21,24 @@ from graphs.checkpoints import sqlite_checkpoints
 from graphs.curate.duplicates import question_key
 from graphs.curate.graph import begun_plan, build_curate, run_curation
 from graphs.curate.neighbours import embedding
-from graphs.curate.plan import CurateContext, Curation, CurationPlan, ReplaySource
+from graphs.curate.plan import (
+    Approval,
+    Approve,
+    AwaitingApproval,
+    CurateContext,
+    Curation,
+    CurationPlan,
+    DataRejected,
+    ReplaySource,
+)
 from graphs.curate.planning import Evidence, plan_data
 from loop.backends import open_log
+from loop.workers.approve import ask_for_data, told
 from loop.workers.failures import recent_failures
 from loop.workers.lease import Lease
 from loop.workers.messages import Curating
-from loop.workers.record import Curated, LoopRound
-from loop.workers.round import RoundWorker
+from loop.workers.record import Curated, Ended, LoopRound
+from loop.workers.round import RoundWorker, answers_total
 from loop.workers.services import DATASET, Services, today
 from serving.engine import Sampling
 from streams.files import read_json, text_sha256, write_json
@@ -58,7 +68,17 @@ class CurateWorker(RoundWorker):
         super().__init__(services)
         self._read_log = read_log or partial(open_log, services.config, services.root, None)
 
-    def work(self, round_: LoopRound, lease: Lease) -> None:
+    def work(self, round_: LoopRound, lease: Lease) -> float | None:
+        try:
+            self._curate(round_, lease)
+        except AwaitingApproval as exc:
+            logger.info("%s", exc)
+            return self.services.config.rounds.look_s
+        except DataRejected as exc:
+            self.advance(round_, "rejected", Ended(answers=answers_total(self.services), error=str(exc)))
+        return None
+
+    def _curate(self, round_: LoopRound, lease: Lease) -> None:
         services, taught = self.services, self._taught_before(round_)
         with sqlite_checkpoints(services.root / "curation.db") as checkpointer:
             graph = build_curate(checkpointer)
@@ -142,6 +162,7 @@ class CurateWorker(RoundWorker):
             grade=task.grade,
             progress=partial(self._told, round_.round_id),
             crash=checkpoint,
+            approve=self._approve(round_),
         )
 
     def _told(self, round_id: str, kind: str, done: int, total: int) -> None:
@@ -199,6 +220,17 @@ class CurateWorker(RoundWorker):
             self.services.config.seed,
             self.services.config.curate.replay,
         )
+
+    def _approve(self, round_: LoopRound) -> Approve | None:
+        """Who asks a person, where one has to decide on the data."""
+        if self.services.config.rounds.approve != "data":
+            return None
+
+        def approve(curation: Curation) -> Approval | None:
+            decided = ask_for_data(self.services, round_, curation)
+            return None if decided is None else Approval(approved=decided.approved, reason=told(decided))
+
+        return approve
 
     def _finish(self, round_: LoopRound, curation: Curation, lease: Lease) -> None:
         lease.renew()

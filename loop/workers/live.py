@@ -14,7 +14,7 @@ from typing import Literal
 from agent.errors import SkillloopError
 from loop.workers.record import LoopRound
 from loop.workers.services import Services
-from serving.engine import EngineUnavailable, LiveEngine
+from serving.engine import EngineError, EngineUnavailable, LiveEngine, ServedBy
 from serving.routes import Replica, RouteFile, RoutesUnusable, RouteTable, Share, drained
 from streams.events import Deployed, derived_id
 from streams.state.rounds import SERVED
@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 def lead_users(services: Services, version: int) -> None:
-    """Make `version`, which is loaded, stand on the servers, and lead the gateways to it. Canaries of the
-    same champion stay where a server has all of them.
+    """Make `version`, which is loaded, stand on the servers, and lead the gateways to it. A version on trial
+    against it gets its share, where a server has both.
 
     Raises `EngineUnavailable` when no server has it: users stay with what they have.
     """
@@ -36,27 +36,54 @@ def lead_users(services: Services, version: int) -> None:
         logger.warning("no user is led to %s: %s", url, reason)
     if not standing.ready:
         raise EngineUnavailable(f"no server serves version {version}: {'; '.join(standing.wanting.values())}")
-    canaries = _canaries(services, version)
-    ready = set(standing.ready)
-    for share in canaries:
-        services.load(share.version)
-        ready &= set(engine.stand(share.version).ready)
-    shares = (Share(version=version, model=standing.model), *canaries)
+    shares, urls = [Share(version=version, model=standing.model)], standing.ready
+    canary = on_trial(services, version)
+    if canary is not None and (there := _stand_beside(services, engine, canary)):
+        both = tuple(url for url in urls if url in there.ready)
+        if both:
+            weight = services.config.canary.weight
+            shares, urls = [*shares, Share(version=canary, model=there.model, weight=weight)], both
     RouteFile(services.routes).write(
         RouteTable(
             student=services.student,
-            shares=shares if ready else shares[:1],
-            replicas=tuple(Replica(url=url) for url in standing.ready if url in ready or not ready),
+            shares=tuple(shares),
+            replicas=tuple(Replica(url=url) for url in urls),
         )
     )
 
 
-def _canaries(services: Services, champion: int) -> tuple[Share, ...]:
-    table = _table(services)
-    return table.shares[1:] if table and table.shares[0].version == champion else ()
+def on_trial(services: Services, champion: int) -> int | None:
+    """The version that is on trial against `champion`. Its round says so: what a crash leaves in the route
+    table is set right by whoever writes the table next."""
+    if not has_canary(services):
+        return None
+    for round_ in services.rounds.list(services.student):
+        record = round_.record
+        if round_.state == "judged" and record.trial is not None and record.trial.outcome == "wait":
+            if record.need_trained().parent == champion:
+                return record.need_judged().version
+    return None
 
 
-def _table(services: Services) -> RouteTable | None:
+def has_canary(services: Services) -> bool:
+    """Whether promotions go through a canary: users are on servers, behind our gateway."""
+    config = services.config
+    served = isinstance(services.engine, LiveEngine) and config.gateway is not None
+    return served and config.canary.enabled
+
+
+def _stand_beside(services: Services, engine: LiveEngine, canary: int) -> ServedBy | None:
+    """Where the canary stands; a canary that cannot leaves the champion alone with the users."""
+    try:
+        services.load(canary)
+        return engine.stand(canary)
+    except EngineError as exc:
+        logger.warning("the canary, version %d, gets no users: %s", canary, exc)
+        return None
+
+
+def read_table(services: Services) -> RouteTable | None:
+    """The route table; None where there is none that can be read."""
     try:
         return RouteFile(services.routes).read()
     except RoutesUnusable as exc:
@@ -140,7 +167,7 @@ class Reconciler:
 
     def _take_off_old(self, engine: LiveEngine, champion: int) -> None:
         services = self._services
-        table, route = _table(services), services.rounds.route(services.student)
+        table, route = read_table(services), services.rounds.route(services.student)
         if table is None:
             return
         keep = {champion, *(route or ()), *(share.version for share in table.shares)}

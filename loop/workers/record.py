@@ -11,6 +11,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal, TypeVar
 
+from pydantic import Field
+
+from agent.canary import Arm, Outcome
 from agent.decision import Decision
 from agent.items import Frozen, JsonObject
 from agent.posterior import SkillEstimate
@@ -74,6 +77,48 @@ class Judged(Frozen):
     after_sha256: str = ""
 
 
+class Requests(Frozen):
+    """Requests of one version as the gateways counted them: those that ended, and of them failed and slow
+    ones."""
+
+    ended: int = 0
+    failed: int = 0
+    slow: int = 0
+
+    def since(self, before: Requests) -> Requests:
+        """What came after `before`."""
+        return Requests(
+            ended=max(0, self.ended - before.ended),
+            failed=max(0, self.failed - before.failed),
+            slow=max(0, self.slow - before.slow),
+        )
+
+    def plus(self, more: Requests) -> Requests:
+        """The sum."""
+        return Requests(
+            ended=self.ended + more.ended, failed=self.failed + more.failed, slow=self.slow + more.slow
+        )
+
+
+class Trial(Frozen):
+    """The canary, while it is on trial and after. `began` and `decided` are the loop's clock.
+
+    `seen` is what each gateway had counted at the last look, `requests` what came of it in each time bucket;
+    how the answers were judged is in the store's profile. `reason` says why the outcome is what it is,
+    `evidence` what is known of each outcome, in words; `reference` is the champion's part of difficult
+    answers meanwhile (None: none was judged).
+    """
+
+    began: datetime
+    outcome: Outcome = "wait"
+    reason: str = ""
+    evidence: tuple[str, ...] = ()
+    reference: float | None = None
+    decided: datetime | None = None
+    seen: dict[str, dict[Arm, Requests]] = Field(default_factory=dict)
+    requests: dict[int, dict[Arm, Requests]] = Field(default_factory=dict)
+
+
 class Ended(Frozen):
     """When it ended, by the student's total of diagnosed answers; `error` says why, unless the gate does."""
 
@@ -81,11 +126,12 @@ class Ended(Frozen):
     error: str = ""
 
 
-Part = Curated | Trained | Judged | Ended
+Part = Curated | Trained | Judged | Trial | Ended
 FIELDS: dict[type[Part], str] = {
     Curated: "curated",
     Trained: "trained",
     Judged: "judged",
+    Trial: "trial",
     Ended: "ended",
 }
 LEFT_OUT = {"used", "profile", "directory", "curve_sha256"}
@@ -101,6 +147,7 @@ class RoundParts(Frozen):
     curated: Curated | None = None
     trained: Trained | None = None
     judged: Judged | None = None
+    trial: Trial | None = None
     ended: Ended | None = None
 
     def plus(self, part: Part) -> RoundParts:

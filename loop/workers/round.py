@@ -53,11 +53,16 @@ class RoundWorker(ABC):
     def __init__(self, services: Services, lease_s: float | None = None) -> None:
         self.services = services
         self.failures = 0
+        self.waiting: str | None = None  # the round that waits for users or a person
         self._lease_s = lease_s or services.config.rounds.lease_s
 
     @abstractmethod
-    def work(self, round_: LoopRound, lease: Lease) -> None:
-        """Do the step and advance the round; call `lease.check` between parts of long work."""
+    def work(self, round_: LoopRound, lease: Lease) -> float | None:
+        """Do the step and advance the round; call `lease.check` between parts of long work.
+
+        A step that waits for what users or a person do returns in how many seconds to look again; until then
+        nobody holds the round.
+        """
 
     def step(self) -> bool:
         """Work on one round; False when there was none, or it has to wait."""
@@ -66,7 +71,10 @@ class RoundWorker(ABC):
             return False
         try:
             with Lease(self.services.rounds, round_, self._lease_s) as lease:
-                self.work(round_, lease)
+                pause_s = self.work(round_, lease)
+            self.waiting = None if pause_s is None else round_.round_id
+            if pause_s is not None:
+                self.services.rounds.postpone(round_, pause_s)
         except RoundConflict as exc:
             logger.warning("%s", exc)
         except Exception as exc:
@@ -80,7 +88,7 @@ class RoundWorker(ABC):
                 self.services.rounds.postpone(round_, 0.0)
             raise
         self.failures = 0
-        return True
+        return self.waiting is None
 
     def advance(
         self, round_: LoopRound, state: State, part: Part, ledger: Sequence[dict[str, Any]] = ()

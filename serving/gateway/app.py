@@ -134,6 +134,7 @@ class Gateway:
             raise _no_model(body.get("model"))
         if not isinstance(body.get("stream", False), bool):
             raise Refusal(400, "invalid_value", "stream must be true or false", "stream")
+        _refuse_prompt_logprobs(body)
         session, path = self._session(request, body), request.url.path
         share = table.choose(session or request.scope["state"]["request_id"])
         asked = Asked(table.student, share.version, share.model, session, questions(path, body), began)
@@ -179,6 +180,16 @@ class Gateway:
 
 def _no_model(name: object) -> Refusal:
     return Refusal(404, "model_not_found", f"the model {str(name)[:200]!r} does not exist", "model")
+
+
+def _refuse_prompt_logprobs(body: JsonObject) -> None:
+    """Log-probabilities of the prompt are not for users: vLLM's engine on CPU dies of such a request
+    (docs/dependencies.md), and everybody's answers with it."""
+    if body.get("prompt_logprobs") is not None:
+        raise Refusal(400, "unsupported_parameter", "prompt_logprobs is not supported", "prompt_logprobs")
+    logprobs = body.get("logprobs")  # 0 asks for them too
+    if body.get("echo") and logprobs is not None and logprobs is not False:
+        raise Refusal(400, "unsupported_parameter", "echo together with logprobs is not supported", "echo")
 
 
 def _request_id(request: Request) -> str:

@@ -40,9 +40,11 @@ class Desk:
     upstream: Upstream
     capture: Capture | None
     client_timeout_s: float
+    slow_s: float
     in_flight: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
+    slow: Counter[str] = field(default_factory=Counter)
     left: Counter[str] = field(default_factory=Counter)
 
 
@@ -115,6 +117,7 @@ class Exchange(Response):
         except ClientGone:
             self._desk.left["user too slow"] += 1  # the server closes the unfinished connection
         finally:
+            self._desk.slow[self._asked.model] += time.monotonic() - self._asked.began > self._desk.slow_s
             self._desk.in_flight[self._asked.model] -= 1
             watch.cancel()
 

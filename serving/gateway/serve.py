@@ -51,7 +51,7 @@ class GatewayServer:
             spool = Spool(folder / SPOOL, captured.spool_mib * 2**20, captured.queue)
             self.capture = Capture(captured, spool)
             self._shipper = Shipper(spool, open_log, captured.feedback_wait_s)
-        self.desk = Desk(Upstream(settings), self.capture, settings.client_timeout_s)
+        self.desk = Desk(Upstream(settings), self.capture, settings.client_timeout_s, settings.slow_s)
         self.app = Gateway(settings, RouteFile(folder), self.desk)
         self._http = HttpServer(self.app, settings.host, settings.port, GRACE_S)
         self._thread: threading.Thread | None = None
@@ -124,6 +124,7 @@ class GatewayServer:
             in_flight={model: count for model, count in self.desk.in_flight.items() if count},
             requests=dict(self.desk.requests),
             failures=dict(self.desk.failures),
+            slow=dict(self.desk.slow),
             captured=self._captured(),
         )
 

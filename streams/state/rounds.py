@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
@@ -206,6 +206,16 @@ class RoundStore(Generic[RecordT]):
             )
         if given_back.rowcount != 1:
             raise _lost(round_)
+
+    def note(self, round_: Round[RecordT], record: RecordT) -> Round[RecordT]:
+        """Store what a step of several looks has learned so far: the round stays in its state and in its
+        worker's hands. Raises `RoundConflict` when the claim is no longer valid."""
+        with self._store.transaction() as connection:
+            values = {"record": record.model_dump_json()}
+            noted = connection.execute(tables.rounds.update().where(_held(round_)).values(**values))
+        if noted.rowcount != 1:
+            raise _lost(round_)
+        return replace(round_, record=record)
 
     def bind_run(self, round_: Round[RecordT], run_id: str) -> str:
         """Tie the round to its one MLflow run; returns the run it is tied to (the first that was given).

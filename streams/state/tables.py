@@ -138,6 +138,21 @@ Index(
     postgresql_where=_active,
 )
 
+# Questions to a person (`streams.state.approvals`). `approved`: none while nobody has decided, else 0 or 1.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("round_id", String(200), primary_key=True),
+    Column("subject", String(20), primary_key=True),
+    Column("student", String(200), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("asked", String(40), nullable=False),
+    Column("shown", Text, nullable=False),
+    Column("approved", Integer),
+    Column("decided_by", Text),
+    Column("reason", Text),
+)
+
 routes = Table(
     "routes",
     metadata,

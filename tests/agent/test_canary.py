@@ -60,7 +60,7 @@ def test_without_data_nothing_is_promoted() -> None:
     assert canary.verdict().outcome == "wait"
     assert canary.verdict(expired=True).outcome == "roll back"
     for _ in range(2 * SETTINGS.max_answers):
-        canary.note(TrialAnswer("canary", {}))  # answers that nobody could judge
+        canary.note(TrialAnswer("canary", {"difficult": False}))  # and none of the champion's
     assert canary.verdict().reason == "not shown in time: difficult, failed, slow"
 
 

@@ -51,6 +51,7 @@ def test_a_worker_loads_no_model_library_before_its_student_needs_one() -> None:
         "status",
         "profile",
         "rounds",
+        "approvals",
         "promote",
         "rollback",
         "doctor",

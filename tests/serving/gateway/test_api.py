@@ -214,3 +214,31 @@ def test_feedback_that_comes_later_is_an_event_of_its_own(tmp_path: Path) -> Non
     (given,), (answer,) = events(tmp_path, "feedback"), outputs(tmp_path)
     assert isinstance(given, FeedbackGiven) and given.feedback == "up"
     assert (given.causation_id, given.response_id) == (answer.event_id, response_id)
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "param"),
+    [
+        ("/v1/chat/completions", {"prompt_logprobs": 0}, "prompt_logprobs"),
+        ("/v1/completions", {"prompt_logprobs": 5}, "prompt_logprobs"),
+        ("/v1/completions", {"echo": True, "logprobs": 0}, "echo"),
+        ("/v1/chat/completions", {"echo": True, "logprobs": True}, "echo"),
+    ],
+)
+def test_log_probabilities_of_the_prompt_reach_no_replica(
+    tmp_path: Path, path: str, options: dict[str, Any], param: str
+) -> None:
+    body = {"model": "demo", "prompt": "2 + 2?", "messages": question()["messages"]}
+    with site(tmp_path) as running:
+        refused = httpx.post(running.gateway.url + path, json=body | options)
+        harmless = {"prompt_logprobs": None, "echo": False, "logprobs": 1}
+        assert httpx.post(f"{running.gateway.url}/v1/completions", json=body | harmless).status_code == 200
+    error = refused.json()["error"]
+    assert refused.status_code == 400 and (error["code"], error["param"]) == ("unsupported_parameter", param)
+    assert len(running.replicas[0].bodies) == 1
+
+
+def test_slow_answers_are_counted_by_model(tmp_path: Path) -> None:
+    with site(tmp_path, slow_s=1e-9) as running:
+        running.ask()
+    assert running.gateway.desk.slow == {"student-v1": 1}

@@ -201,7 +201,7 @@ def up(
 def gateway(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
     """Serve users: an OpenAI-compatible API before the student's replicas, capturing its answers.
 
-    Settings are in [gateway]; the deploy worker writes which version is served.
+    Settings are in the section `gateway`; the deploy worker writes which version is served.
     """
     from loop.gateway import run_gateway
 

@@ -66,6 +66,13 @@ def test_every_command_has_help(command: str) -> None:
     assert "Usage" in done.stdout
 
 
+@pytest.mark.parametrize(("command", "section"), [("gateway", "gateway"), ("ingest", "ingest.models")])
+def test_help_names_the_section_that_it_means(command: str, section: str) -> None:
+    """Rich takes what stands in brackets for markup and shows nothing."""
+    done = subprocess.run([SKILLLOOP, command, "--help"], capture_output=True, text=True, check=True)
+    assert f"section `{section}`" in " ".join(done.stdout.split())
+
+
 LOOKING = (
     ["status"],
     ["profile", "show"],

@@ -124,10 +124,10 @@ def load_config(path: Path | None, **overrides: object) -> Config:
 
 
 def open_console() -> Console:
-    """Where commands print."""
+    """Where commands print. Names and messages come from outside: `[a,b]` in them is no markup."""
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False, emoji=False)
 
 
 @app.command()

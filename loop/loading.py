@@ -124,7 +124,8 @@ def load_settings(
         first = exc.errors()[0]
         keys = tuple(str(part) for part in first["loc"])
         # A secret is not shown, nor a whole section: it may hold one.
-        hidden = isinstance(first["input"], Mapping | BaseModel) or _is_secret(_wanted(model, keys))
+        secret = any(_is_secret(_wanted(model, keys[:end])) for end in range(1, len(keys) + 1))
+        hidden = secret or isinstance(first["input"], Mapping | BaseModel)
         got = "" if hidden else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
@@ -206,11 +207,14 @@ def from_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Tree
 
 
 def _value(text: str, wanted: object) -> object:
-    """A variable's value: TOML where it parses, but a text that is wanted stays one, a number too."""
+    """A variable's value: TOML where it parses, but a text that is wanted stays one, a number too (secrets
+    are texts or lists of texts)."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    if isinstance(value, list) and typing.get_origin(wanted) is tuple:
+        return value
     return text if (wanted is str or _is_secret(wanted)) and not isinstance(value, str) else value
 
 

@@ -71,16 +71,16 @@ class Stop:
         return kind is not None
 
     def _attend(self) -> None:
-        with self._signals as signals:
+        with self._signals as signals:  # open to the end: Python complains of signals that it cannot write
             while (byte := signals.recv(1)) and byte[0] not in (signal.SIGINT, signal.SIGTERM):
                 pass
-        if not byte:  # the block has ended
-            return
-        self.event.set()
-        time.sleep(GRACE_S)
-        os.kill(os.getpid(), signal.SIGALRM)
-        time.sleep(LIMIT_S - GRACE_S)
-        _end_process()
+            if not byte:  # the block has ended
+                return
+            self.event.set()
+            time.sleep(GRACE_S)
+            os.kill(os.getpid(), signal.SIGALRM)
+            time.sleep(LIMIT_S - GRACE_S)
+            _end_process()
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         raise WorkerStopped

@@ -91,7 +91,7 @@ def _run(checks: Sequence[Probe], console: Console) -> bool:
         except Exception as exc:
             told, style = str(exc) or type(exc).__name__, "[red]FAIL[/]"
             failed.add(check.name)
-        console.print(f"{style} {check.name}: {escape(told)}", highlight=False)
+        console.print(f"{style} {check.name}: {escape(told)}", highlight=False, markup=True)
     return not failed
 
 

@@ -133,8 +133,8 @@ def ingest(
     """Put answers from a file into the event log.
 
     Interrupted and started again, it resumes; a second run of the same file has no effect. Which model is
-    which version of the student says [ingest.models]; other models' lines are left out. The exit code is 2
-    when there are bad lines, or nothing but left-out ones.
+    which version of the student says the section `ingest.models`; other models' lines are left out. The exit
+    code is 2 when there are bad lines, or nothing but left-out ones.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -147,11 +147,12 @@ def ingest(
     if dry_run:
         _show_ingested(preview(file, defaults), "would be written")
         return
+    name = TextColumn("{task.description}", markup=False)  # a file may be called anything
     with (
         _open(directory, config) as log,
-        Progress(TextColumn(file.name), BarColumn(), DownloadColumn(), TimeRemainingColumn()) as bar,
+        Progress(name, BarColumn(), DownloadColumn(), TimeRemainingColumn()) as bar,
     ):
-        task = bar.add_task("ingest", total=None)
+        task = bar.add_task(file.name, total=None)
         done = ingest(
             file,
             log,
@@ -173,7 +174,7 @@ def _show_ingested(done: Ingested, written: str) -> None:
     for model, becomes, count in rows:
         typer.echo(f"{_printable(model):32} {becomes:28} {count}")
     for reason in done.reasons:
-        typer.echo(reason, err=True)
+        typer.echo(_printable(reason), err=True)
     if done.unfinished:
         typer.echo("the last line has no end yet: it waits for the next run", err=True)
     began = f" after line {done.resumed_at}" if done.resumed_at else ""

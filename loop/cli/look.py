@@ -193,7 +193,7 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
 
 def _print_unreadable(rounds: LoopRounds, student: str, console: Console) -> None:
     for reason in rounds.unreadable(student).values():
-        console.print(f"[red]set aside:[/] {escape(reason)}", highlight=False)
+        console.print(f"[red]set aside:[/] {escape(reason)}", highlight=False, markup=True)
 
 
 def discard_round(config: Config, root: Path, round_id: str, console: Console) -> None:

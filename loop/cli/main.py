@@ -127,10 +127,10 @@ def load_config(path: Path | None, **overrides: object) -> Config:
 
 
 def open_console() -> Console:
-    """Where commands print."""
+    """Where commands print. Names and messages come from outside: `[a,b]` in them is no markup."""
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False, emoji=False)
 
 
 @app.command()
@@ -204,7 +204,7 @@ def up(
 def gateway(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
     """Serve users: an OpenAI-compatible API before the student's replicas, capturing its answers.
 
-    Settings are in [gateway]; the deploy worker writes which version is served.
+    Settings are in the section `gateway`; the deploy worker writes which version is served.
     """
     from loop.gateway import run_gateway
 

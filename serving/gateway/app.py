@@ -132,7 +132,7 @@ class Gateway:
         table = self.look()
         if body.get("model") != table.student:
             raise _no_model(body.get("model"))
-        if not isinstance(body.get("stream", False), bool):
+        if not isinstance(body.get("stream"), bool | None):
             raise Refusal(400, "invalid_value", "stream must be true or false", "stream")
         _refuse_prompt_logprobs(body)
         session, path = self._session(request, body), request.url.path

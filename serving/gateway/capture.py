@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from agent.chance import rank
 from serving.gateway.completions import Choice, StudentReply
 from serving.gateway.redact import REDACTORS
 from serving.gateway.spool import Spool
 from serving.settings import CaptureSettings
-from streams.codec import MAX_BYTES
+from streams.codec import MAX_BYTES, first_error
 from streams.events import Event, Feedback, FeedbackGiven, Served, StudentOutput, derived_id
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,9 @@ class Capture:
         try:
             for event in self._events(asked, reply, time.monotonic() - asked.began, first_byte_s):
                 self._keep(event)
+        except ValidationError as exc:  # its own message would show the text
+            logger.warning("an answer is no event: %s", first_error(exc))
+            self.counts["no event"] += 1
         except Exception:
             logger.exception("an answer could not be captured")
             self.counts["error"] += 1

@@ -19,7 +19,7 @@ def text_of(content: object) -> str:
     """The text of a message, whole or in parts. Raises `TypeError` where there is none."""
     if isinstance(content, str):
         return content
-    if isinstance(content, list):
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
         return "\n".join(str(part["text"]) for part in content if part.get("type") == "text")
     raise TypeError("a message has no text")
 

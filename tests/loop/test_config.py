@@ -143,6 +143,19 @@ def test_a_secret_may_look_like_a_number_and_is_never_shown(tmp_path: Path) -> N
         load(path)
 
 
+def test_secrets_in_a_list_come_from_the_environment_and_are_never_shown(tmp_path: Path) -> None:
+    gateway = load(None, {"SKILLLOOP_GATEWAY__API_KEYS": '["sk-a", "sk-b"]'}).gateway
+    assert gateway is not None
+    assert [key.get_secret_value() for key in gateway.api_keys] == ["sk-a", "sk-b"]
+    path = tmp_path / "some.toml"
+    path.write_text("[gateway]\napi_keys = [12345678]\n")
+    with pytest.raises(ConfigError, match=r"gateway\.api_keys\.0: Input should be a valid string$"):
+        load(path)
+    chat = {"BASE_URL": "http://h/v1", "MODEL": "m", "API_KEY": '["x"]'}
+    teacher = load(None, {f"SKILLLOOP_TEACHER__CHAT__{key}": text for key, text in chat.items()}).teacher.chat
+    assert teacher is not None and teacher.api_key.get_secret_value() == '["x"]'
+
+
 def test_a_plugin_that_exits_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "leaves.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "some.toml").write_text('plugins = ["leaves.py"]\n')

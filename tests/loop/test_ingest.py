@@ -139,6 +139,10 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
     [
         b"not json",
         b"[1]",
+        (
+            b'{"request": {"messages": [{"role": "user", "content": ["q"]}]}, "response": {"created": 1,'
+            b' "choices": []}}'
+        ),
         b"{}",
         b'{"response": 1}',
         b'{"request": {"messages": []}, "response": {"created": 1, "choices": []}}',

@@ -34,3 +34,18 @@ def test_a_signal_inside_the_wait_ends_it(call: int) -> None:
         [sys.executable, "-c", PROGRAM.format(call=call)], capture_output=True, text=True, timeout=15
     )
     assert (done.returncode, done.stdout) == (0, "asked\n"), done.stderr
+
+
+LONG = """
+import signal, time
+from loop.stopping import Stop
+with Stop():
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(20)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_step_that_does_not_end_is_interrupted_without_a_word() -> None:
+    done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, timeout=15)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from loop.cli.main import open_console
+from loop.offline.records import ProfileRow
+from loop.offline.show import profile_table
 from streams.local_log import LocalLog
 from streams.state.store import StateStore
 from tests.warm import run_warm
@@ -65,6 +68,22 @@ def test_every_command_has_help(command: str) -> None:
     done = subprocess.run([SKILLLOOP, command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize(("command", "section"), [("gateway", "gateway"), ("ingest", "ingest.models")])
+def test_help_names_the_section_that_it_means(command: str, section: str) -> None:
+    """Rich takes what stands in brackets for markup and shows nothing."""
+    done = subprocess.run([SKILLLOOP, command, "--help"], capture_output=True, text=True, check=True)
+    assert f"section `{section}`" in " ".join(done.stdout.split())
+
+
+def test_brackets_and_colons_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "interval [a,b] [/c] :100:"
+    row = ProfileRow(skill=name, missing=1, needed=2, miss_rate=0.5, share=1.0, pool=3)
+    console = open_console()
+    console.print(profile_table([row]))
+    console.print(name)
+    assert capsys.readouterr().out.count(name) == 2
 
 
 LOOKING = (

@@ -170,6 +170,12 @@ def test_headers_of_users_end_here(tmp_path: Path) -> None:
     assert b"mine" not in b"".join(value for _, value in seen)
 
 
+def test_a_stream_of_null_is_none(tmp_path: Path) -> None:
+    with site(tmp_path) as running:
+        response = running.ask(stream=None)
+    assert response.json()["model"] == "student-v1" and len(outputs(tmp_path)) == 1
+
+
 def test_keys_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
     with site(tmp_path, api_keys=("right",), upstream_api_key="inner") as running:
         url = f"{running.gateway.url}/v1/chat/completions"

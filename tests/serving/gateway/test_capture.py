@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from serving.gateway.redact import REDACTORS
@@ -21,7 +23,7 @@ from streams.local_log import LocalLog
 from streams.log import LogUnavailable, Outgoing
 from streams.state.store import StateStore
 from streams.testing.synthetic import diagnose
-from tests.serving.gateway.site import Heard, crowd, loaded, outputs, site, write_route
+from tests.serving.gateway.site import Heard, crowd, loaded, outputs, question, site, write_route
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
 
@@ -162,6 +164,17 @@ def test_an_answer_too_long_for_an_event_is_counted_and_delivered(tmp_path: Path
     with site(tmp_path, loaded(1, text="x" * 600_000)) as running:
         assert running.ask().status_code == 200
     assert running.gateway.capture is not None and running.gateway.capture.counts == {"oversized": 1}
+
+
+def test_a_text_that_no_event_can_hold_is_counted_and_stays_out_of_the_logs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = json.dumps(question("my password is hunter2 \ud800"))
+    with site(tmp_path) as running:
+        response = httpx.post(f"{running.gateway.url}/v1/chat/completions", content=body, timeout=20)
+    assert response.status_code == 200
+    assert running.gateway.capture is not None and running.gateway.capture.counts == {"no event": 1}
+    assert "an answer is no event: question" in caplog.text and "hunter2" not in caplog.text
 
 
 def test_a_replica_that_repeats_its_ids_loses_no_answer(tmp_path: Path) -> None:

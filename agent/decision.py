@@ -127,6 +127,7 @@ class PolicyInput:
     `answers_watched` counts diagnosed answers of the profile's version, `answers_total` those of all versions
     of the student: the policy's clock. `history` is in order of time, oldest first. A skill without a pool
     has none. `held_out` counts the gate's items by skill; None: unknown, and no reason to wait.
+    `held_out_grows`: traffic adds to them.
     """
 
     profile: Profile
@@ -136,3 +137,4 @@ class PolicyInput:
     history: Sequence[RoundRecord] = ()
     budget: BudgetState = field(default_factory=BudgetState)
     held_out: Mapping[str, int] | None = None
+    held_out_grows: bool = False

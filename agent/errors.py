@@ -9,6 +9,10 @@ traceback. Errors of libraries are wrapped once, where they enter, with `from ex
 
 from __future__ import annotations
 
+import re
+
+_PASSWORD = re.compile(r"(\w://[^/@:\s]*:)\S*@")
+
 
 class SkillloopError(Exception):
     """An error whose message says what to do."""
@@ -16,3 +20,12 @@ class SkillloopError(Exception):
 
 class AgentError(SkillloopError):
     """Root of what the decisions raise: budgets, catalogs, strategies."""
+
+
+def masked(text: object) -> str:
+    """The text without the passwords of the addresses in it.
+
+    >>> masked("no answer from postgresql://loop:p@ss@db/mlflow")
+    'no answer from postgresql://loop:***@db/mlflow'
+    """
+    return _PASSWORD.sub(r"\1***@", str(text))

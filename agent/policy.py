@@ -193,7 +193,8 @@ def _candidate(
     if given.held_out is not None and given.held_out.get(estimate.skill, 0) < settings.min_held_out:
         obstacles.append(
             f"{given.held_out.get(estimate.skill, 0)} held-out items, the gate needs {settings.min_held_out}"
-            " to promote it: add questions to task.held_out"
+            f" to promote it: {'wait for traffic, or ' if given.held_out_grows else ''}add questions to"
+            " task.held_out"
         )
     aside = _set_aside(estimate.skill, strategy, given, settings)
     half_seen = settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 from agent.errors import AgentError
 
@@ -33,9 +34,17 @@ class Table(Mapping[str, T], Generic[T]):
         self._rows = dict(rows)
 
     def add(self, kind: str, row: T) -> None:
-        """Add a row. Raises `ValueError` when the kind is taken: nothing is replaced by accident."""
-        if self._rows.setdefault(kind, row) is not row:
+        """Add a row. Raises `ValueError` when the kind is taken (nothing is replaced by accident), or the row
+        cannot be called as the table's others are."""
+        if kind in self._rows:
             raise ValueError(f"the {self.noun} {kind!r} exists already; register yours under another name")
+        pattern = next(filter(callable, self._rows.values()), None)
+        if pattern is not None and not _callable_as(row, pattern):
+            wanted = ", ".join(inspect.signature(pattern).parameters)
+            raise ValueError(
+                f"the {self.noun} {kind!r} must be a function of {wanted} (docs/extending.md); it is {row!r}"
+            )
+        self._rows[kind] = row
 
     def choose(self, kind: str) -> T:
         """The row of a kind. Raises `UnknownKind`."""
@@ -53,3 +62,16 @@ class Table(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+
+def _callable_as(row: object, pattern: Callable[..., Any]) -> bool:
+    """Whether `row` takes as many arguments as `pattern`; what hides its signature is believed."""
+    if not callable(row):
+        return False
+    try:
+        inspect.signature(row).bind(*inspect.signature(pattern).parameters)
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True

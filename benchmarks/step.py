@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,7 @@ from agent.catalog import SkillCatalog, SkillMap
 from agent.items import HeldOutItem
 from agent.posterior import ProfileView
 from agent.profile import ALL, UNDECIDED, BucketKey, Counts, bucket_of
+from graphs.teach.graph import build_teach, teach
 from loop.config import Config, load
 from loop.workers.decide import Decider
 from loop.workers.record import open_rounds
@@ -144,13 +146,13 @@ def measure(store: StateStore, with_before: bool) -> dict[str, float]:
     """Seconds: the first step, the median and the worst of later ones, one with nothing new."""
     config = load(None, overrides={"student": {"name": STUDENT}, "policy": {"min_answers": 10**9}})
     task: Any = BenchmarkTask()
-    decider = Decider(config, store, open_rounds(store), task, HandClock(NOW))
-    first, later = _seconds(decider.step), []
+    decider, graph = Decider(config, store, open_rounds(store), task, HandClock(NOW)), build_teach()
+    first, later = _seconds(partial(teach, graph, decider)), []
     for number in range(STEPS):
         store.commit(batch(number))
-        later.append(_seconds(decider.step))
+        later.append(_seconds(partial(teach, graph, decider)))
     figures = {"first_s": first, "step_s": statistics.median(later), "worst_s": max(later)}
-    figures["idle_s"] = statistics.median(_seconds(decider.step) for _ in range(20))
+    figures["idle_s"] = statistics.median(_seconds(partial(teach, graph, decider)) for _ in range(20))
     if with_before:
         figures["before_s"] = _seconds(lambda: before(config, store))
     return figures | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}

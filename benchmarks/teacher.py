@@ -72,7 +72,7 @@ ANSWER = (
 def connect(base_url: str, folder: Path, concurrency: int = CONCURRENCY) -> ChatTeacher:
     """A teacher with the cache of `folder`."""
     price = Price(prompt_usd_per_mtok=2.0, completion_usd_per_mtok=8.0)
-    settings = ChatSettings(base_url=base_url, model="scripted", price=price, max_concurrency=concurrency)
+    settings = ChatSettings(base_url=base_url, model="teacher", price=price, max_concurrency=concurrency)
     return ChatTeacher.connect(settings, SqliteReplies(folder / "replies.sqlite"))
 
 
@@ -131,7 +131,7 @@ def bare_throughput(base_url: str, at_once: int, seconds: float) -> float:
         "json_schema": {"name": ask.purpose, "strict": True, "schema": ask.schema},
     }
     messages = [{"role": role, "content": text} for role, text in ask.messages]
-    body = {"model": "scripted", "messages": messages, "max_tokens": 64, "response_format": schema}
+    body = {"model": "teacher", "messages": messages, "max_tokens": 64, "response_format": schema}
     with httpx.Client() as client:
         return _rate(
             at_once, at_once, seconds, lambda _: client.post(f"{base_url}/chat/completions", json=body).json()
@@ -243,7 +243,9 @@ def main(
     temporary: AbstractContextManager[str] = TemporaryDirectory()
     with (
         temporary as folder,
-        teacher_process("--port", "0", "--latency-ms", f"{LATENCY_S * 1000:g}") as base_url,
+        teacher_process(
+            "--port", "0", "--brain", "sensible", "--latency-ms", f"{LATENCY_S * 1000:g}"
+        ) as base_url,
     ):
         record = run(base_url, Path(folder), size, seconds, sorted({1, CONCURRENCY, 8, 16}), console)
     keys = [key for key in record if key.startswith(("calls_per", "tokens_per"))]

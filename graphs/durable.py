@@ -11,7 +11,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
-from langgraph.types import RetryPolicy
+from langgraph.types import Command, RetryPolicy
 
 from graphs.teacher import TeacherUnavailable
 from streams.crash import CrashPoint
@@ -103,6 +103,12 @@ def finish(
         return cast(State, saved.values)
     start = None if known is not None else begin
     return cast(State, graph.invoke(start, config, context=context, durability="sync"))
+
+
+def resume(graph: AnyGraph, answer: Any, context: Context, thread_id: str) -> State:
+    """The final state of a thread that was interrupted, where `answer` is what it asked for."""
+    command: Command[Any] = Command(resume=answer)
+    return cast(State, graph.invoke(command, configuration(thread_id), context=context, durability="sync"))
 
 
 def forget(graph: AnyGraph, thread_id: str) -> None:

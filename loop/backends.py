@@ -5,26 +5,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from agent.table import Table
 from loop.config import Config, ConfigError, LogSection, StoreSection
 from loop.loading import open_kind
 from streams.local_log import LocalLog
 from streams.log import EventLog
-from streams.state.store import StateStore
+from streams.state.store import NothingStored, StateStore
 
 
 class UnusableDirectory(ConfigError):
     """The run's directory cannot be written."""
 
 
+class NothingThere(ConfigError):
+    """There is no run where a command was told to look."""
+
+
 def prepare(root: Path) -> Path:
     """Make the run's directory. Raises `UnusableDirectory`."""
-    probe = root / ".writable"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with TemporaryFile(dir=root):  # a name of its own: workers that start together share the directory
+            pass
     except OSError as exc:
         raise UnusableDirectory(f"cannot write to {root}: {exc}; choose another folder with --dir") from exc
     return root.resolve()
@@ -42,7 +46,11 @@ def _kafka_log(section: LogSection, root: Path, instance: str | None) -> EventLo
 
 
 def _sql_store(section: StoreSection, root: Path) -> StateStore:
-    return StateStore(section.url.get_secret_value() or f"sqlite:///{root / 'state.db'}")
+    return StateStore(_address(section, root))
+
+
+def _address(section: StoreSection, root: Path) -> str:
+    return section.url.get_secret_value() or f"sqlite:///{root / 'state.db'}"
 
 
 LOGS: Table[Callable[[LogSection, Path, str | None], EventLog]] = Table(
@@ -59,6 +67,23 @@ def open_log(config: Config, root: Path, instance: str | None = "embedded") -> E
 def open_store(config: Config, root: Path) -> StateStore:
     """The configured state store."""
     return open_kind(STORES, config.store, config.store, root)
+
+
+def find_log(config: Config, root: Path) -> EventLog:
+    """The configured event log for a command that only looks: makes nothing. Raises `NothingThere`."""
+    if config.log.kind == "local" and not (root / "log.db").is_file():
+        raise NothingThere(f"there is no event log in {root}; name a run's folder with --dir")
+    return open_log(config, root, None)
+
+
+def find_store(config: Config, root: Path) -> StateStore:
+    """The configured state store for a command that only looks: makes nothing. Raises `NothingThere`."""
+    if config.store.kind != "sql":
+        return open_store(config, root)
+    try:
+        return StateStore(_address(config.store, root), create=False)
+    except NothingStored as exc:
+        raise NothingThere(f"there is no run in {root} ({exc}); name a run's folder with --dir") from exc
 
 
 def close(opened: object) -> None:

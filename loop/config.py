@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from agent.budget import Caps
+from agent.canary import CanarySettings
 from agent.decision import PolicySettings
 from agent.drift import DriftSettings
 from agent.plan import StrategySettings
@@ -26,7 +27,7 @@ from graphs.filters.chain import FilterSettings
 from loop.loading import CONFIGS as CONFIGS
 from loop.loading import ConfigError as ConfigError
 from loop.loading import KindSection, load_settings
-from serving.settings import EngineSettings
+from serving.settings import EngineSettings, GatewaySettings, VllmSettings
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
 from training.settings import LaunchSettings, SftSettings
@@ -67,19 +68,42 @@ class TaskSection(KindSection):
 
 
 class StudentSection(Settings):
-    """Which student, and how long it may answer."""
+    """Which student, and how long it may answer.
+
+    `hub_name` and `hub_revision` are what adapters call the base, so that PEFT finds it on other machines:
+    its repository on the Hub and the commit. Empty: what the folder's place in the Hub's cache says, else the
+    folder.
+    """
 
     name: str = Field(default="demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     base: Base = "builtin:llama"
     max_new_tokens: int = Field(default=112, gt=0)
+    hub_name: str = ""
+    hub_revision: str = ""
+
+    @model_validator(mode="after")
+    def _revision_named(self) -> Self:
+        if bool(self.hub_name) != bool(self.hub_revision):
+            raise ValueError(
+                "hub_name and hub_revision go together: a repository without a commit is no base"
+            )
+        return self
 
 
 class EngineSection(KindSection):
-    """What serves the student: `transformers` in this process, or `scripted`, which answers what `options`
-    say."""
+    """What serves the student: `transformers` in this process, `vllm` servers (docs/adapters.md), or
+    `scripted`, which answers what `options` say."""
 
     kind: str = "transformers"
     transformers: EngineSettings = EngineSettings()
+    vllm: VllmSettings = VllmSettings()
+
+    @model_validator(mode="after")
+    def _servers_named(self) -> Self:
+        missing = [f"vllm.{name}" for name in ("replicas", "store") if not getattr(self.vllm, name)]
+        if self.kind == "vllm" and missing:
+            raise ValueError(f"kind = 'vllm' needs {' and '.join(missing)} (docs/adapters.md)")
+        return self
 
 
 class LogSection(KindSection):
@@ -90,10 +114,15 @@ class LogSection(KindSection):
 
 
 class StoreSection(KindSection):
-    """The state store: `sql`. An empty `url` means a SQLite file in the run's directory."""
+    """The state store: `sql`. An empty `url` means a SQLite file in the run's directory.
+
+    `keep_days`: what `skillloop store compact` keeps, in days of event time before now. Not less than the 30
+    days for which answers are in the log; an answer that comes again after its window, from a backfill or a
+    dead letter (kept 90 days), is refused.
+    """
 
     kind: str = "sql"
-
+    keep_days: int = Field(default=120, ge=30)
     url: SecretStr = SecretStr("")
 
 
@@ -179,6 +208,11 @@ class MonitorSection(FilterSettings):
     samples: int = Field(default=5, gt=1)
     temperature: float = Field(default=0.7, gt=0)
 
+    @property
+    def topic(self) -> str:
+        """What is consumed."""
+        return "diagnoses" if self.source == "diagnoses" else "student-outputs"
+
 
 def _policy_or_row(name: str) -> str:
     if name != "policy":
@@ -187,6 +221,41 @@ def _policy_or_row(name: str) -> str:
 
 
 OnlineStrategy = Annotated[str, AfterValidator(_policy_or_row)]
+
+
+class RoundsSection(Settings):
+    """How rounds are worked on. After `lease_s` seconds without a sign of life from the worker that has it, a
+    round goes to another one.
+
+    `approve`: what waits for a person (`skillloop approvals`): `data`, a round's data before anything is
+    trained on it; `deploy`, a version that the gate let through before any user is led to it; or nothing
+    (`auto`). Every `look_s` seconds a worker looks whether the person has decided.
+    """
+
+    lease_s: float = Field(default=60.0, gt=0)
+    approve: Literal["auto", "data", "deploy"] = "auto"
+    look_s: float = Field(default=5.0, gt=0, le=600)
+
+
+class CanarySection(CanarySettings):
+    """The canary, where vLLM servers answer users through `[gateway]`: before it is promoted, a version
+    answers `share` of the sessions, and is compared with the champion every `look_s` seconds.
+
+    Without enough evidence after `limit_s` seconds it goes back: no data, no promotion. For the first
+    `watch_answers` answers after its promotion a version is rolled back when its difficult answers become
+    more, by `margin`, than its predecessor's were during the trial; 0: never.
+    """
+
+    enabled: bool = True
+    share: float = Field(default=0.1, gt=0, lt=1)
+    look_s: float = Field(default=15.0, gt=0, le=600)
+    limit_s: float = Field(default=86_400.0, gt=0)
+    watch_answers: int = Field(default=5_000, ge=0)
+
+    @property
+    def weight(self) -> float:
+        """The canary's weight beside a champion of weight 1."""
+        return self.share / (1.0 - self.share)
 
 
 class CurateSection(Settings):
@@ -204,6 +273,43 @@ class CurateSection(Settings):
     recent_records: int = Field(default=20_000, gt=0)
     replay: ReplaySettings = ReplaySettings()
     replay_candidates: int = Field(default=2000, ge=0)
+
+
+class IngestSection(Settings):
+    """Which version of the student a logged chat completion is of, by the model it names.
+
+    `models` maps names to versions: a number, or `"*"` for the number where the name has its star. A star
+    otherwise stands for any text, and the name `""` for a line that names no model. Empty: the student's name
+    is the version of `skillloop ingest --version`, and `<student>-v*` the version it says.
+    """
+
+    models: dict[str, Annotated[int, Field(ge=1, le=2**31 - 1)] | Literal["*"]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _stars_are_there(self) -> Self:
+        for name, version in self.models.items():
+            if version == "*" and name.count("*") != 1:
+                raise ValueError(f"models: {name!r} = '*' needs one star in the name, where the version is")
+        return self
+
+
+class HeldOutSection(Settings):
+    """How the held-out set grows (docs/decisions/0030). A question that traffic brings is reserved when its
+    hash falls into `share` and one of its skills has fewer than `per_skill` held-out questions; 0: the set
+    never grows. A reference answer that the application does not know is the teacher's, where
+    `min_agreement` of `solutions` solutions end in it.
+    """
+
+    share: float = Field(default=0.1, ge=0, le=0.5)
+    per_skill: int = Field(default=60, gt=0)
+    solutions: int = Field(default=3, gt=1)
+    min_agreement: int = Field(default=3, gt=1)
+
+    @model_validator(mode="after")
+    def _agreement_is_possible(self) -> Self:
+        if self.min_agreement > self.solutions:
+            raise ValueError(f"min_agreement {self.min_agreement} exceeds solutions {self.solutions}")
+        return self
 
 
 class DemoSection(Settings):
@@ -229,8 +335,8 @@ class DemoSection(Settings):
 
 
 class Config(Settings):
-    """Everything. Sections that are not given have their defaults. `plugins` are Python files that add kinds
-    (docs/extending.md)."""
+    """Everything. Sections that are not given have their defaults; without `[gateway]`, `skillloop up` serves
+    no users. `plugins` are Python files that add kinds (docs/extending.md)."""
 
     seed: int = Field(default=0, ge=0)
     plugins: tuple[Path, ...] = ()
@@ -246,12 +352,17 @@ class Config(Settings):
     drift: DriftSettings = DriftSettings()
     policy: PolicySettings = PolicySettings()
     budget: Caps = Caps()
+    rounds: RoundsSection = RoundsSection()
+    canary: CanarySection = CanarySection()
     curate: CurateSection = CurateSection()
     strategy: StrategySettings = StrategySettings()
     duplicates: DuplicateSettings = DuplicateSettings()
     embed: EmbedSettings = EmbedSettings()
     train: TrainSection = TrainSection()
     gate: GateSettings = GateSettings()
+    ingest: IngestSection = IngestSection()
+    gateway: GatewaySettings | None = None
+    heldout: HeldOutSection = HeldOutSection()
     demo: DemoSection = DemoSection()
 
 
@@ -276,9 +387,24 @@ MOVED: Mapping[str, str] = {
 }
 """What became of the keys of earlier versions, for the error that an old file gets."""
 
+_STAT = "belongs to `skillloop stat`; the loop has"
+NOT_HERE: Mapping[str, str] = {
+    "answers": f"{_STAT} the topic student-outputs (docs/events.md)",
+    "data": f"{_STAT} [task], with pool and held_out",
+    "catalog": f"{_STAT} task.catalog and task.labels",
+    "filters": f"{_STAT} [monitor] with the same settings, monitor.filters for the order, and task.grade",
+    "evaluate": f"{_STAT} the gate, on all of task.held_out",
+    "strategy.name": f"{_STAT} curate.strategy",
+    "train.epochs": f"{_STAT} the policy's steps (policy.base_steps)",
+    "train.max_steps": f"{_STAT} policy.max_steps",
+    "student.temperature": f"{_STAT} monitor.temperature",
+    "student.samples": f"{_STAT} monitor.samples",
+}
+"""Keys of `skillloop stat` (loop/offline/config.py), for the error that they get in the loop's file."""
+
 
 def load(
     path: Path | None, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
 ) -> Config:
     """The configuration of the loop in `path` (None: all defaults). Raises `ConfigError`."""
-    return load_settings(Config, path, environ or {}, overrides or {}, MOVED)
+    return load_settings(Config, path, environ or {}, overrides or {}, {**MOVED, **NOT_HERE})

@@ -53,8 +53,14 @@ def _scripted_engine(section: EngineSection, base_dir: Path) -> Engine:
     return ScriptedEngine(lambda prompt, version, sample: str(answers.get(prompt, otherwise)))
 
 
+def _vllm(section: EngineSection, base_dir: Path) -> Engine:
+    from serving.vllm_engine import VllmEngine
+
+    return VllmEngine(section.vllm, base_dir)
+
+
 ENGINES: Table[Callable[[EngineSection, Path], Engine]] = Table(
-    "engine", {"transformers": _transformers, "scripted": _scripted_engine}
+    "engine", {"transformers": _transformers, "vllm": _vllm, "scripted": _scripted_engine}
 )
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from loop.wiring import round_workers
 from loop.workers.monitor import MonitorWorker
 from loop.workers.services import Services
+from streams.backlog import Backlog
 from streams.log import EventLog
 from streams.state.rounds import ACTIVE
 
@@ -28,8 +29,10 @@ class Embedded:
         return busy
 
     def active(self) -> bool:
-        """Whether a round is under way."""
-        return any(round_.state in ACTIVE for round_ in self.services.rounds.list(self.services.student))
+        """Whether a round is under way that does not wait for users or a person."""
+        waiting = {worker.waiting for worker in self.rounds}
+        rounds = self.services.rounds.list(self.services.student)
+        return any(round_.state in ACTIVE and round_.round_id not in waiting for round_ in rounds)
 
     def settle(self) -> None:
         """Work until the log is consumed and no round is under way. Failing dependencies are waited for, with
@@ -39,5 +42,20 @@ class Embedded:
                 pass
             if not self.active() and not self.monitor.loop.waiting:
                 return
-            failures = max(worker.failures for worker in self.rounds)
-            self.monitor.pause(min(30.0, 0.5 * 2.0 ** min(failures, 6)))
+            self._pause()
+
+    def catch_up(self, backlog: Backlog) -> None:
+        """Work until a backlog is in the store and a whole turn has begun and ended without a round under
+        way; failing dependencies are waited for. Raises `BacklogStuck`."""
+        while True:
+            was_active = self.active()
+            busy = self.step()
+            done = backlog.done(self.services.store, self.monitor.loop.waiting or busy or was_active)
+            if done and not was_active and not self.active():
+                return
+            if not busy and done:
+                self._pause()
+
+    def _pause(self) -> None:
+        failures = max(worker.failures for worker in self.rounds)
+        self.monitor.pause(min(30.0, 0.5 * 2.0 ** min(failures, 6)))

@@ -8,38 +8,44 @@ A line is one of two things:
 - an OpenAI chat completion as it was logged, `{"request": {"messages": [...], "model": ..., "user": ...},
   "response": {"id": ..., "created": ..., "model": ..., "choices": [{"message": {"content": ...}}]}}`, with
   optional `session`, `feedback` ("up", "down") and `gold` beside them. The question is the last user message,
-  every choice is an answer, and a model named `<name>-v12` is version 12 of its student.
+  every choice is an answer, and the model that the response, else the request, names says which version gave
+  it (`[ingest.models]`). A line of any other model is left out and counted.
 
-An id that is absent is made from the line's bytes and number, so the same file gives the same events again
-and the second copy of each is dropped as known. The position is kept beside the log after every page: a run
-that stops resumes where it was.
+An id that is absent is made from the line's content (and how many lines like it came before), so the same
+lines give the same events again, wherever in the file they stand, and the second copy of each is dropped as
+known. The position is kept beside the log after every page: a run that stops resumes where it was, if what it
+had read is unchanged. A last line without its end waits for the next run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import Literal
 
 from pydantic import ValidationError
 
 from agent.items import JsonObject
 from loop.errors import LoopError
+from loop.resume import ResumedFile
+from serving.gateway.completions import last_question, text_of
 from streams.codec import MAX_BYTES, encode, first_error
 from streams.events import StudentOutput, derived_id
-from streams.files import read_json, write_json
 from streams.log import EventLog, Outgoing
 
 PAGE = 500
 SHOWN = 20
 _LINE_BYTES = 4 * MAX_BYTES
-_VERSIONED = re.compile(r"-v([1-9][0-9]{0,8})$")
+_NUMBER = "([1-9][0-9]{0,8})"
+OUR_EVENT = "(our event)"
+NO_MODEL = "(no model named)"
 
 
 class IngestError(LoopError):
@@ -50,23 +56,57 @@ class BadLine(Exception):
     """A line that is not an answer; the message says why."""
 
 
+class NotOurs(Exception):
+    """A line of a model that is not our student; the message is the model's name."""
+
+
 @dataclass(frozen=True)
 class Defaults:
-    """For lines that do not say whose answer they are."""
+    """Whose answers lines are: `student` and `version` of those that do not say it, and `models`, names of
+    models with the version that each is (loop.config.IngestSection)."""
 
     student: str
     version: int = 1
+    models: Mapping[str, int | Literal["*"]] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """What decides which lines are left out: with another mapping a file is read again from its start."""
+        return json.dumps(dict(self.models), sort_keys=True) if self.models else ""
+
+    @cached_property
+    def _rows(self) -> list[tuple[re.Pattern[str], int | Literal["*"]]]:
+        rows = self.models or {self.student: self.version, f"{self.student}-v*": "*"}
+        return [(re.compile(_pattern(name, version)), version) for name, version in rows.items()]
+
+    def match(self, *names: str) -> tuple[str, int]:
+        """The first of these names that is our student's, and the version it stands for. Raises `NotOurs`."""
+        for name in names:
+            for pattern, version in self._rows:
+                if matched := pattern.fullmatch(name):
+                    return name, int(matched[1]) if version == "*" else version
+        raise NotOurs(next(filter(None, names), "") or NO_MODEL)
+
+
+def _pattern(name: str, version: int | Literal["*"]) -> str:
+    """A name with a star as a regular expression: the star is the version, or any text."""
+    return re.escape(name).replace(r"\*", _NUMBER if version == "*" else ".*")
 
 
 @dataclass
 class Ingested:
-    """What a run did. `resumed_at` is the line it began after; `reasons` are the first bad lines."""
+    """What a run did. `resumed_at` is the line it began after; `reasons` are the first bad lines;
+    `unfinished`: the last line has no end yet and waits. `taken` counts answers by model, student and
+    version, `left_out` lines by model."""
 
     resumed_at: int = 0
     lines: int = 0
     events: int = 0
     bad: int = 0
+    unfinished: bool = False
     reasons: list[str] = field(default_factory=list)
+    taken: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 Progress = Callable[[int, int], None]
@@ -83,80 +123,103 @@ def ingest(
     """
     try:
         with path.open("rb") as file:
-            return _ingest(file, path, log, _Position(path, folder), defaults, progress)
+            return _ingest(
+                ResumedFile(file, path, folder, _LINE_BYTES, defaults.mark), log, defaults, progress
+            )
     except OSError as exc:
         raise IngestError(f"cannot read {path}: {exc}") from exc
 
 
-def _ingest(
-    file: BinaryIO, path: Path, log: EventLog, position: _Position, defaults: Defaults, progress: Progress
-) -> Ingested:
-    total = os.fstat(file.fileno()).st_size
-    offset, number = position.load(file)
-    done = Ingested(resumed_at=number)
-    file.seek(offset)
+def preview(path: Path, defaults: Defaults) -> Ingested:
+    """What `ingest` would do with the whole of `path`; nothing is written. Raises `IngestError`."""
+    done = Ingested()
+    try:
+        with path.open("rb") as opened:
+            file = ResumedFile(opened, path, None, _LINE_BYTES)
+            for line, ended in file.lines():
+                if not ended and _is_cut(line):
+                    done.unfinished = True
+                    break
+                if line is None or line.strip():
+                    page: list[Outgoing] = []
+                    _take(line, file, defaults, page, done)
+                    done.events += len(page)
+                file.take(line)
+    except OSError as exc:
+        raise IngestError(f"cannot read {path}: {exc}") from exc
+    return done
+
+
+def _ingest(file: ResumedFile, log: EventLog, defaults: Defaults, progress: Progress) -> Ingested:
+    total = file.size
+    done = Ingested(resumed_at=file.number)
     page: list[Outgoing] = []
-    for line in _lines(file):
-        number += 1
-        offset = file.tell()
+    for line, ended in file.lines():
+        if not ended and _is_cut(line):
+            done.unfinished = True
+            break
         if line is None or line.strip():
-            _take(line, number, defaults, page, done)
+            _take(line, file, defaults, page, done)
+        file.take(line)
         if len(page) >= PAGE or (done.lines and done.lines % PAGE == 0):
-            page = _append(page, log, position, (offset, number), done)
-            progress(offset, total)
-    _append(page, log, position, (offset, number), done)
+            page = _append(page, log, file, done)
+            progress(min(file.offset, total), total)
+    _append(page, log, file, done)
     progress(total, total)
     return done
 
 
-def _append(
-    page: list[Outgoing], log: EventLog, position: _Position, at: tuple[int, int], done: Ingested
-) -> list[Outgoing]:
+def _append(page: list[Outgoing], log: EventLog, file: ResumedFile, done: Ingested) -> list[Outgoing]:
     if page:
         log.append(page)
         done.events += len(page)
-    position.save(*at)
+    file.save()
     return []
 
 
-def _take(line: bytes | None, number: int, defaults: Defaults, page: list[Outgoing], done: Ingested) -> None:
+def _take(
+    line: bytes | None, file: ResumedFile, defaults: Defaults, page: list[Outgoing], done: Ingested
+) -> None:
     done.lines += 1
     try:
         if line is None:
             raise BadLine(f"longer than {_LINE_BYTES} bytes")
-        records = [_record(event) for event in read_line(line, number, defaults)]
+        model, events = read_line(line, file.copies(line), defaults)
+        records = [_record(event) for event in events]
+    except NotOurs as exc:
+        done.left_out[str(exc)] += 1
     except BadLine as exc:
         done.bad += 1
         if len(done.reasons) < SHOWN:
-            done.reasons.append(f"line {number}: {exc}")
+            done.reasons.append(f"line {file.number + 1}: {exc}")
     else:
         page += records
+        done.taken.update((model, event.student, event.student_version) for event in events)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The file's lines; None for one that is too long to be an answer."""
-    while line := file.readline(_LINE_BYTES):
-        if len(line) < _LINE_BYTES or line.endswith(b"\n"):
-            yield line
-            continue
-        while (rest := file.readline(_LINE_BYTES)) and not rest.endswith(b"\n"):
-            pass
-        yield None
+def _is_cut(line: bytes | None) -> bool:
+    """Whether a line without a line break is still being written: a whole JSON object has an end."""
+    try:
+        return line is None or not isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return True
 
 
-def read_line(line: bytes, number: int, defaults: Defaults) -> list[StudentOutput]:
-    """The answers of one line. Raises `BadLine`."""
+def read_line(line: bytes, copies: int, defaults: Defaults) -> tuple[str, list[StudentOutput]]:
+    """The model that one line names, and its answers; `copies` lines with the same content came before it.
+    Raises `BadLine`, `NotOurs`."""
     try:
         body = json.loads(line)
     except (ValueError, RecursionError) as exc:
         raise BadLine(f"not JSON: {exc}") from exc
     if not isinstance(body, dict):
         raise BadLine(f"a JSON {type(body).__name__}, expected an object")
-    line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"line-{number}")
+    line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"copy-{copies}")
     if "response" in body:
-        return [_event(fields) for fields in _completions(body, line_id, defaults)]
+        events = [_event(fields) for fields in _completions(body, line_id, defaults)]
+        return defaults.match(*_models(body))[0] or NO_MODEL, events
     who = {"event_id": line_id, "student": defaults.student, "student_version": defaults.version}
-    return [_event(who | body)]
+    return OUR_EVENT, [_event(who | body)]
 
 
 def _event(fields: JsonObject) -> StudentOutput:
@@ -179,24 +242,20 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
     if not isinstance(request, dict) or not isinstance(response, dict):
         raise BadLine("request and response must be objects")
     try:
-        question = next(
-            _text(message["content"])
-            for message in reversed(request["messages"])
-            if message["role"] == "user"
-        )
-        choices = [_text(choice["message"]["content"]) for choice in response["choices"]]
+        question = last_question(request["messages"])
+        choices = [text_of(choice["message"]["content"]) for choice in response["choices"]]
         asked_at = datetime.fromtimestamp(float(response["created"]), UTC).isoformat()
     except StopIteration:
         raise BadLine("the request has no user message") from None
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError) as exc:
         raise BadLine(f"no chat completion: {type(exc).__name__}: {exc}") from exc
     cause = str(response["id"]) if response.get("id") else line_id
-    student, version = _student(response.get("model") or request.get("model"), defaults)
+    _, version = defaults.match(*_models(body))
     extra = {name: body[name] for name in ("feedback", "gold") if body.get(name) is not None}
     session = str(body.get("session") or request.get("user") or "")[:200]
     for number, answer in enumerate(choices):
         who = {
-            "student": student,
+            "student": defaults.student,
             "student_version": version,
             "session": session,
             "event_id": derived_id(cause, f"choice-{number}"),
@@ -204,38 +263,8 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
         yield {**who, "occurred_at": asked_at, "question": question, "answer": answer, **extra}
 
 
-def _text(content: object) -> str:
-    """The text of a message, whole or in parts."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "\n".join(str(part["text"]) for part in content if part.get("type") == "text")
-    raise TypeError("a message has no text")
-
-
-def _student(model: object, defaults: Defaults) -> tuple[str, int]:
-    versioned = _VERSIONED.search(str(model or ""))
-    return defaults.student, int(versioned[1]) if versioned else defaults.version
-
-
-class _Position:
-    """How far a file was ingested, kept in a small file that is replaced as a whole."""
-
-    def __init__(self, path: Path, folder: Path) -> None:
-        self._file = (
-            folder / "ingest" / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}.json"
-        )
-
-    def load(self, file: BinaryIO) -> tuple[int, int]:
-        """(bytes, lines) done; (0, 0) for a new file, or one whose beginning has changed."""
-        saved = read_json(self._file) or {}
-        file.seek(0)
-        self._head = hashlib.sha256(file.read(4096).split(b"\n", 1)[0]).hexdigest()
-        size = os.fstat(file.fileno()).st_size
-        if saved.get("head") != self._head or saved.get("bytes", 0) > size:
-            return 0, 0
-        return int(saved["bytes"]), int(saved["lines"])
-
-    def save(self, offset: int, number: int) -> None:
-        """Remember the position."""
-        write_json(self._file, {"head": self._head, "bytes": offset, "lines": number})
+def _models(body: JsonObject) -> tuple[str, ...]:
+    """The names under which a completion was made: the response's, then the request's; "" where neither
+    says."""
+    named = tuple(str(part["model"]) for part in (body["response"], body["request"]) if part.get("model"))
+    return named or ("",)

@@ -1,11 +1,11 @@
 """Loading: one frozen object from a TOML file with environment variables on top, read once at the edge.
 
-1. The file, then `SKILLLOOP_<SECTION>__<KEY>=value` (read as TOML where it parses as TOML, else as text),
-   then what the command line says; the later one wins key by key.
+1. The file, then `SKILLLOOP_<SECTION>__<KEY>=value`, or `SKILLLOOP_<KEY>` outside of sections (read as TOML
+   where it parses as TOML, else as text), then what the command line says; the later one wins key by key.
 2. `plugins` are imported before anything is checked, so that the kinds they add exist.
 3. An unknown key is an error that names the nearest right one, or where an old key went. What is wrong is
    blamed on the file or on the environment variable that says it.
-4. Relative paths start at the file's folder.
+4. Relative paths in a file start at its folder, those of the environment at the current one.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, ValidationError
 
 from agent.settings import Settings
 from agent.table import Table, UnknownKind
 from loop.errors import LoopError
+from loop.shipped import CONFIGS as CONFIGS
 
 PREFIX = "SKILLLOOP_"
-CONFIGS = Path(__file__).parent.parent / "configs"
+NO_KEYS = frozenset({"config", "dir", "image", "log_level", "crash_at"})
+"""Names behind the prefix that are no keys: command line, compose.yaml and the crash test read them."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound=Settings)
 Tree = dict[str, Any]
+Keys = tuple[str, ...]
 
 
 class ConfigError(LoopError):
@@ -46,12 +49,26 @@ class KindSection(Settings):
     model_config = ConfigDict(extra="allow")
 
     kind: str
+    _where: str = PrivateAttr("kind")
+
+    @property
+    def where(self) -> str:
+        """Who chose the kind, for messages: the file or the variable, and the key."""
+        return self._where
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What stands in the table of the chosen kind."""
+        """What stands in the table of the chosen kind. Raises `ConfigError` where it is not a table."""
         own = getattr(self, self.kind, None)
-        return own if isinstance(own, Mapping) else own.model_dump() if isinstance(own, BaseModel) else {}
+        if isinstance(own, BaseModel):
+            return own.model_dump()
+        if own is not None and not isinstance(own, Mapping):
+            raise ConfigError(f"{self.where}: the settings of {self.kind!r} must be a table (got {own!r})")
+        return own or {}
+
+    def chosen_by(self, where: str) -> None:
+        """Remember who chose the kind."""
+        self._where = where
 
     def chosen(self) -> dict[str, Any]:
         """The section as it has effect, flat: what all kinds have in common, and the options of this one."""
@@ -70,7 +87,7 @@ def open_kind(table: Table[Callable[P, T]], section: KindSection, *args: P.args,
     try:
         return table.choose(section.kind)(*args, **kwargs)
     except UnknownKind as exc:
-        raise ConfigError(f"kind: {exc}") from exc
+        raise ConfigError(f"{section.where}: {exc}") from exc
     except ValidationError as exc:
         first = exc.errors()[0]
         raise ConfigError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
@@ -97,7 +114,8 @@ def load_settings(
     folder = Path() if path is None else path.resolve().parent
     sources = _Sources("the defaults" if path is None else str(path), layers)
     named = tree.get("plugins")
-    load_plugins([folder / str(name) for name in named] if isinstance(named, list) else [])
+    start = folder if sources.in_file(("plugins",)) else Path.cwd()
+    load_plugins([start / str(name) for name in named] if isinstance(named, list) else [])
     for keys, message in _unknown(tree, model, (), moved):
         raise ConfigError(f"{sources.of(keys)}: {message}")
     try:
@@ -106,11 +124,16 @@ def load_settings(
         first = exc.errors()[0]
         keys = tuple(str(part) for part in first["loc"])
         # A secret is not shown, nor a whole section: it may hold one.
-        hidden = isinstance(first["input"], Mapping | BaseModel) or _is_secret(_wanted(model, keys))
+        secret = any(_is_secret(_wanted(model, keys[:end])) for end in range(1, len(keys) + 1))
+        hidden = secret or isinstance(first["input"], Mapping | BaseModel)
         got = "" if hidden else f" (got {first['input']!r})"
         message = f"{'.'.join(keys)}: {first['msg'].removeprefix('Value error, ')}{got}"
         raise ConfigError(f"{sources.of(keys)}: {message}") from exc
-    return settings if path is None else from_folder(settings, folder)
+    placed: S = from_folder(settings, lambda keys: folder if sources.in_file(keys) else Path.cwd())
+    for name in model.model_fields:
+        if isinstance(section := getattr(placed, name), KindSection):
+            section.chosen_by(f"{sources.of((name, 'kind'))}: {name}.kind")
+    return placed
 
 
 def _read(path: Path | None) -> Tree:
@@ -130,10 +153,17 @@ class _Sources:
     def __init__(self, file: str, layers: Sequence[Tree]) -> None:
         self._file, self._layers = file, layers
 
-    def of(self, keys: tuple[str, ...]) -> str:
+    def _layer(self, keys: Keys) -> tuple[int, int]:
+        return max((_depth(tree, keys), layer) for layer, tree in enumerate(self._layers))
+
+    def in_file(self, keys: Keys) -> bool:
+        """Whether the value at `keys` is the file's."""
+        return self._layer(keys)[1] == 0
+
+    def of(self, keys: Keys) -> str:
         """The source of the value at `keys`, or of the deepest part of it that anybody gave; a later one
         wins."""
-        depth, layer = max((_depth(tree, keys), layer) for layer, tree in enumerate(self._layers))
+        depth, layer = self._layer(keys)
         if depth == 0 or layer == 0:
             return self._file
         if layer == 2:
@@ -145,13 +175,13 @@ class _Sources:
         return f"environment variable {name}{'__*' if whole else ''}"
 
 
-def _at(tree: Any, keys: tuple[str, ...]) -> Any:
+def _at(tree: Any, keys: Keys) -> Any:
     for key in keys:
         tree = tree[key]
     return tree
 
 
-def _depth(tree: object, keys: tuple[str, ...]) -> int:
+def _depth(tree: object, keys: Keys) -> int:
     """How many of `keys` lead into a tree."""
     for depth, key in enumerate(keys):
         if not isinstance(tree, Mapping) or key not in tree:
@@ -161,12 +191,11 @@ def _depth(tree: object, keys: tuple[str, ...]) -> int:
 
 
 def from_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Tree:
-    """The tree of the `SKILLLOOP_<SECTION>__<KEY>` variables of a model. Raises `ConfigError` when two
-    contradict."""
+    """The tree of the `SKILLLOOP_*` variables of a model. Raises `ConfigError` when two contradict."""
     tree: Tree = {}
     for name, text in sorted(environ.items()):
         *sections, key = name.removeprefix(PREFIX).lower().split("__")
-        if not name.startswith(PREFIX) or not sections:
+        if not name.startswith(PREFIX) or (not sections and key in NO_KEYS):
             continue
         place = tree
         for section in sections:
@@ -178,11 +207,14 @@ def from_environment(environ: Mapping[str, str], model: type[BaseModel]) -> Tree
 
 
 def _value(text: str, wanted: object) -> object:
-    """A variable's value: TOML where it parses, but a text that is wanted stays one, a number too."""
+    """A variable's value: TOML where it parses, but a text that is wanted stays one, a number too (secrets
+    are texts or lists of texts)."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    if isinstance(value, list) and typing.get_origin(wanted) is tuple:
+        return value
     return text if (wanted is str or _is_secret(wanted)) and not isinstance(value, str) else value
 
 
@@ -194,7 +226,7 @@ def _wanted(model: type[BaseModel] | None, keys: Sequence[str]) -> object:
     """The type of the field that `keys` lead to; None where there is none."""
     for key in keys[:-1]:
         field = model.model_fields.get(key) if model else None
-        model = _settings_in(field.annotation) if field else None
+        model = settings_in(field.annotation) if field else None
     leaf = model.model_fields.get(keys[-1]) if model else None
     return leaf.annotation if leaf else None
 
@@ -210,15 +242,17 @@ def merge(tree: Tree, more: Mapping[str, object]) -> None:
             tree[key] = value
 
 
-def from_folder(value: Any, folder: Path) -> Any:
-    """The same settings with every relative path taken from `folder`, where their file lies."""
+def from_folder(value: Any, folder: Callable[[Keys], Path], keys: Keys = ()) -> Any:
+    """The same settings with every relative path taken from the folder of its keys."""
     if isinstance(value, Path):
-        return folder / value
+        return folder(keys) / value
     if isinstance(value, tuple):
-        return tuple(from_folder(item, folder) for item in value)
+        return tuple(from_folder(item, folder, keys) for item in value)
     if isinstance(value, BaseModel):
-        fields = {name: from_folder(getattr(value, name), folder) for name in type(value).model_fields}
-        return value.model_copy(update=fields)
+        names = type(value).model_fields
+        return value.model_copy(
+            update={name: from_folder(getattr(value, name), folder, (*keys, name)) for name in names}
+        )
     return value
 
 
@@ -241,15 +275,15 @@ def load_plugins(files: Sequence[Path]) -> None:
 
 
 def _unknown(
-    tree: Mapping[str, object], model: type[BaseModel], path: tuple[str, ...], moved: Mapping[str, str]
-) -> Iterator[tuple[tuple[str, ...], str]]:
+    tree: Mapping[str, object], model: type[BaseModel], path: Keys, moved: Mapping[str, str]
+) -> Iterator[tuple[Keys, str]]:
     """Keys that `model` does not have, each with what to write."""
     fields = model.model_fields
     plugin = tree.get("kind") if issubclass(model, KindSection) else None
     for key, value in tree.items():
         name = ".".join((*path, key))
         if key in fields:
-            inner = _settings_in(fields[key].annotation)
+            inner = settings_in(fields[key].annotation)
             if inner is not None and isinstance(value, Mapping):
                 yield from _unknown(value, inner, (*path, key), moved)
         elif name in moved:
@@ -258,7 +292,7 @@ def _unknown(
             yield (*path, key), f"unknown key {name!r}; {_suggest(key, fields)}"
 
 
-def _settings_in(annotation: object) -> type[BaseModel] | None:
+def settings_in(annotation: object) -> type[BaseModel] | None:
     """The settings that a field holds, also where it may be None."""
     for kind in (annotation, *typing.get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):

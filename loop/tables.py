@@ -25,6 +25,12 @@ def coverage_line(coverage: Coverage) -> str:
     return f"coverage: {', '.join(parts)}"
 
 
+def abstention_line(coverage: Coverage) -> str:
+    """The answers that say nothing of any skill: nobody could judge them, or explain why they are wrong."""
+    undecided, unexplained = coverage.watched - coverage.judged, coverage.wrong - coverage.explained
+    return f"abstentions: {undecided} answers undecided, {unexplained} wrong ones unexplained"
+
+
 def profile_table(profile: Profile, alarms: set[str]) -> Table:
     """The missing-skill profile with 90 % intervals, most harmful skill first."""
     table = Table(title=f"Missing-Skill-Profile: {accuracy_line(profile)}", title_justify="left")

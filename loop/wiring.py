@@ -8,26 +8,27 @@ import secrets
 import socket
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 from loop.backends import open_store
 from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.workers.curate import CurateWorker
-from loop.workers.deploy import DeployWorker, set_route
+from loop.workers.deploy import DeployWorker
 from loop.workers.judge import JudgeWorker
+from loop.workers.live import Switch, set_route
 from loop.workers.record import open_rounds
 from loop.workers.round import RoundWorker
 from loop.workers.services import Ports, Services
 from loop.workers.train import TrainWorker
 from streams.crash import ENVIRONMENT, crash_point
+from streams.state.alone import alone
+from streams.state.store import StateStore
+from training.versions import Registry
 
 logger = logging.getLogger(__name__)
 
 
 def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Services:
     """Everything the workers need, as configured where `ports` has no replacement."""
-    disable_progress_bar()  # the loop shows its own
     store = ports.store or open_store(config, root)
     task = ports.task or open_task(config, root, store, ports.teacher)
     return Services(
@@ -38,12 +39,19 @@ def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Service
         task=task,
         engine=ports.engine or open_engine(config.engine, task.base_dir),
         trainer=ports.trainer or open_trainer(config.train),
-        registry=ports.registry or open_registry(config, root),
+        registry=ports.registry or _registry(config, root, store),
         clock=ports.clock,
         crash=ports.crash or crash_point(os.environ.get(ENVIRONMENT)),
         owner=ports.owner or worker_name(),
         listen=ports.listen,
+        stop=ports.stop,
     )
+
+
+def _registry(config: Config, root: Path, store: StateStore) -> Registry:
+    """Workers start together, and MLflow creates its tables without a lock."""
+    with alone(store):
+        return open_registry(config, root)
 
 
 def worker_name() -> str:
@@ -54,11 +62,13 @@ def worker_name() -> str:
 def set_up_student(services: Services) -> None:
     """Register the base as the first champion and route to it; a student that exists is left alone.
 
-    One process does this: `up`, `demo` or the deploy worker, which is the one writer of aliases.
+    `up`, `demo` and the deploy workers do this, which write the aliases: one at a time, since MLflow would
+    register the base once for each of them.
     """
-    base = services.registry.register_base(services.task.base_dir)
-    if services.rounds.route(services.student) is None:
-        set_route(services, base.version, None, "promote", services.clock.now())
+    with alone(services.store):
+        base = services.registry.register_base(services.task.base_dir)
+        if services.rounds.route(services.student) is None:
+            set_route(services, base.version, Switch(reason="the student is set up"))
 
 
 def round_workers(services: Services) -> tuple[RoundWorker, ...]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agent.errors import SkillloopError
 
 
 class EngineError(SkillloopError):
     """An engine could not load an adapter or generate; the message says why and what to do."""
+
+
+class EngineUnavailable(EngineError):
+    """No server of the student answers now. It says nothing about the question: ask again later."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,39 @@ class Engine(Protocol):
     ) -> list[list[str]]:
         """Answers per prompt, shape (len(prompts), sampling.samples). Raises `EngineError` for an unloaded
         version."""
+
+
+class Scorer(Protocol):
+    """An engine that says how likely a text is to it. Both engines of real students do."""
+
+    def log_probabilities(
+        self, texts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], version: int
+    ) -> list[list[float]]:
+        """For each text, as token ids, the natural logarithm of the probability that each of its candidates
+        is the next token. Raises `EngineError` for an unloaded version."""
+
+
+@dataclass(frozen=True)
+class ServedBy:
+    """How a version is served: under which name, by which servers (addresses). `wanting` says why others do
+    not serve it."""
+
+    model: str
+    ready: tuple[str, ...]
+    wanting: Mapping[str, str]
+
+
+@runtime_checkable
+class LiveEngine(Engine, Protocol):
+    """An engine whose servers answer users too: it is told what to keep on them."""
+
+    def stand(self, version: int) -> ServedBy:
+        """Make a loaded version stand on every server that answers, proven there, and say where it does.
+        Servers that have lost it get it again; what fails on one is told in the result."""
+
+    def models(self) -> Mapping[str, int]:
+        """The versions of this student on any server that answers, by the name they are served under; the
+        base is not among them."""
+
+    def take_off(self, models: Collection[str]) -> None:
+        """Take versions off the servers, by name. What is under way there is finished."""

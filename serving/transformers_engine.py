@@ -112,9 +112,7 @@ class TransformersEngine:
         if not prompts:
             return []
         with self._lock:
-            if version not in self._digests:
-                raise EngineError(f"version {version} is not loaded; loaded are {self.versions()}")
-            adapted = version if self._digests[version] is not None else None
+            adapted = self._adapted(version)
             rows = self._rows(prompts, sampling.samples)
             with self._applying(adapted), _seeded(sampling, self._device), torch.inference_mode():
                 for produced in range(0, sampling.max_new_tokens, self._settings.stage_tokens):
@@ -122,6 +120,31 @@ class TransformersEngine:
                     self._stage([row for row in rows if not row.done], budget, sampling)
             texts = self._tokenizer.batch_decode([row.answer for row in rows], skip_special_tokens=True)
         return [texts[start : start + sampling.samples] for start in range(0, len(texts), sampling.samples)]
+
+    def log_probabilities(
+        self, texts: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], version: int
+    ) -> list[list[float]]:
+        """See `serving.engine.Scorer`."""
+        with self._lock:
+            with self._applying(self._adapted(version)), torch.inference_mode():
+                return [self._scores(*pair) for pair in zip(texts, candidates, strict=True)]
+
+    def plain_tokens(self) -> list[int]:
+        """The ids of all tokens that are text."""
+        size = min(len(self._tokenizer), self._base.config.vocab_size)
+        return sorted(set(range(size)) - set(self._tokenizer.all_special_ids))
+
+    def _scores(self, text: Sequence[int], candidates: Sequence[int]) -> list[float]:
+        ids = torch.tensor([list(text)], device=self._device)  # (1, T)
+        logits = self._base(input_ids=ids).logits[0, -1].float()  # (vocabulary,)
+        scores: list[float] = logits.log_softmax(-1)[list(candidates)].tolist()
+        return scores
+
+    def _adapted(self, version: int) -> int | None:
+        """The version whose adapter computes: None for the base."""
+        if version not in self._digests:
+            raise EngineError(f"version {version} is not loaded; loaded are {self.versions()}")
+        return version if self._digests[version] is not None else None
 
     def _rows(self, prompts: Sequence[str], samples: int) -> list[_Row]:
         encoded = self._tokenizer(list(prompts))["input_ids"]

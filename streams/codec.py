@@ -1,6 +1,8 @@
 """Events to bytes and back: JSON value, CloudEvents 1.0 attributes in headers (Kafka binary content mode).
 
-Source: CloudEvents 1.0.2, Kafka Protocol Binding, section 3.2. Decoding is ours and never a deserializer of
+What others write may also be in structured mode, for producers that set no headers: the value is the
+envelope, and the event its `data` (docs/events.md). Source: CloudEvents 1.0.2, Kafka Protocol Binding,
+sections 3.2 and 3.3, JSON Event Format. Decoding is ours and never a deserializer of
 the client, since one that raises hangs kafka-python (docs/dependencies.md).
 """
 
@@ -19,6 +21,7 @@ from streams.log import UNREADABLE, Outgoing, Record
 
 MAX_BYTES = 1_048_576
 SOURCE = "skillloop"
+STRUCTURED = b"application/cloudevents"
 Upcast = Callable[[JsonObject], JsonObject]
 
 
@@ -41,6 +44,14 @@ def encode(event: Event) -> Outgoing:
     return Outgoing(
         event.TOPIC, event.key.encode(), value, tuple((name, text.encode()) for name, text in headers.items())
     )
+
+
+NO_TYPE = (
+    "record has neither a ce_type header nor, in structured mode, an envelope with specversion and type"
+    " (docs/events.md)"
+)
+Named = tuple[type[Event], Callable[[bytes], Event]]
+"""An event type, and what makes one of JSON."""
 
 
 class DecodeError(StreamsError):
@@ -75,19 +86,23 @@ class Codec:
             raise DecodeError(
                 "oversized", f"value has {len(record.value)} bytes, at most {MAX_BYTES} are accepted"
             )
-        kind, validate = self._kind(record)
+        named = self._named(record)
+        if named is None:
+            return self._from_envelope(record)
+        kind, validate = named
         try:
             event: Event = validate(record.value)  # the common case in one pass: JSON and model together
         except ValidationError:
-            return self._decode_in_steps(kind, record.value)
+            if _content_type(record).startswith(STRUCTURED):  # some writers repeat the attributes as headers
+                return self._from_envelope(record)
+            return self._decode_in_steps(kind, _object(record.value))
         if kind.VERSION > 1 and "schema_version" not in event.model_fields_set:
-            return self._decode_in_steps(kind, record.value)
+            return self._decode_in_steps(kind, _object(record.value))
         return event
 
-    def _decode_in_steps(self, kind: type[Event], value: bytes) -> Event:
+    def _decode_in_steps(self, kind: type[Event], body: JsonObject) -> Event:
         """Find out what is wrong, or convert an older version. Ends in JSON again, which refuses text that is
         not Unicode."""
-        body = _body(value)
         version = body.get("schema_version", 1)
         if type(version) is not int or version != kind.VERSION:
             body = self._convert(kind, version, body)
@@ -96,20 +111,47 @@ class Codec:
         except (ValueError, TypeError, RecursionError) as exc:
             raise DecodeError("invalid", f"{kind.TYPE}: {first_error(exc)}") from exc
 
-    def _kind(self, record: Record) -> tuple[type[Event], Callable[[bytes], Event]]:
+    def _from_envelope(self, record: Record) -> Event:
+        """The event of a record in structured mode. The envelope's `id` and `time` stand for `event_id` and
+        `occurred_at` where the data has none."""
+        declared = _content_type(record)
+        if declared.startswith(STRUCTURED + b"-batch"):
+            raise DecodeError("invalid", "a batch of events in one record; write each as a record of its own")
+        try:
+            envelope = _object(record.value)
+        except DecodeError as exc:
+            if declared.startswith(STRUCTURED):
+                raise
+            raise DecodeError("no-type", NO_TYPE) from exc
+        structured = declared.startswith(STRUCTURED) or "specversion" in envelope
+        if not structured or not isinstance(envelope.get("type"), str):
+            raise DecodeError("no-type", NO_TYPE)
+        if envelope.get("specversion") != "1.0":
+            raise DecodeError("invalid", f"specversion {envelope.get('specversion')!r}; 1.0 is read")
+        kind, _ = self._of_type(envelope["type"].encode(errors="replace"))
+        data = envelope.get("data")
+        if not isinstance(data, dict):
+            raise DecodeError("invalid", f"{kind.TYPE}: the envelope has no data that is a JSON object")
+        known = {"event_id": envelope.get("id"), "occurred_at": envelope.get("time")}
+        return self._decode_in_steps(kind, {k: v for k, v in known.items() if v is not None} | data)
+
+    def _named(self, record: Record) -> Named | None:
+        """The event type that the headers name; None where they name none."""
         for name, value in record.headers:
             if name == UNREADABLE:
                 raise DecodeError("unreadable", value.decode(errors="replace"))
             if name == "ce_type":
-                found = self._types.get(value)
-                if found is None:
-                    known = ", ".join(sorted(key.decode() for key in self._types))
-                    raise DecodeError(
-                        "unknown-type",
-                        f"unknown event type {value.decode(errors='replace')!r}; known: {known}",
-                    )
-                return found
-        raise DecodeError("no-type", "record has no ce_type header")
+                return self._of_type(value)
+        return None
+
+    def _of_type(self, name: bytes) -> Named:
+        try:
+            return self._types[name]
+        except KeyError:
+            known = ", ".join(sorted(key.decode() for key in self._types))
+            raise DecodeError(
+                "unknown-type", f"unknown event type {name.decode(errors='replace')!r}; known: {known}"
+            ) from None
 
     def _convert(self, kind: type[Event], version: object, body: JsonObject) -> JsonObject:
         if type(version) is not int or not 1 <= version <= kind.VERSION:
@@ -142,7 +184,12 @@ def first_error(exc: Exception) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-def _body(value: bytes) -> JsonObject:
+def _content_type(record: Record) -> bytes:
+    """The header of this name, in lower case; empty where there is none."""
+    return next((value.lower() for name, value in record.headers if name.lower() == "content-type"), b"")
+
+
+def _object(value: bytes) -> JsonObject:
     try:
         body = json.loads(value)
     except (ValueError, RecursionError) as exc:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import date
 from typing import Any
 
 from agent.profile import BucketKey, Counts, merge
@@ -17,8 +18,9 @@ from streams.codec import Codec, DecodeError
 from streams.continuity import Continuity, jumps
 from streams.crash import CrashPoint, no_crash
 from streams.dead_letters import dead_letter
-from streams.events import Event
+from streams.events import Event, EventKey
 from streams.log import Consumer, EventLog, LogError, LogUnavailable, Outgoing, Partition, Record
+from streams.state.seen import seen
 from streams.state.store import (
     Batch,
     DuplicateEvents,
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Effects:
-    """What handling some events changes; written in one transaction. `failed` maps event ids to why they can
+    """What handling some events changes; written in one transaction. `failed` says of events why they can
     never be handled.
     """
 
@@ -41,7 +43,8 @@ class Effects:
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
-    failed: Mapping[str, str] = field(default_factory=dict)
+    held_out: Sequence[Mapping[str, object]] = ()
+    failed: Mapping[EventKey, str] = field(default_factory=dict)
 
     def __add__(self, other: Effects) -> Effects:
         return Effects(
@@ -49,6 +52,7 @@ class Effects:
             watermarks={**self.watermarks, **_merge_watermarks(self.watermarks, other.watermarks)},
             outbox=[*self.outbox, *other.outbox],
             ledger=[*self.ledger, *other.ledger],
+            held_out=[*self.held_out, *other.held_out],
             failed={**self.failed, **other.failed},
         )
 
@@ -91,7 +95,8 @@ class ConsumeLoop:
     1. poll; partitions that are newly assigned are first sought to the offset in the store (crash: nothing
        happened);
     2. decode; a record that cannot be decoded becomes a dead letter in this batch's outbox;
-    3. drop events whose id is known (`look_first`) or came earlier in the batch;
+    3. drop events that are known (`look_first`) or came earlier in the batch; one from before the days that
+       the store remembers becomes a dead letter, `expired`;
     4. handle (may call teachers; repeated after a crash, so handlers have no side effects but their result);
     5. one transaction in the store: offsets by compare-and-set, event ids, buckets, watermarks, ledger,
        outbox (crash before: the batch comes again; crash after: it does not);
@@ -120,6 +125,7 @@ class ConsumeLoop:
         self._next: dict[Partition, int] = {}
         self._transient: tuple[type[Exception], ...] = (LogUnavailable, StoreUnavailable, *settings.transient)
         self._look = settings.look_first
+        self._known_from = 0
         self._failures = 0
         self._retry_at: float | None = None
         self._collected_at = float("-inf")
@@ -162,7 +168,7 @@ class ConsumeLoop:
 
     def _poll(self) -> list[Record]:
         if self._retry_at is not None:
-            if self._clock.now().timestamp() < self._retry_at:
+            if self._clock.monotonic() < self._retry_at:
                 self._consumer.poll(1, self.settings.poll_timeout_s)
                 return []
             self._retry_at = None
@@ -202,6 +208,7 @@ class ConsumeLoop:
     def _stored_offsets(self, partitions: frozenset[Partition]) -> dict[Partition, int]:
         stored = self._store.offsets(self.settings.group)
         start = {partition: stored.get(partition, 0) for partition in partitions}
+        self._known_from = self._store.known_from() or 0
         self._continuity.check(start)
         return start
 
@@ -209,7 +216,7 @@ class ConsumeLoop:
         wait = min(self.settings.backoff_max_s, self.settings.backoff_s * 2.0 ** min(self._failures, 16))
         self._failures += 1
         self.counts["retries"] += 1
-        self._retry_at = self._clock.now().timestamp() + wait
+        self._retry_at = self._clock.monotonic() + wait
         self._consumer.pause()
         logger.warning("%s: retry %d in %.1f s: %s", self.settings.group, self._failures, wait, exc)
 
@@ -228,21 +235,21 @@ class ConsumeLoop:
         effects = self._handle(list(events.values()))
         if effects.failed:
             letters += self._failed(effects.failed, records)
-        event_ids = [event_id for event_id in events if event_id not in effects.failed]
-        self._commit(records, event_ids, replace(effects, outbox=[*letters, *effects.outbox]))
-        self.counts.update(records=len(records), events=len(event_ids), dead_letters=len(letters))
+        counted = [event for key, event in events.items() if key not in effects.failed]
+        self._commit(records, counted, replace(effects, outbox=[*letters, *effects.outbox]))
+        self.counts.update(records=len(records), events=len(counted), dead_letters=len(letters))
         return len(records)
 
-    def _failed(self, failed: Mapping[str, str], records: Sequence[Record]) -> Iterator[Outgoing]:
+    def _failed(self, failed: Mapping[EventKey, str], records: Sequence[Record]) -> Iterator[Outgoing]:
         """The dead letters of the events that the handler failed, each from the first record that has it."""
-        by_id: dict[str, Record] = {}
+        first: dict[EventKey, Record] = {}
         for record in records:
             with suppress(DecodeError):
-                by_id.setdefault(self._codec.decode(record).event_id, record)
-        for event_id, why in failed.items():
-            if event_id not in by_id:
-                raise LookupError(f"the handler failed event {event_id!r}, which is not in its batch")
-            yield dead_letter(by_id[event_id], "failed", why, self.settings.max_attempts)
+                first.setdefault(self._codec.decode(record).identity, record)
+        for key, why in failed.items():
+            if key not in first:
+                raise LookupError(f"the handler failed event {key}, which is not in its batch")
+            yield dead_letter(first[key], "failed", why, self.settings.max_attempts)
 
     def _park(self, record: Record, why: StoreRefused) -> int:
         letter = dead_letter(record, "refused", str(why), 1)
@@ -250,17 +257,18 @@ class ConsumeLoop:
         self.counts.update(records=1, dead_letters=1)
         return 1
 
-    def _commit(self, records: Sequence[Record], event_ids: Sequence[str], effects: Effects) -> None:
+    def _commit(self, records: Sequence[Record], events: Sequence[Event], effects: Effects) -> None:
         after = {record.partition: record.offset + 1 for record in records}
         batch = Batch(
             group=self.settings.group,
             expected=dict(self._next),
             offsets=after,
-            event_ids=event_ids,
+            events=[seen(event) for event in events],
             buckets=effects.buckets,
             watermarks=effects.watermarks,
             outbox=effects.outbox,
             ledger=effects.ledger,
+            held_out=effects.held_out,
         )
         self._crash("consume.before-commit")
         self._store.commit(batch)
@@ -272,9 +280,10 @@ class ConsumeLoop:
             # The truth is in the store: only the lag shown is wrong, until the next commit
             logger.info("offsets not committed to the log: %s", exc)
 
-    def _decode(self, records: Sequence[Record]) -> tuple[dict[str, Event], list[Outgoing]]:
-        """The new events by id, and a dead letter for each record that cannot be read."""
-        events: dict[str, Event] = {}
+    def _decode(self, records: Sequence[Record]) -> tuple[dict[EventKey, Event], list[Outgoing]]:
+        """The new events, and a dead letter for each record that cannot be read, or of which nobody knows
+        whether it was counted."""
+        events: dict[EventKey, Event] = {}
         letters: list[Outgoing] = []
         decode = self._codec.decode
         for record in records:
@@ -283,10 +292,13 @@ class ConsumeLoop:
             except DecodeError as exc:
                 letters.append(dead_letter(record, exc.reason, str(exc), 1))
                 continue
-            events.setdefault(event.event_id, event)
+            if event.occurred_at.toordinal() < self._known_from:
+                letters.append(dead_letter(record, "expired", self._expired(event), 1))
+                continue
+            events.setdefault((event.student, event.event_id), event)
         if self._look:
-            for event_id in self._store.known(list(events)):
-                del events[event_id]
+            for key in self._store.known(events.keys()):
+                del events[key]
         self.counts["duplicates"] += len(records) - len(letters) - len(events)
         return events, letters
 
@@ -314,7 +326,13 @@ class ConsumeLoop:
                 raise
             except Exception as exc:
                 error = f"{type(exc).__name__}: {exc}"
-        return Effects(failed={event.event_id: error})
+        return Effects(failed={event.identity: error})
+
+    def _expired(self, event: Event) -> str:
+        return (
+            f"occurred_at {event.occurred_at.isoformat()} is before {date.fromordinal(self._known_from)}:"
+            " `skillloop store compact` has forgotten what was counted until then"
+        )
 
 
 def calm_collector() -> None:

@@ -39,7 +39,7 @@ def fold_handler(events: Sequence[Event]) -> Effects:
     """A handler that folds `Diagnosed` events from the log into the store's profile as they are."""
     diagnosed = [event for event in events if isinstance(event, Diagnosed)]
     failed = {
-        event.event_id: f"{event.TYPE} is not expected here"
+        event.identity: f"{event.TYPE} is not expected here"
         for event in events
         if not isinstance(event, Diagnosed)
     }

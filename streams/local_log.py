@@ -1,8 +1,9 @@
 """The embedded event log: one SQLite file in WAL mode, durable, shared by several processes on one machine.
 
 Every append is one transaction with `synchronous=FULL`. Group members are rows with a lease that every poll
-renews; a member that died loses its partitions when the lease ends (the state store's compare-and-set keeps
-it from writing in any case). With an `instance` name the member keeps its identity over restarts (static
+renews, measured by the time since boot, which all processes of the machine share and nobody sets; a member
+that died loses its partitions when the lease ends (the state store's compare-and-set keeps it from writing in
+any case). With an `instance` name the member keeps its identity over restarts (static
 membership) and takes its partitions back at once.
 """
 
@@ -189,13 +190,15 @@ class LocalLog:
     def renew(self, group: str, member: str) -> list[str]:
         """Renew a member's lease where it is due, and return the living members. (A renewal is a write: not
         at every poll.)"""
-        now = self.clock.now().timestamp()
-        query = "SELECT member, expires FROM members WHERE member_group = ? AND expires >= ?"
+        now = self.clock.monotonic()
+        latest = now + LEASE_S + RENEW_S  # a lease that ends later was written before the machine was started
+        query = "SELECT member, expires FROM members WHERE member_group = ? AND expires BETWEEN ? AND ?"
+        dead = "DELETE FROM members WHERE member_group = ? AND expires NOT BETWEEN ? AND ?"
 
         def act() -> list[str]:
-            living = dict(self._db.execute(query, (group, now)).fetchall())
+            living = dict(self._db.execute(query, (group, now, latest)).fetchall())
             if living.get(member, 0.0) < now + LEASE_S - RENEW_S:
-                self._db.execute("DELETE FROM members WHERE member_group = ? AND expires < ?", (group, now))
+                self._db.execute(dead, (group, now, latest))
                 self._db.execute(
                     "INSERT OR REPLACE INTO members VALUES (?, ?, ?)", (group, member, now + LEASE_S)
                 )

@@ -36,6 +36,7 @@ def dead_letter_topic(topic: str) -> str:
 # diagnoses are kept indefinitely: the profile is rebuilt from them.
 TOPICS: tuple[TopicSpec, ...] = (
     TopicSpec("student-outputs", partitions=8, retention_ms=30 * DAY_MS),
+    TopicSpec("feedback", partitions=1, retention_ms=30 * DAY_MS),
     TopicSpec("diagnoses", partitions=8, retention_ms=-1),
     TopicSpec("rounds", partitions=1, retention_ms=-1),
     TopicSpec("deployments", partitions=1, retention_ms=-1),

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,15 +91,39 @@ def wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path)
     pytest.fail(f"vLLM did not start: {log.read_text(errors='replace')[-3000:]}")
 
 
-@pytest.fixture(scope="session", params=["llama", "qwen3"])
-def vllm_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of a real vLLM on CPU that serves a tiny random model called `teacher`.
+@contextmanager
+def running_vllm(
+    model: Path, folder: Path, *options: str, port: int = 0, environ: Mapping[str, str] = {}
+) -> Iterator[str]:
+    """A real vLLM on CPU that serves `model`; yields its address without `/v1`. Its log is in `folder`.
 
     It runs from an environment of its own, since it pins its torch. The console script of the CPU package
     fails; the module works.
     """
     if not PYTHON.exists():
         pytest.skip("needs vLLM in .venv-vllm: make vllm-env")
+    port = port or free_port()
+    url, log = f"http://127.0.0.1:{port}", folder / "vllm.log"
+    command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", "float32"]
+    place = ["--host", "127.0.0.1", "--port", str(port)]
+    quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    with (
+        log.open("ab") as out,
+        subprocess.Popen(
+            [*command, *place, *options], stdout=out, stderr=out, env=os.environ | quiet | environ
+        ) as process,
+    ):
+        try:
+            wait_until_ready(process, f"{url}/v1", log)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture(scope="session", params=["llama", "qwen3"])
+def vllm_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a real vLLM that serves a tiny random chat model called `teacher`."""
     folder = tmp_path_factory.mktemp(request.param)
     builder = ROOT / "tests" / "graphs" / "tiny_models.py"
     subprocess.run(
@@ -106,27 +131,6 @@ def vllm_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    port = free_port()
-    base_url = f"http://127.0.0.1:{port}/v1"
-    command = [
-        PYTHON,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--model",
-        folder / "model",
-        "--served-model-name",
-        "teacher",
-    ]
-    options = ["--max-model-len", "4096", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
-    offline = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    log = folder / "vllm.log"
-    with (
-        log.open("wb") as out,
-        subprocess.Popen([*command, *options], stdout=out, stderr=out, env=os.environ | offline) as process,
-    ):
-        try:
-            wait_until_ready(process, base_url, log)
-            yield base_url
-        finally:
-            process.terminate()
-            process.wait(60)
+    options = ["--served-model-name", "teacher", "--max-model-len", "4096"]
+    with running_vllm(folder / "model", folder, *options) as url:
+        yield f"{url}/v1"

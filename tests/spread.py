@@ -9,6 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 DEALT_OUT = "tests/loop/test_crash.py"
 FIRST = (
     "tests/streams/test_crash_seeds.py",
+    "tests/loop/test_hundred.py",
     "tests/graphs/chat/test_vllm_teacher.py",
     "tests/loop/offline/test_vllm.py",
     DEALT_OUT,

@@ -46,7 +46,9 @@ def named(pattern: re.Pattern[str]) -> list[tuple[str, str]]:
 
 
 def path_is_there(path: str) -> bool:
-    """Whether the file or folder exists; a decision may be named by its number alone."""
+    """Whether the file or folder exists; a decision may be named by its number alone, and what the wheel has
+    a copy of by the copy's place."""
+    path = path.removeprefix("loop/shipped/")
     return (ROOT / path).exists() or any(ROOT.glob(path if "*" in path else f"{path}-*.md"))
 
 

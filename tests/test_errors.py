@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("agent", "streams", "serving", "training", "graphs", "loop")
-CAUGHT_WHERE_THEY_ARISE = {"BadLine", "NoCompletion", "Rejected", "_BadRequest", "Interrupted"}
+CAUGHT_WHERE_THEY_ARISE = {"BadLine", "NotOurs", "NoCompletion", "Rejected", "_BadRequest", "Interrupted"}
 """Never leave their module: a retry, an abstention, a dead letter or a reply is made of them."""
 
 

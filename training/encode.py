@@ -24,8 +24,9 @@ MEGABATCH = 8
 
 @dataclass(frozen=True)
 class Encoded:
-    """One training row: token ids, and labels that ignore the prompt. Both of shape (length,)."""
+    """One training row: its example, token ids, labels that ignore the prompt; both of shape (length,)."""
 
+    example_id: str
     input_ids: list[int]
     labels: list[int]
 
@@ -51,8 +52,8 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
         "input_ids"
     ]
     rows = [
-        _row(prompt, completion, tokenizer.eos_token_id)
-        for prompt, completion in zip(prompts, completions, strict=True)
+        _row(example.example_id, prompt, completion, tokenizer.eos_token_id)
+        for example, prompt, completion in zip(examples, prompts, completions, strict=True)
     ]
     return _fitting(examples, rows, max_length)
 
@@ -86,9 +87,9 @@ def _shuffled_passes(rows: int, rng: random.Random) -> Iterator[int]:
         yield from order
 
 
-def _row(prompt: list[int], completion: list[int], eos: int) -> Encoded:
+def _row(example_id: str, prompt: list[int], completion: list[int], eos: int) -> Encoded:
     answer = completion if completion[-1:] == [eos] else [*completion, eos]
-    return Encoded(input_ids=[*prompt, *answer], labels=[IGNORED] * len(prompt) + answer)
+    return Encoded(example_id, [*prompt, *answer], [IGNORED] * len(prompt) + answer)
 
 
 def _fitting(examples: Sequence[Example], rows: Sequence[Encoded], max_length: int) -> list[Encoded]:

@@ -47,5 +47,9 @@ class RegistryError(TrainingError):
     """The registry refused, or holds something that contradicts what was asked."""
 
 
+class ArtifactError(RegistryError):
+    """A file that a run should hold is not there, or has other bytes than those stored."""
+
+
 class RegistryUnavailable(RegistryError):
     """The registry cannot answer now; nothing is wrong with the request. Retry with back-off."""

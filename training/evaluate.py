@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pydantic import ConfigDict, Field, model_validator
 
 from agent.items import Frozen, HeldOutItem
+from serving.engine import EngineUnavailable
 from training.errors import EvaluationFailed, ItemSetMismatch
 
 Generate = Callable[[Sequence[str]], list[str]]
@@ -156,12 +157,15 @@ def evaluate(
 
     With `samples` above 1 each question is put that many times in a row (`generate` should sample at a
     temperature above 0) and the outcome is the share of right answers. Raises `EvaluationFailed` when there
-    are no items, an item occurs twice, or generating or grading fails.
+    are no items, an item occurs twice, or generating or grading fails, and `EngineUnavailable` when no server
+    of the student answers: evaluate again later.
     """
     _check_items(items)
     questions = [item.question for item in items for _ in range(samples)]
     try:
         answers = generate(questions)
+    except EngineUnavailable:
+        raise
     except Exception as exc:
         raise EvaluationFailed(
             f"the student could not answer {len(items)} items ({type(exc).__name__}: {exc}); evaluate again"

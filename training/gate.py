@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from agent.items import Frozen
+from agent.items import Frozen, HeldOutItem
 from agent.settings import Settings
 from training.comparison import Comparison, Layout, compare, layout_of, traffic_weights
 from training.errors import EvaluationFailed
@@ -110,6 +110,15 @@ def judge(
         return _closed(str(exc))
     except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
         return _closed(f"the evaluations could not be compared ({type(exc).__name__}: {exc})")
+
+
+def items_by_skill(items: Sequence[HeldOutItem], settings: GateSettings) -> dict[str, int]:
+    """How many of the items the gate would count for each skill; those without any are left out."""
+    keys = tuple((item.item_id, item.stratum, item.skills) for item in items)
+    strata = sorted({item.stratum for item in items})
+    layout = layout_of(keys, tuple(name for name in strata if _matches(name, settings.reported_only)))
+    counts = layout.by_skill(np.ones(len(keys)))
+    return dict(zip(layout.skills, counts.astype(int).tolist(), strict=True))
 
 
 def _closed(reason: str) -> GateVerdict:

@@ -7,6 +7,7 @@ matching manifest is not a data set.
 from __future__ import annotations
 
 import hashlib
+import json
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -69,20 +70,31 @@ def read_manifest(path: Path) -> DatasetManifest:
         ) from exc
 
 
-def read_dataset(path: Path) -> list[Example]:
-    """The examples of a finished data file. Raises `DatasetError` when file and manifest disagree."""
-    manifest = read_manifest(path)
+def read_dataset(path: Path, sha256: str | None = None) -> list[Example]:
+    """The examples of a finished data file. Raises `DatasetError` when the file disagrees with its manifest,
+    or with the hash that is given in the manifest's place."""
+    wanted = read_manifest(path).sha256 if sha256 is None else sha256
     try:
         data = path.read_bytes()
     except OSError as exc:
         raise DatasetError(f"{path} cannot be read ({exc})") from exc
     found = hashlib.sha256(data).hexdigest()
-    if found != manifest.sha256:
+    if found != wanted:
         raise DatasetError(
-            f"{path} has sha256 {found}, its manifest says {manifest.sha256}; "
-            "it was changed or cut, write it again"
+            f"{path} has sha256 {found}, its manifest says {wanted}; it was changed or cut, write it again"
         )
     return [Example.model_validate_json(line) for line in data.split(b"\n") if line]
+
+
+def write_as_trained(path: Path, examples: Iterable[Example]) -> None:
+    """Write what the student is trained on, in TRL's prompt-completion format: the prompt as the student is
+    asked (through its chat template), the completion without the end of sequence that trainers add.
+
+    `SFTTrainer(train_dataset=load_dataset("json", data_files=...))` takes it as it is.
+    """
+    kept = {"example_id", "skills", "prompt", "completion"}
+    rows = (example.model_dump(mode="json", include=kept) for example in examples)
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows))
 
 
 def normalised(text: str) -> str:

@@ -20,7 +20,9 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,23 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
 from serving.adapter_files import adapter_sha256
 from streams.files import read_json, write_json
-from training.adapters import base_sha256, canonicalise, load_check
+from training.adapters import base_name, base_sha256, canonicalise, load_check
 from training.checkpoints import (
     CHECKPOINTS,
     PREFIX,
@@ -48,7 +60,7 @@ from training.checkpoints import (
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
 from training.settings import SftSettings
-from training.trainer import Progress, TrainedAdapter, TrainingJob, unwatched
+from training.trainer import CurvePoint, Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +70,27 @@ class SftTrainer:
     """The `training.trainer.Trainer` of this recipe."""
 
     settings: SftSettings
+
+    def check(self, base_dir: Path, max_length: int) -> str:
+        """What can be said of these settings without training: the base's layers have the adapter's targets,
+        and its positions an example's length. Raises `TrainingError`."""
+        try:
+            config = AutoConfig.from_pretrained(base_dir, local_files_only=True)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except (OSError, ValueError, KeyError) as exc:
+            raise TrainingError(f"the base student in {base_dir} cannot be loaded ({exc})") from exc
+        positions = getattr(config, "max_position_embeddings", None) or max_length
+        if max_length > positions:
+            raise TrainingError(f"max_length {max_length} is above the base's {positions} positions")
+        layers = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
+        targets = self.settings.target_modules
+        named = () if isinstance(targets, str) else targets
+        unknown = [t for t in named if not any(f".{name}".endswith(f".{t}") for name in layers)]
+        if unknown:
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+            raise TrainingError(f"target_modules {', '.join(unknown)}: the base has {known}")
+        return f"rank {self.settings.lora_r} on {targets}, {max_length} of {positions} positions"
 
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`."""
@@ -85,24 +118,27 @@ def train_begun(settings: SftSettings, job: TrainingJob, on_progress: Progress =
     data = Dataset.from_dict(
         {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
     )
+    tokens = _trained_tokens([len(rows[i].input_ids) for i in plan], job.batch_size)
     before = _trainable(model)
     config = _trainer_config(settings, job)
     processes = PartialState()
     with processes.main_process_first():
         checkpoint = last_complete(job.out_dir / CHECKPOINTS)
-    watch = _Watch(on_progress, read_marker(checkpoint))
+    watch = _Watch(on_progress, tokens, read_marker(checkpoint))
     trainer = SFTTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[watch]
     )
     _run(trainer, checkpoint)
+    if watch.stopped is not None:
+        raise watch.stopped
     _check_moved(before, _trainable(model))
     if processes.is_main_process:
-        _save_adapter(model, job.out_dir, job.base_dir.name)
-        adapter = job.out_dir / "adapter"
-        tokens = sum(len(rows[i].input_ids) for i in plan)
-        figures = (job.steps, watch.seconds(), tokens, watch.loss)
-        too_long = len(job.examples) - len(rows)
-        _finish(job.out_dir, TrainedAdapter(adapter, adapter_sha256(adapter), *figures, too_long=too_long))
+        adapter = _save_adapter(model, job)
+        figures = (job.steps, watch.seconds(), tokens[-1], watch.loss)
+        trained = {row.example_id for row in rows}
+        left_out = tuple(e.example_id for e in job.examples if e.example_id not in trained)
+        curve = _curve(trainer.state.log_history)
+        _finish(TrainedAdapter(adapter, adapter_sha256(adapter), *figures, left_out, curve))
     processes.wait_for_everyone()
 
 
@@ -119,22 +155,36 @@ def finished_result(out_dir: Path) -> TrainedAdapter | None:
             f"{adapter_dir} is not the adapter that {out_dir / RESULT} describes; train the round in a"
             " new directory"
         )
-    return TrainedAdapter(adapter_dir=adapter_dir, **found)
+    found.pop("too_long", None)  # written by earlier versions
+    curve = tuple(CurvePoint(**point) for point in found.pop("curve", ()))
+    left_out = tuple(found.pop("left_out", ()))
+    return TrainedAdapter(adapter_dir=adapter_dir, **found, left_out=left_out, curve=curve)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Reports progress, stops at the first loss that is not finite, and marks checkpoints as whole."""
+    """Reports progress, stops at the first loss that is not finite, and marks checkpoints as whole.
 
-    def __init__(self, on_progress: Progress, resumed: Marker | None) -> None:
+    `tokens` are those trained after each step. What it adds to the trainer's own log of a step is kept in
+    checkpoints with that log.
+    """
+
+    def __init__(self, on_progress: Progress, tokens: Sequence[int], resumed: Marker | None) -> None:
         self.loss = resumed.loss if resumed else math.nan
+        self.stopped: StopTraining | None = None
         self._on_progress = on_progress
+        self._tokens = tokens
         self._started = time.monotonic() - (resumed.seconds if resumed else 0.0)
 
     def seconds(self) -> float:
         return time.monotonic() - self._started
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: object,
     ) -> None:
         if not logs or "loss" not in logs:
             return
@@ -145,13 +195,37 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"at step {state.global_step} of {state.max_steps}; "
                 "lower the learning rate and check the champion's adapter"
             )
-        self._on_progress(state.global_step, state.max_steps, self.loss)
+        rate = self._tokens[state.global_step - 1] / self.seconds()
+        state.log_history[-1] |= {"tokens_per_s": rate, "at_ms": time.time_ns() // 1_000_000}
+        try:
+            self._on_progress(state.global_step, state.max_steps, self.loss)
+        except StopTraining as stop:
+            self.stopped = stop
+            control.should_save = control.should_training_stop = True
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
         PartialState().wait_for_everyone()  # each process writes its random state
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
             mark_complete(checkpoint, self.seconds(), self.loss)
+
+
+def _trained_tokens(lengths: Sequence[int], batch_size: int) -> list[int]:
+    """Tokens trained after each step, prompts included."""
+    batches = range(0, len(lengths), batch_size)
+    return list(accumulate(sum(lengths[start : start + batch_size]) for start in batches))
+
+
+def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
+    """The trainer's log as points; a checkpoint of an earlier version has some without all figures."""
+    names = [each.name for each in fields(CurvePoint)]
+    return tuple(
+        CurvePoint(**{name: entry[name] for name in names})
+        for entry in history
+        if all(name in entry for name in names)
+    )
 
 
 def _fingerprint(settings: SftSettings, job: TrainingJob) -> str:
@@ -159,12 +233,14 @@ def _fingerprint(settings: SftSettings, job: TrainingJob) -> str:
     digest.update(f"{job.steps} {job.batch_size} {job.max_length} {job.seed}".encode())
     digest.update(base_sha256(job.base_dir).encode())
     digest.update(b"none" if job.champion is None else adapter_sha256(job.champion).encode())
+    if job.base_name is not None:
+        digest.update(f"{job.base_name}".encode())
     for example in job.examples:
         digest.update(example.model_dump_json().encode())
     return digest.hexdigest()
 
 
-def _load(settings: SftSettings, job: TrainingJob) -> tuple[Any, Any]:
+def _load(settings: SftSettings, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, PeftModel]:
     base_dir, champion = job.base_dir, job.champion
     set_seed(job.seed)
     transformers_logging.disable_progress_bar()
@@ -248,7 +324,7 @@ def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
     return config
 
 
-def _run(trainer: Any, checkpoint: Path | None) -> None:
+def _run(trainer: SFTTrainer, checkpoint: Path | None) -> None:
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
             trainer.remove_callback(callback)
@@ -260,7 +336,7 @@ def _run(trainer: Any, checkpoint: Path | None) -> None:
         ) from exc
 
 
-def _trainable(model: Any) -> dict[str, Any]:
+def _trainable(model: PeftModel) -> dict[str, torch.Tensor]:
     return {
         name: weight.detach().cpu().clone()
         for name, weight in model.named_parameters()
@@ -268,7 +344,7 @@ def _trainable(model: Any) -> dict[str, Any]:
     }
 
 
-def _check_moved(before: dict[str, Any], after: dict[str, Any]) -> None:
+def _check_moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
     if not all(bool(torch.isfinite(weight).all()) for weight in after.values()):
         raise TrainingDiverged("the trained adapter holds NaN or infinite weights; lower the learning rate")
     if before.keys() != after.keys() or all(torch.equal(before[name], after[name]) for name in before):
@@ -278,17 +354,18 @@ def _check_moved(before: dict[str, Any], after: dict[str, Any]) -> None:
         )
 
 
-def _save_adapter(model: Any, out_dir: Path, base_name: str) -> None:
-    temporary, final = out_dir / "adapter.tmp", out_dir / "adapter"
+def _save_adapter(model: PeftModel, job: TrainingJob) -> Path:
+    temporary, final = job.out_dir / "adapter.tmp", job.out_dir / "adapter"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
     model.save_pretrained(temporary, save_embedding_layers=False)
-    canonicalise(temporary, base_name)
+    canonicalise(temporary, job.base_name or base_name(job.base_dir))
     load_check(temporary)
-    temporary.rename(final)
+    return temporary.rename(final)
 
 
-def _finish(out_dir: Path, result: TrainedAdapter) -> None:
+def _finish(result: TrainedAdapter) -> None:
+    out_dir = result.adapter_dir.parent
     values = {key: value for key, value in asdict(result).items() if key != "adapter_dir"}
     write_json(out_dir / RESULT, values)
     shutil.rmtree(out_dir / CHECKPOINTS, ignore_errors=True)

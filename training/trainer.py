@@ -14,11 +14,38 @@ from agent.items import Example
 
 Progress = Callable[[int, int, float], None]
 """Called with (step, total steps, mean loss since the last call). What it raises stops the round and is not
-caught: so a worker that lost its lease ends its training."""
+caught: so a worker that lost its lease ends its training. On `StopTraining` a checkpoint is saved first,
+where the trainer has any."""
+
+
+class StopTraining(BaseException):
+    """The process has to end: what was trained so far should be kept for the next one."""
 
 
 def unwatched(step: int, total: int, loss: float) -> None:
     """A progress callback that does nothing."""
+
+
+@dataclass(frozen=True)
+class BaseName:
+    """What an adapter calls its base, so that PEFT finds it: a repository of the Hub with a commit, or an
+    absolute folder with the base's own hash."""
+
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The mean loss and gradient norm since the point before, the learning rate, the tokens trained per
+    second so far, and when (milliseconds since 1970)."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens_per_s: float
+    at_ms: int
 
 
 @dataclass(frozen=True)
@@ -27,7 +54,8 @@ class TrainingJob:
     fresh one).
 
     `batch_size` is examples per optimizer step over all devices, `steps` the whole budget, `max_length` the
-    most tokens that an example may have. `out_dir` belongs to this job alone.
+    most tokens that an example may have. `out_dir` belongs to this job alone. `base_name` is what the adapter
+    calls its base; None: as `training.adapters.base_name` finds it.
     """
 
     base_dir: Path
@@ -38,6 +66,7 @@ class TrainingJob:
     batch_size: int = 32
     max_length: int = 1024
     seed: int = 0
+    base_name: BaseName | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +75,8 @@ class TrainedAdapter:
     (`training.adapters`).
 
     `tokens` counts every trained row with its prompt, `seconds` all attempts up to their last checkpoint;
-    `final_loss` is NaN for a round too short to report one; `too_long` counts examples that were
-    left out because they exceed `max_length`.
+    `final_loss` is NaN for a round too short to report one; `left_out` names the examples that were not
+    trained on because they exceed `max_length`; `curve` is what the trainer reported, by step.
     """
 
     adapter_dir: Path
@@ -56,7 +85,13 @@ class TrainedAdapter:
     seconds: float
     tokens: int
     final_loss: float
-    too_long: int = 0
+    left_out: tuple[str, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def too_long(self) -> int:
+        """How many examples were left out."""
+        return len(self.left_out)
 
 
 class Trainer(Protocol):

@@ -39,7 +39,7 @@ from graphs.chat.meter import Meter, Work
 from graphs.chat.pace import Pace
 from graphs.chat.prompts import Ask
 from graphs.chat.settings import ChatReply, ChatSettings, RequestSampling
-from graphs.teacher import TeacherExhausted
+from graphs.teacher import TeacherExhausted, TeacherMisconfigured, TeacherUnavailable
 from streams.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
@@ -231,6 +231,26 @@ class ChatClient:
             f"{self.settings.base_url} does not answer ({what}); "
             f"retried up to {self.settings.max_attempts} times"
         )
+
+    def check(self) -> str:
+        """Ask the server, once and without cost, which models it has. Raises `TeacherUnavailable`,
+        `TeacherMisconfigured`."""
+        url, model = self.settings.base_url, self.settings.model
+        try:
+            names = {str(served.id) for served in self._model.root_client.models.list()}
+        except openai.NotFoundError:
+            return f"{url} answers, but does not list its models"
+        except openai.APIStatusError as exc:
+            if is_passing(exc):
+                raise TeacherUnavailable(f"{url} answers HTTP {exc.status_code}") from exc
+            raise misconfigured(exc, url, model) from exc
+        except openai.APIError as exc:
+            raise TeacherUnavailable(f"{url} does not answer ({exc})") from exc
+        if names and model not in names:
+            raise TeacherMisconfigured(
+                f"teacher.chat.model {model!r} is not served at {url}; it has {', '.join(sorted(names)[:9])}"
+            )
+        return f"{url} answers and has {model!r}"
 
     def close(self) -> None:
         """Close the connections."""

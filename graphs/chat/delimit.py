@@ -29,13 +29,19 @@ _PLAIN = re.compile(r"[\t\n\x20-\x7e]*")
 _INVISIBLE = regex.compile(
     r"[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}--[\n\t\r]]", regex.V1
 )
-_FENCES = re.compile(r"<{3,}|>{3,}")
+_FENCES = re.compile(r"[<≪⋘]{2,}|[>≫⋙]{2,}|[⋘⋙]")
+_ROWS = {"≪": 2, "≫": 2, "⋘": 3, "⋙": 3}  # signs that look like a row of so many
 _CONTROL_TOKEN = re.compile(r"<\|[^<>|\n]{1,40}\|>|</?s>|</?(?:start|end)_of_turn>|\[/?INST\]")
 _SIGNS = frozenset("<>|[]/")
-_LEFT, _RIGHT = (
-    "\u00ab\u2329\u27e8\u300a\u3008",
-    "\u00bb\u232a\u27e9\u300b\u3009",
-)  # brackets that are not in the table
+# What is not in the table, by what it looks like: brackets, and single signs for whole rows.
+_ALIKE = {
+    "<": "\u2329\u27e8\u3008",
+    ">": "\u232a\u27e9\u3009",
+    "≪": "\u00ab\u300a\u27ea\u2aa1\u2abb",
+    "≫": "\u00bb\u300b\u27eb\u2aa2\u2abc",
+    "⋘": "\u2af7",
+    "⋙": "\u2af8",
+}
 _BLOCK = re.compile(
     r"<<<data-(?P<mark>[0-9a-f]{16}) (?P<name>[a-z_ 0-9]+)>>>\n(?P<text>.*?)\n<<<end-(?P=mark)>>>", re.DOTALL
 )
@@ -55,7 +61,8 @@ def clean(text: str) -> str:
     shape = text if text.isascii() else text.translate(_look_alikes())  # as long as the text
     hidden = list(text)
     for fenced in _FENCES.finditer(shape):
-        hidden[slice(*fenced.span())] = REPLACEMENT * len(fenced.group())
+        if sum(_ROWS.get(sign, 1) for sign in fenced.group()) >= 3:
+            hidden[slice(*fenced.span())] = REPLACEMENT * len(fenced.group())
     for token in _CONTROL_TOKEN.finditer(shape):
         hidden[token.start()] = REPLACEMENT
     return "".join(hidden)
@@ -72,7 +79,7 @@ def _look_alikes() -> dict[int, str]:
     for sign in "<>":
         for group in confusables.is_confusable(sign, greedy=True) or ():
             table |= {ord(alike["c"]): sign for alike in group["homoglyphs"] if len(alike["c"]) == 1}
-    return table | dict.fromkeys(map(ord, _LEFT), "<") | dict.fromkeys(map(ord, _RIGHT), ">")
+    return table | {ord(alike): sign for sign, row in _ALIKE.items() for alike in row}
 
 
 def shorten(text: str, at_most: int) -> str:

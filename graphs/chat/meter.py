@@ -21,14 +21,13 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
 
 from agent.budget import Activity, BudgetExceeded, Caps, LedgerEntry, Price, Usage, check, priced
 from agent.items import Frozen
 from streams.clock import Clock, SystemClock
 
-LOOK_EVERY = timedelta(seconds=10)
+LOOK_EVERY_S = 10.0
 LedgerSink = Callable[[LedgerEntry], None]
 """Keeps entries: a store's table, a list in a test. Called from several threads; an exception stops the
 call's use."""
@@ -89,7 +88,7 @@ class Meter:
     _spent: dict[tuple[str | None, str], Usage] = field(default_factory=dict, repr=False)
     _under_way: dict[str, LedgerEntry] = field(default_factory=dict, repr=False)
     _by_activity: dict[str, Usage] = field(default_factory=dict, repr=False)
-    _looked_at: dict[str, datetime] = field(default_factory=dict, repr=False)
+    _looked_at: dict[str, float] = field(default_factory=dict, repr=False)
     _cached: Counter[str] = field(default_factory=Counter, repr=False)
 
     def __post_init__(self) -> None:
@@ -112,9 +111,9 @@ class Meter:
         grow."""
         if self.caps.usd_per_day is None:
             return
-        now = self.clock.now()
+        now = self.clock.monotonic()
         with self._lock:
-            if day in self._looked_at and now - self._looked_at[day] < LOOK_EVERY:
+            if day in self._looked_at and now - self._looked_at[day] < LOOK_EVERY_S:
                 return
             self._looked_at[day] = now
         sums = _sums(self.shared(day))

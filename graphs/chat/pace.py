@@ -6,7 +6,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from streams.clock import Clock, SystemClock
 
@@ -29,10 +28,10 @@ class Pace:
         self, max_concurrency: int, requests_per_minute: float | None = None, clock: Clock | None = None
     ) -> None:
         self._clock = clock or SystemClock()
-        self._gap = timedelta(minutes=1) / requests_per_minute if requests_per_minute else timedelta(0)
+        self._gap = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._slots = threading.BoundedSemaphore(max_concurrency)
         self._lock = threading.Lock()
-        self._next = self._clock.now()
+        self._next = self._clock.monotonic()
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -45,13 +44,13 @@ class Pace:
     def pause(self, seconds: float) -> None:
         """Let nobody start for so long: a server that limits one request limits the others too."""
         with self._lock:
-            self._next = max(self._next, self._clock.now() + timedelta(seconds=seconds))
+            self._next = max(self._next, self._clock.monotonic() + seconds)
 
     def _reserve(self) -> float:
         """Take the next moment when it has come, else say how long to wait for it, in seconds."""
         with self._lock:
-            now = self._clock.now()
+            now = self._clock.monotonic()
             if now < self._next:
-                return (self._next - now).total_seconds()
+                return self._next - now
             self._next = max(self._next, now - self._gap) + self._gap
             return 0.0

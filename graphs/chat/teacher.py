@@ -107,6 +107,10 @@ class ChatTeacher:
         client = ChatClient(settings, replies, books.meter(settings.model, settings.price))
         return cls(client, books.student, replies=replies)
 
+    def check(self) -> str:
+        """See `graphs.chat.client.ChatClient.check`."""
+        return self.client.check()
+
     def for_round(self, round_id: str | None) -> ChatTeacher:
         """The same teacher, its calls booked on this round."""
         return ChatTeacher(self.client, self.student, round_id, self.tally)

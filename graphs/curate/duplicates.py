@@ -23,6 +23,7 @@ from typing import Literal
 from datasketch import MinHash, MinHashLSH
 
 from graphs.curate.settings import DuplicateSettings
+from streams.files import text_sha256
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+|[^\w\s]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -59,6 +60,15 @@ def tokens(question: str) -> tuple[str, ...]:
     """
     folded = unicodedata.normalize("NFKC", question).casefold()
     return tuple(token for token in _TOKEN.findall(_THOUSANDS.sub("", folded)) if token not in _PROSE)
+
+
+def question_key(question: str) -> str:
+    """A hash of a question's tokens: the same for exact repeats, everywhere and always.
+
+    >>> question_key("Add 3 and 5.") == question_key("add  3 and 5") != question_key("add 3 and 6")
+    True
+    """
+    return text_sha256(*tokens(question))
 
 
 def shingles(words: tuple[str, ...], size: int) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """The curate graph: from a data plan to the data set it comes to, for a round of the loop and for files. A
 killed run resumes at the node where it died.
 
-    START ─► write (fan-out) ─► sieve ─► rewrite (fan-out) ─► filter ─► assemble
+    START ─► write (fan-out) ─► sieve ─► rewrite (fan-out) ─► filter ─► assemble ─► approve
       └── without requests ───────┘ └──► solve (fan-out) ───────┘
 
 Repeats and held-out questions are taken out before the costly solving and rewriting. State is plain data:
@@ -10,7 +10,9 @@ item ids, the teacher's texts and the plan; pool, held-out questions and replay 
 1. `durability="sync"`: a node's result is on disk before the next node starts.
 2. The thread is the round id. Giving the same round again resumes it; finished nodes, and finished tasks of a
    fan-out, are not repeated; a task that died is.
-3. `keep` is called with the result before the thread is deleted, so a death in between costs nothing but
+3. Where a person has to approve the data, the graph is interrupted at `approve`, and resumed with the
+   decision: by any later call, of any process.
+4. `keep` is called with the result before the thread is deleted, so a death in between costs nothing but
    calling it again.
 
 Only `TeacherUnavailable` is retried, inside the node, unless the teacher has done so itself; when it lasts,
@@ -31,7 +33,7 @@ from typing import Annotated, Any, cast
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.types import RetryPolicy, Send
+from langgraph.types import RetryPolicy, Send, interrupt
 from pydantic import ValidationError
 from typing_extensions import TypedDict
 
@@ -40,7 +42,16 @@ from graphs import durable
 from graphs.counts import CallCounts
 from graphs.curate import dataset
 from graphs.curate.dataset import Question
-from graphs.curate.plan import CurateContext, Curation, CurationPlan, NothingCurated, PlanChanged
+from graphs.curate.plan import (
+    Approval,
+    AwaitingApproval,
+    CurateContext,
+    Curation,
+    CurationPlan,
+    DataRejected,
+    NothingCurated,
+    PlanChanged,
+)
 from graphs.curate.steps import Kind, Reply, TeacherCall, agreeing, ask, rewritten, solutions, total
 from graphs.durable import DEFAULT_RETRY
 from graphs.durable import is_unavailable as is_unavailable
@@ -71,6 +82,7 @@ class CurateState(TypedDict, total=False):
     kept_solutions: list[Reply]
     dropped: Annotated[dict[str, int], _add_counts]
     curation: JsonObject
+    approval: JsonObject
 
 
 class CallsTask(TypedDict):
@@ -128,6 +140,15 @@ def _assemble(state: CurateState, context: CurateContext) -> CurateState:
     return {"curation": made.model_dump(mode="json")}
 
 
+def _approve(state: CurateState, context: CurateContext) -> CurateState:
+    """Stop until a person has decided, where one has to: nothing is trained on before. An empty data set
+    needs nobody."""
+    empty = not Curation.model_validate(state["curation"]).report.accepted
+    if context.approve is None or empty:
+        return {"approval": Approval(approved=True).model_dump()}
+    return {"approval": interrupt("the data waits for a person's approval")}
+
+
 def _fan_out(plan: CurationPlan, calls: dict[Kind, list[TeacherCall]]) -> list[Send]:
     """Tasks of `per_task` calls, or more where all kinds together would be too many tasks."""
     size = max(plan.per_task, -(-sum(map(len, calls.values())) // durable.MAX_TASKS))
@@ -162,7 +183,12 @@ def build_curate(
     starts afresh."""
     # No context_schema: JSON cannot describe a teacher, and `langgraph dev` would fail on trying.
     graph = StateGraph[CurateState, CurateContext, CurateState, CurateState](CurateState)
-    for name, step in {"sieve": _sieve, "filter": _filter, "assemble": _assemble}.items():
+    for name, step in {
+        "sieve": _sieve,
+        "filter": _filter,
+        "assemble": _assemble,
+        "approve": _approve,
+    }.items():
         graph.add_node(name, durable.node("curate", name, step), input_schema=CurateState)
     for kind in REPLIES:
         work = durable.node("curate", kind, partial(_teach, kind))
@@ -173,7 +199,8 @@ def build_curate(
     graph.add_edge("rewrite", "filter")
     graph.add_edge("solve", "filter")
     graph.add_edge("filter", "assemble")
-    graph.add_edge("assemble", END)
+    graph.add_edge("assemble", "approve")
+    graph.add_edge("approve", END)
     return graph.compile(checkpointer=checkpointer, name="curate")
 
 
@@ -214,19 +241,29 @@ def run_curation(
     thread.
 
     `keep` must store the result durably before it returns, and is called again when the process dies right
-    after it. Raises `NothingCurated` (the thread is forgotten), `PlanChanged`, `TeacherUnavailable` (call
-    again later). At most `max_concurrency` tasks ask the teacher at once.
+    after it. Raises `NothingCurated` and `DataRejected` (the thread is forgotten), `PlanChanged`,
+    `AwaitingApproval` and `TeacherUnavailable` (call again later). At most `max_concurrency` tasks ask the
+    teacher at once.
     """
     begin: CurateState = {"round_id": round_id, "plan": plan.model_dump(mode="json")}
     changed = PlanChanged(f"round {round_id} was begun with another plan; use a new round id for a new plan")
     saver = durable.saver_of(graph)
     tally = CallCounts(context.progress, replies_kept(saver, round_id) if saver else None)
     context = replace(context, gate=threading.BoundedSemaphore(max_concurrency), tally=tally)
-    end = durable.finish(graph, begin, context, round_id, "curation", changed)
+    end = durable.finish(graph, begin, context, round_id, "approval", changed)
     result = Curation.model_validate(end["curation"])
+    if "approval" not in end:
+        decided = context.approve(result) if context.approve else Approval(approved=True)
+        if decided is None:
+            raise AwaitingApproval(f"round {round_id}: its data waits for a person (`skillloop approvals`)")
+        end = durable.resume(graph, decided.model_dump(), context, round_id)
     if not result.report.accepted:
         durable.forget(graph, round_id)
         raise NothingCurated(round_id, result.report)
+    approval = Approval.model_validate(end["approval"])
+    if not approval.approved:
+        durable.forget(graph, round_id)
+        raise DataRejected(approval.reason)
     keep(result)
     durable.forget(graph, round_id)
     return result

@@ -41,6 +41,14 @@ class PlanChanged(CurationError):
     plan."""
 
 
+class AwaitingApproval(CurationError):
+    """A person has not decided on the data yet; call again later, which costs nothing."""
+
+
+class DataRejected(CurationError):
+    """A person has decided that the data is not to be trained on."""
+
+
 class CurationPlan(Frozen):
     """What to curate: a data plan, a seed, and the rules. Equal plans on equal inputs give equal data sets.
 
@@ -96,6 +104,17 @@ class Curation(Frozen):
     report: CurationReport
 
 
+class Approval(Frozen):
+    """What a person decided on a round's data, and why."""
+
+    approved: bool
+    reason: str = ""
+
+
+Approve = Callable[[Curation], Approval | None]
+"""A person's decision on a data set; None while there is none."""
+
+
 def no_opinion(expected: str, answer: str) -> bool | None:
     """A task without grading of its own: answers are compared in their canonical form only."""
     return None
@@ -120,8 +139,9 @@ class CurateContext:
     """What the graph works with. A resumed round must be given the same pool, held-out questions and replay.
 
     `used_questions` are texts that were synthesized before. `grade(expected, answer)` is the task's own
-    grading: whether a worked answer ends in the expected one, None where it cannot tell. `progress` is told
-    of each call of the teacher: kind, calls done, calls in all. `gate` and `tally` are set by `run_curation`.
+    grading: whether a worked answer ends in the expected one, None where it cannot tell. `approve` is asked
+    for a person's decision on the data where one is needed. `progress` is told of each call of the teacher:
+    kind, calls done, calls in all. `gate` and `tally` are set by `run_curation`.
     """
 
     teacher: Teacher
@@ -130,6 +150,7 @@ class CurateContext:
     used_questions: Sequence[str] = ()
     replay: ReplaySource = field(default_factory=ReplaySource)
     grade: Callable[[str, str], bool | None] = no_opinion
+    approve: Approve | None = None
     progress: Callable[[str, int, int], None] = unwatched
     crash: CrashPoint = no_crash
     gate: AbstractContextManager[object] = field(default_factory=nullcontext, repr=False)

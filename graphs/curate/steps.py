@@ -90,15 +90,11 @@ def ends_in(expected: str, solution: Solution, grade: Grade) -> bool:
     return bool(grade(expected, solution.text))
 
 
-def agreeing(candidates: Sequence[Solution], at_least: int, grade: Grade) -> list[str]:
-    r"""The texts that share the commonest final answer, each once; none when fewer than `at_least` agree, or
-    on a tie.
+def agreed(candidates: Sequence[Solution], at_least: int, grade: Grade) -> list[Solution]:
+    """The solutions that share the commonest final answer; none when fewer than `at_least` agree, or on a
+    tie.
 
     A solution without an answer or without text agrees with nobody.
-
-    >>> answers = ["\\frac{1}{2}", "5", "$\\dfrac{1}{2}$"]
-    >>> agreeing([Solution(text=f"way {answer}", answer=answer) for answer in answers], 2, lambda *_: None)
-    ['way \\frac{1}{2}', 'way $\\dfrac{1}{2}$']
     """
     groups: list[list[Solution]] = []
     for solution in candidates:
@@ -112,7 +108,17 @@ def agreeing(candidates: Sequence[Solution], at_least: int, grade: Grade) -> lis
     groups.sort(key=len, reverse=True)
     if not groups or len(groups[0]) < at_least or (len(groups) > 1 and len(groups[0]) == len(groups[1])):
         return []
-    return list(dict.fromkeys(solution.text for solution in groups[0]))
+    return groups[0]
+
+
+def agreeing(candidates: Sequence[Solution], at_least: int, grade: Grade) -> list[str]:
+    r"""The texts of the solutions that agree (`agreed`), each once.
+
+    >>> answers = ["\\frac{1}{2}", "5", "$\\dfrac{1}{2}$"]
+    >>> agreeing([Solution(text=f"way {answer}", answer=answer) for answer in answers], 2, lambda *_: None)
+    ['way \\frac{1}{2}', 'way $\\dfrac{1}{2}$']
+    """
+    return list(dict.fromkeys(solution.text for solution in agreed(candidates, at_least, grade)))
 
 
 def rewritten(item: PoolItem, reply: Reply, grade: Grade, dropped: Counter[str]) -> list[str]:

@@ -2,21 +2,25 @@
 the request.
 
 `SensibleBrain` keeps the rules of the prompts: its choices are hashes of the request, its skills come from
-the list, its evidence from the answer, and it can add. `GullibleBrain` does what texts inside the data blocks
-tell it to: the worst model for injection tests.
+the list, its evidence from the answer, and it can add. `ArithmeticBrain` also judges, writes and solves word
+problems of arithmetic, so that a first loop on such questions finds what is missing. `GullibleBrain` does
+what texts inside the data blocks tell it to: the worst model for injection tests.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Protocol
 
 from agent.chance import rank
 from agent.items import JsonObject
 from graphs.chat.delimit import blocks
+from graphs.filters.final_answers import final_answer
+from graphs.testing import arithmetic
 
 _SUM = re.compile(r"What is (\d+) \+ (\d+)")
 _WORD = re.compile(r"[a-z]{4,}")
@@ -134,6 +138,55 @@ class SensibleBrain:
             return []
         count = 1 + self._dice(request, min(at_most, len(names)), "count")
         return sorted(names, key=lambda name: self._dice(request, 2**64, name))[:count]
+
+
+@dataclass(frozen=True)
+class ArithmeticBrain(SensibleBrain):
+    """Knows arithmetic: labels by the operations that a question asks for, judges by its result. What is no
+    arithmetic is left to chance, as `SensibleBrain` does."""
+
+    slip: float = 0.0
+
+    def _label(self, request: ChatRequest) -> JsonObject:
+        named = arithmetic.skills(request.data.get("question", ""), request.listed("skills"))
+        return {"skills": named} if named else super()._label(request)
+
+    def _diagnose(self, request: ChatRequest) -> JsonObject:
+        question, answer = request.data.get("question", ""), request.data.get("answer", "")
+        right = arithmetic.solve(question)
+        if right is None:
+            return super()._diagnose(request)
+        stated = final_answer(answer)
+        if arithmetic.last_number(answer if stated is None else stated) == right:
+            return {"verdict": "correct", "evidence": "", "missing": []}
+        lines = [line.strip() for line in answer.splitlines() if line.strip()]
+        listed = request.listed("missing")
+        missing = arithmetic.skills(question, listed) or self._some(request, listed, 1)
+        return {"verdict": "incorrect", "evidence": lines[-1][:80] if lines else "", "missing": missing}
+
+    def _write(self, request: ChatRequest) -> JsonObject:
+        references = [text for name, text in request.data.items() if name.startswith("reference")]
+        drawn = list(self._variations(request, references)) if references else []
+        return {"questions": drawn} if drawn else super()._write(request)
+
+    def _variations(self, request: ChatRequest, references: Sequence[str]) -> Iterator[str]:
+        """The references with other numbers, those that come out whole and not negative."""
+        for at in range(request.number("Write", 2)):
+            for attempt in range(20):
+                dice = Random(self._dice(request, 2**64, str(request.seed), str(at), str(attempt)))
+                text = arithmetic.varied(references[at % len(references)], dice.randint)
+                result = arithmetic.solve(text)
+                if result is not None and result >= 0 and result.denominator == 1:
+                    yield text
+                    break
+
+    def _solve(self, request: ChatRequest) -> JsonObject:
+        right = arithmetic.solve(request.data.get("question", ""))
+        if right is None:
+            return super()._solve(request)
+        slipped = self._dice(request, 1000, "slip", str(request.seed)) < 1000 * self.slip
+        result = right + (1 + request.seed % 7) * slipped
+        return {"steps": [f"The result is {result}."], "answer": str(result)}
 
 
 @dataclass(frozen=True)

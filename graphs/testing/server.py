@@ -1,19 +1,18 @@
 """A scripted teacher behind the real HTTP API of OpenAI-compatible servers: for tests, benchmarks and trying
 things out.
 
-    python -m graphs.testing.server --port 8001 --latency-ms 50 --fault 429:2 --fault refusal@diagnose
+    python -m graphs.testing.server --latency-ms 50 --fault 429:2 --fault refusal@diagnose
 
 Serves `GET /v1/models` and `POST /v1/chat/completions` (messages, `response_format` json_schema, seed, usage,
-errors in OpenAI's form); `GET /calls` tells how often each purpose was asked. With `--port 0` the system
-chooses; the first line on stdout is the address. It binds to loopback only. No streaming, no tools, one
-choice.
+errors in OpenAI's form); `GET /calls` tells how often each purpose was asked. Port and model name are those
+of the shipped configurations; with `--port 0` the system chooses; the first line on stdout is the address. It
+binds to loopback only. No streaming, no tools, one choice.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -22,13 +21,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 from agent.items import JsonObject
-from graphs.testing.brain import Brain, ChatRequest, GullibleBrain, SensibleBrain
+from graphs.testing.brain import ArithmeticBrain, Brain, ChatRequest, GullibleBrain, SensibleBrain
 from graphs.testing.faults import CODES, STATUS, Faults, Kind, Order, spoil
+from streams.testing.http import KitHttpServer
 
 HANG_S = 30.0
 DRIP_S = 0.1
@@ -70,7 +69,7 @@ class TeacherServer:
         self._lock = threading.Lock()
         self._ordered = Faults(self.faults)
         self._stopping = threading.Event()
-        self._http = _Http(("127.0.0.1", self.port), type("Handler", (_Handler,), {"teacher": self}))
+        self._http = KitHttpServer(("127.0.0.1", self.port), type("Handler", (_Handler,), {"teacher": self}))
         self._thread = threading.Thread(
             target=self._http.serve_forever, args=(0.02,), name="teacher-server", daemon=True
         )
@@ -89,6 +88,10 @@ class TeacherServer:
         self._http.drop_connections()
         self._http.server_close()
         self._thread.join()
+
+    def order(self, faults: Sequence[Order]) -> None:
+        """Faults for the next calls, in place of what is left of those ordered before."""
+        self._ordered = Faults(faults)
 
     def answer(self, body: JsonObject) -> tuple[int, JsonObject | str, dict[str, str]]:
         """Status, body and headers for one chat completion; a text in place of a body is sent as it is, an
@@ -127,34 +130,6 @@ class TeacherServer:
     def wait(self, seconds: float) -> bool:
         """Wait; true when the server is being stopped."""
         return self._stopping.wait(seconds)
-
-
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 256
-
-    def __init__(self, *args: Any) -> None:
-        self._open: set[socket.socket] = set()
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: object) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def drop_connections(self) -> None:
-        """End idle keep-alive connections: their threads wait for a next request."""
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: object) -> None:
-        """A client that disconnects is not the server's error."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -298,22 +273,24 @@ def teacher_process(*arguments: str) -> Iterator[str]:
             process.terminate()
 
 
-BRAINS = {"sensible": SensibleBrain, "gullible": GullibleBrain}
+BRAINS = {"arithmetic": ArithmeticBrain, "sensible": SensibleBrain, "gullible": GullibleBrain}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(
-        prog="python -m graphs.testing.server", description="A scripted OpenAI-compatible teacher."
+        prog="python -m graphs.testing.server",
+        description="A scripted OpenAI-compatible teacher.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=8001, help="0 lets the system choose")
+    parser.add_argument("--port", type=int, default=8000, help="0 lets the system choose")
     parser.add_argument("--latency-ms", type=float, default=0.0)
-    parser.add_argument("--brain", choices=sorted(BRAINS), default="sensible")
+    parser.add_argument("--brain", choices=sorted(BRAINS), default="arithmetic")
     parser.add_argument(
         "--fault", action="append", default=[], help="KIND[:COUNT][@PURPOSE], may be given several times"
     )
     parser.add_argument("--api-key", default="", help="refuse requests without this key")
-    parser.add_argument("--model", default="scripted")
+    parser.add_argument("--model", default="teacher", help="the name in the shipped configurations")
     chosen = parser.parse_args(arguments)
     faults = [Order.parse(text) for text in chosen.fault]
     server = TeacherServer(

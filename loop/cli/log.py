@@ -10,6 +10,7 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loop.ingest import Ingested
     from streams.dead_letters import DeadLetter
     from streams.log import EventLog
 
@@ -21,9 +22,10 @@ dlq_app = typer.Typer(
     help="Dead letters, records that could not be processed: list them, show one, send them again.",
 )
 
-DirOption = Annotated[Path, typer.Option("--dir", help="The run's directory.")]
+DirOption = Annotated[Path, typer.Option("--dir", envvar="SKILLLOOP_DIR", help="The run's directory.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="TOML configuration. Default: the demo's.")
+    Path | None,
+    typer.Option("--config", envvar="SKILLLOOP_CONFIG", help="TOML configuration. Default: the demo's."),
 ]
 TopicOption = Annotated[
     str, typer.Option("--topic", help="The topic that the dead letters come from, without `.dlq`.")
@@ -38,6 +40,14 @@ def _open(directory: Path, config: Path | None) -> EventLog:
     from loop.cli.main import load_config
 
     return open_log(load_config(config), prepare(directory), instance=None)
+
+
+def _find_log(directory: Path, config: Path | None) -> EventLog:
+    """The configured log, for looking only."""
+    from loop.backends import find_log
+    from loop.cli.main import load_config
+
+    return find_log(load_config(config), directory)
 
 
 @topics_app.command("create")
@@ -69,7 +79,7 @@ def topics_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None)
     from streams.log import TopicMissing
     from streams.topics import DAY_MS, TOPICS
 
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         for spec in TOPICS:
             try:
                 ends = log.end_offsets(spec.name)
@@ -89,13 +99,13 @@ def topics_adopt(
     config: ConfigOption = None,
 ) -> None:
     """Accept that records are gone: read on from what the topic has now, and count the gap."""
-    from loop.backends import open_store, prepare
+    from loop.backends import find_store
     from loop.cli.main import load_config
     from streams.continuity import Continuity
     from streams.topics import MONITOR_GROUP
 
-    with _open(directory, config) as log:
-        store = open_store(load_config(config), prepare(directory))
+    with _find_log(directory, config) as log:
+        store = find_store(load_config(config), directory)
         gaps = Continuity(log, store, MONITOR_GROUP).adopt(topic)
         store.close()
     for gap in gaps:
@@ -116,24 +126,33 @@ def ingest(
     version: Annotated[
         int, typer.Option(min=1, help="The student's version, for lines that do not give one.")
     ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which lines would become whose answers.")
+    ] = False,
 ) -> None:
     """Put answers from a file into the event log.
 
-    Interrupted and started again, it resumes; a second run of the same file has no effect.
+    Interrupted and started again, it resumes; a second run of the same file has no effect. Which model is
+    which version of the student says the section `ingest.models`; other models' lines are left out. The exit
+    code is 2 when there are bad lines, or nothing but left-out ones.
     """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from loop.backends import prepare
     from loop.cli.main import load_config
-    from loop.ingest import Defaults, ingest
+    from loop.ingest import Defaults, ingest, preview
 
-    student = load_config(config).student.name
+    loaded = load_config(config)
+    defaults = Defaults(loaded.student.name, version, loaded.ingest.models)
+    if dry_run:
+        _show_ingested(preview(file, defaults), "would be written")
+        return
+    name = TextColumn("{task.description}", markup=False)  # a file may be called anything
     with (
         _open(directory, config) as log,
-        Progress(TextColumn(file.name), BarColumn(), DownloadColumn(), TimeRemainingColumn()) as bar,
+        Progress(name, BarColumn(), DownloadColumn(), TimeRemainingColumn()) as bar,
     ):
-        task = bar.add_task("ingest", total=None)
-        defaults = Defaults(student, version)
+        task = bar.add_task(file.name, total=None)
         done = ingest(
             file,
             log,
@@ -141,11 +160,32 @@ def ingest(
             defaults,
             lambda at, total: bar.update(task, completed=at, total=total),
         )
+    _show_ingested(done, "written")
+
+
+def _show_ingested(done: Ingested, written: str) -> None:
+    """The table of models, the bad lines, the sum. Exits with 2 when there are bad lines, or none was
+    taken."""
+    rows = [
+        (model, f"{student!r} version {version}", f"{count} answers")
+        for (model, student, version), count in sorted(done.taken.items())
+    ]
+    rows += [(model, "left out", f"{count} lines") for model, count in done.left_out.most_common()]
+    for model, becomes, count in rows:
+        typer.echo(f"{_printable(model):32} {becomes:28} {count}")
     for reason in done.reasons:
-        typer.echo(reason, err=True)
+        typer.echo(_printable(reason), err=True)
+    if done.unfinished:
+        typer.echo("the last line has no end yet: it waits for the next run", err=True)
     began = f" after line {done.resumed_at}" if done.resumed_at else ""
-    typer.echo(f"{done.lines} lines{began}: {done.events} answers written to the log, {done.bad} bad lines")
-    if done.bad:
+    left_out = sum(done.left_out.values())
+    typer.echo(
+        f"{done.lines} lines{began}: {done.events} answers {written} to the log, {done.bad} bad lines,"
+        f" {left_out} left out"
+    )
+    if left_out and not done.events:
+        typer.echo("no line is of our student: [ingest.models] says which models are", err=True)
+    if done.bad or (left_out and not done.events):
         raise typer.Exit(2)
 
 
@@ -160,7 +200,7 @@ def dlq_list(
     directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, topic: TopicOption = DEFAULT_TOPIC
 ) -> None:
     """List dead letters: id (topic/partition/offset of the original), size, reason and message."""
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         count = 0
         for letter in _letters(log, topic):
             count += 1
@@ -186,7 +226,7 @@ def dlq_show(
     topic: TopicOption = DEFAULT_TOPIC,
 ) -> None:
     """Show one dead letter: reason, number of attempts, headers, key and value."""
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         letter = _find(log, topic, letter_id)
     record = letter.position
     typer.echo(
@@ -215,17 +255,17 @@ def dlq_redrive(
 
     An event that has been counted in the meantime is not counted again.
     """
-    from loop.backends import open_store, prepare
+    from loop.backends import find_store
     from loop.cli.main import load_config
     from streams.dead_letters import redrive
     from streams.state.outbox import OutboxRelay
     from streams.state.redrives import send_again
 
-    with _open(directory, config) as log:
+    with _find_log(directory, config) as log:
         letters = [_find(log, topic, letter_id)] if letter_id else list(_letters(log, topic))
         chosen = [letter for letter in letters if reason in (None, letter.reason)]
         whole = {letter.letter_id: redrive(letter) for letter in chosen if not letter.cut_from}
-        store = open_store(load_config(config), prepare(directory))
+        store = find_store(load_config(config), directory)
         sent = send_again(store, whole, force)
         OutboxRelay(store, log).step()
         store.close()

@@ -2,50 +2,90 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import date
+from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from agent.profile import canonical_bytes
-from loop.backends import open_log, open_store, prepare
+from agent.standing import Standing
+from graphs.teacher import Teacher
+from loop.backends import close, find_log, find_store
 from loop.config import Config, ConfigError
-from loop.doors import open_task
-from loop.tables import coverage_line, profile_table, verdict_table
-from loop.workers.decide import Decider, Standing
+from loop.doors import open_task, open_teacher, student_books
+from loop.tables import abstention_line, accuracy_line, coverage_line, profile_table, verdict_table
+from loop.workers.decide import Decider
 from loop.workers.external import in_its_bucket
-from loop.workers.record import LoopRound, open_rounds
+from loop.workers.record import LoopRound, LoopRounds, open_rounds
+from serving.routes import RouteFile
+from streams.backlog import Backlog
 from streams.codec import Codec, DecodeError
-from streams.events import Diagnosed
+from streams.events import Diagnosed, EventKey
 from streams.folding import fold_diagnoses
 from streams.log import EventLog
+from streams.state.compaction import first_bucket, without_removed
 from streams.state.positions import TopicPositions
 from streams.state.redrives import refusals
 from streams.state.store import StateStore
 from streams.topics import MONITOR_GROUP, TOPICS, dead_letter_topic
 
 
-def _standing(config: Config, root: Path, store: StateStore) -> Standing | None:
-    task = open_task(config, root, store)
+class _WhenAsked:
+    """A teacher that its first call opens: opening one may create its cache of replies."""
+
+    def __init__(self, open_: Callable[[], Teacher]) -> None:
+        self._open = open_
+
+    @cached_property
+    def _opened(self) -> Teacher:
+        return self._open()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened, name)
+
+    def close(self) -> None:
+        if "_opened" in vars(self):
+            close(self._opened)
+
+
+def _standing(config: Config, root: Path, store: StateStore) -> tuple[Standing | None, str]:
+    """What the policy sees, and the state of the held-out set in words."""
+    books = student_books(config, root, store)
+    teacher = _WhenAsked(lambda: open_teacher(config.teacher, books, config.seed))
+    task = open_task(config, root, store, cast(Teacher, teacher))
     try:
-        return Decider(config, store, open_rounds(store), task).standing()
+        decider = Decider(config, store, open_rounds(store), task)
+        return decider.standing(), decider.held_out.told(task.catalog.names)
     finally:
         task.close()
 
 
 def show_status(config: Config, root: Path, console: Console) -> None:
     """What is served, consumed and decided."""
-    root = prepare(root)
-    store = open_store(config, root)
-    route = open_rounds(store).route(config.student.name)
+    root = root.resolve()
+    store = find_store(config, root)
+    rounds = open_rounds(store)
+    route = rounds.route(config.student.name)
     served = f"version {route[0]} (before it: {route[1] or 'none'})" if route else "nothing yet"
     console.print(f"student {config.student.name!r} in {root}: serving {served}", highlight=False)
-    with open_log(config, root, None) as log:
+    table = RouteFile(root).read()
+    if table is not None:
+        shares = ", ".join(f"version {share.version} as {share.model!r}" for share in table.shares)
+        servers = ", ".join(replica.url for replica in table.replicas)
+        console.print(f"users are led to {shares} on {servers}", highlight=False)
+    with find_log(config, root) as log:
         console.print(
-            f"waiting in the log: {lag(log, store)} outputs; dead letters: {dead_letters(log)}",
+            f"waiting in the log: {lag(config, log, store)} {config.monitor.topic};"
+            f" dead letters: {dead_letters(log)}",
             highlight=False,
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
+    _print_unreadable(rounds, config.student.name, console)
     for gap in TopicPositions(store).gaps(MONITOR_GROUP):
         where = f"{gap.partition.topic}[{gap.partition.number}]"
         console.print(f"gap in {where}: was at {gap.had}, read on from {gap.reads_on}", highlight=False)
@@ -53,21 +93,22 @@ def show_status(config: Config, root: Path, console: Console) -> None:
         console.print(
             f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False
         )
-    standing = _standing(config, root, store)
+    standing, held_out = _standing(config, root, store)
+    console.print(f"held-out set: {held_out}", highlight=False)
     if standing is None:
         console.print("no answer of the served version has been watched yet", highlight=False)
         return
+    console.print(accuracy_line(standing.profile), highlight=False)
+    console.print(coverage_line(standing.profile.coverage), highlight=False)
+    console.print(abstention_line(standing.profile.coverage), highlight=False)
     console.print(f"policy: {standing.decision.kind}")
     for reason in standing.decision.reasons:
         console.print(f"  {reason}", highlight=False)
 
 
-def lag(log: EventLog, store: StateStore) -> int:
-    """Outputs in the log that are not in the state yet."""
-    stored = store.offsets(MONITOR_GROUP)
-    return sum(
-        end - stored.get(partition, 0) for partition, end in log.end_offsets("student-outputs").items()
-    )
+def lag(config: Config, log: EventLog, store: StateStore) -> int:
+    """What the monitor reads of the log and is not in the state yet."""
+    return Backlog.measure(log, MONITOR_GROUP, [config.monitor.topic]).left(store)
 
 
 def dead_letters(log: EventLog) -> int:
@@ -82,8 +123,7 @@ def dead_letters(log: EventLog) -> int:
 
 def show_profile(config: Config, root: Path, console: Console) -> None:
     """The profile's table."""
-    root = prepare(root)
-    standing = _standing(config, root, open_store(config, root))
+    standing, _ = _standing(config, root, find_store(config, root))
     if standing is None:
         console.print("no answer of the served version has been watched yet")
         return
@@ -93,12 +133,12 @@ def show_profile(config: Config, root: Path, console: Console) -> None:
 
 def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
-    root = prepare(root)
-    store = open_store(config, root)
+    store = find_store(config, root)
+    from_day, bucket_s = store.known_from(), config.monitor.bucket_s
     live = store.buckets()
     codec, unreadable = Codec(), 0
-    events: dict[str, Diagnosed] = {}
-    with open_log(config, root, None) as log:
+    events: dict[EventKey, Diagnosed] = {}
+    with find_log(config, root) as log:
         for record in log.read(Diagnosed.TOPIC):
             try:
                 event = codec.decode(record)
@@ -106,17 +146,24 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
                 unreadable += 1
                 continue
             if isinstance(event, Diagnosed):
-                events.setdefault(event.event_id, event)
+                events.setdefault(event.identity, event)
     if config.monitor.source == "diagnoses":  # what was refused is not in the profile
-        known = store.known(list(events))
-        bucket_s = config.monitor.bucket_s
-        events = {name: in_its_bucket(event, bucket_s) for name, event in events.items() if name in known}
-    rebuilt, kept = canonical_bytes(fold_diagnoses(events.values())), canonical_bytes(live)
+        known = store.known(events.keys())
+        events = {key: in_its_bucket(event, bucket_s) for key, event in events.items() if key in known}
+        if from_day is not None:  # what was refused before is forgotten
+            since = first_bucket(from_day, bucket_s)
+            events = {key: event for key, event in events.items() if event.bucket >= since}
+            live = {key: counts for key, counts in live.items() if key.bucket >= since}
+    table = fold_diagnoses(events.values())
+    if from_day is not None:
+        table = without_removed(table, live, from_day, bucket_s)
+    rebuilt, kept = canonical_bytes(table), canonical_bytes(live)
     same = rebuilt == kept
     console.print(
         f"{len(events)} diagnoses in the log ({unreadable} unreadable); "
         f"rebuilt profile {len(rebuilt)} bytes, "
-        f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}",
+        f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}"
+        + ("" if from_day is None else f" (compacted: of before {date.fromordinal(from_day)}, what is left)"),
         highlight=False,
     )
     return same
@@ -127,7 +174,8 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
     table = Table()
     for name in ("round", "kind", "skills", "state", "trained on", "became", "gate"):
         table.add_column(name)
-    for round_ in open_rounds(open_store(config, prepare(root))).list(config.student.name):
+    rounds = open_rounds(find_store(config, root))
+    for round_ in rounds.list(config.student.name):
         record = round_.record
         table.add_row(
             round_.round_id,
@@ -139,7 +187,20 @@ def list_rounds(config: Config, root: Path, console: Console) -> None:
             _outcome(round_),
         )
     console.print(table)
+    _print_unreadable(rounds, config.student.name, console)
     console.print("`skillloop rounds show ROUND` shows the reasons", style="dim")
+
+
+def _print_unreadable(rounds: LoopRounds, student: str, console: Console) -> None:
+    for reason in rounds.unreadable(student).values():
+        console.print(f"[red]set aside:[/] {escape(reason)}", highlight=False, markup=True)
+
+
+def discard_round(config: Config, root: Path, round_id: str, console: Console) -> None:
+    """End a round whose record cannot be read. Raises `ConfigError` for any other."""
+    if not open_rounds(find_store(config, root)).discard(round_id):
+        raise ConfigError(f"round {round_id!r} is not under way, or can be read: nothing was changed")
+    console.print(f"round {round_id} has ended as failed; its record stays as it is", highlight=False)
 
 
 def _outcome(round_: LoopRound) -> str:
@@ -155,7 +216,7 @@ def _outcome(round_: LoopRound) -> str:
 
 def show_round(config: Config, root: Path, round_id: str, console: Console) -> None:
     """Everything the store knows of one round. Raises `ConfigError` for an unknown one."""
-    rounds = open_rounds(open_store(config, prepare(root)))
+    rounds = open_rounds(find_store(config, root))
     round_ = rounds.get(round_id)
     if round_ is None:
         known = ", ".join(other.round_id for other in rounds.list(config.student.name)) or "none"

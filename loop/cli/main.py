@@ -3,23 +3,33 @@ no model library."""
 
 from __future__ import annotations
 
-import logging
+import getpass
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent.errors import SkillloopError
+from loop.cli.approvals import ByOption, ReasonOption, approvals_app
+from loop.cli.init import init
 from loop.cli.log import dlq_app, ingest, topics_app
+from loop.cli.logs import LogFormat, set_up_logging
 from loop.cli.stat import stat
+from loop.cli.store import store_app
+from loop.shipped import CONFIGS, program_version
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from loop.cli.told import Told
     from loop.config import Config
 
+LOG_LEVEL = "SKILLLOOP_LOG_LEVEL"
 app = typer.Typer(
     name="skillloop",
     no_args_is_help=True,
@@ -40,36 +50,66 @@ rounds_app = typer.Typer(no_args_is_help=True, help="The training rounds, and wh
 app.add_typer(worker_app, name="worker")
 app.add_typer(profile_app, name="profile")
 app.add_typer(rounds_app, name="rounds")
+app.add_typer(approvals_app, name="approvals")
 app.add_typer(topics_app, name="topics")
 app.add_typer(dlq_app, name="dlq")
+app.add_typer(store_app, name="store")
 app.command()(ingest)
 app.command()(stat)
+app.command()(init)
 
 DirOption = Annotated[
-    Path, typer.Option("--dir", help="The run's directory: state, log, MLflow database, rounds, adapters.")
+    Path,
+    typer.Option(
+        "--dir",
+        envvar="SKILLLOOP_DIR",
+        help="The run's directory: state, log, MLflow database, rounds, adapters.",
+    ),
 ]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config",
+        envvar="SKILLLOOP_CONFIG",
         help="TOML configuration; SKILLLOOP_<SECTION>__<KEY> overrides a key. Default: the demo's.",
     ),
 ]
 DEFAULT_DIR = Path("runs/demo")
-DEFAULT_CONFIG = Path(__file__).parents[2] / "configs" / "demo.toml"
+DEFAULT_CONFIG = CONFIGS / "demo.toml"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"skillloop {program_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def main() -> None:
     """Entry point: errors that a user can act on are one line, without a traceback."""
+    os.umask(0o077)  # answers, replies and models are their owner's alone
     # LangGraph must not import arbitrary types from checkpoints (docs/dependencies.md). Read at its import.
     os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    level = os.environ.get("SKILLLOOP_LOG_LEVEL", "WARNING").upper()
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    # Its default is to retry for minutes without a word; workers retry by themselves and say so.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    level = os.environ.get(LOG_LEVEL, "WARNING").upper()
+    try:
+        set_up_logging(level)
+    except ValueError as exc:
+        raise SystemExit(f"variable {LOG_LEVEL}: {exc}; use DEBUG, INFO, WARNING or ERROR") from exc
     try:
         app()
     except SkillloopError as exc:
@@ -87,10 +127,10 @@ def load_config(path: Path | None, **overrides: object) -> Config:
 
 
 def open_console() -> Console:
-    """Where commands print."""
+    """Where commands print. Names and messages come from outside: `[a,b]` in them is no markup."""
     from rich.console import Console
 
-    return Console()
+    return Console(markup=False, emoji=False)
 
 
 @app.command()
@@ -117,57 +157,117 @@ def demo(
     run_demo(loaded, directory, json_file, open_console())
 
 
+OnceOption = Annotated[
+    bool,
+    typer.Option("--once", help="Stop when what waits now is read and done, and say how much it was."),
+]
+Says = tuple[bool, bool, LogFormat]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything, for debugging.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")]
+FormatOption = Annotated[
+    LogFormat,
+    typer.Option("--log-format", help="auto: text and a bar on a terminal, else one JSON object a line."),
+]
+
+
+@contextmanager
+def _telling(verbose: bool, quiet: bool, log_format: LogFormat) -> Iterator[Told]:
+    """A listener that logs what a long-running command does, on standard error."""
+    from rich.console import Console
+
+    from loop.cli.told import Told
+
+    console = Console(stderr=True)
+    chosen = "DEBUG" if verbose else "WARNING" if quiet else os.environ.get(LOG_LEVEL, "INFO").upper()
+    set_up_logging(chosen, log_format, console)
+    with Told(console, bars=not quiet and log_format is not LogFormat.JSON) as told:
+        yield told
+
+
 @app.command()
 def up(
     directory: DirOption = DEFAULT_DIR,
     config: ConfigOption = None,
-    once: Annotated[bool, typer.Option("--once", help="Stop when there is nothing left to do.")] = False,
+    once: OnceOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    log_format: FormatOption = LogFormat.AUTO,
 ) -> None:
     """Run all workers in one process: consume outputs, keep the profile, teach, gate, promote."""
-    from loop.run import run_up
+    with _telling(verbose, quiet, log_format) as told:
+        from loop.run import run_up
 
-    run_up(load_config(config), directory, once, open_console())
-
-
-def _worker(kind: str, directory: Path, config: Path | None, once: bool) -> None:
-    from loop.run import run_worker
-
-    run_worker(load_config(config), directory, kind, once)
+        run_up(load_config(config), directory, once, told, open_console())
 
 
-OnceOption = Annotated[bool, typer.Option("--once", help="Stop when there is nothing left to do.")]
+@app.command()
+def gateway(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """Serve users: an OpenAI-compatible API before the student's replicas, capturing its answers.
+
+    Settings are in the section `gateway`; the deploy worker writes which version is served.
+    """
+    from loop.gateway import run_gateway
+
+    run_gateway(load_config(config), directory, open_console())
+
+
+def _worker(kind: str, directory: Path, config: Path | None, once: bool, says: Says) -> None:
+    with _telling(*says) as told:
+        from loop.run import run_worker
+
+        run_worker(load_config(config), directory, kind, once, told, open_console())
 
 
 @worker_app.command("monitor")
 def worker_monitor(
-    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    once: OnceOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    log_format: FormatOption = LogFormat.AUTO,
 ) -> None:
     """Turn student outputs into diagnoses and the profile; open rounds when the policy says so."""
-    _worker("monitor", directory, config, once)
+    _worker("monitor", directory, config, once, (verbose, quiet, log_format))
 
 
 @worker_app.command("curate")
 def worker_curate(
-    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    once: OnceOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    log_format: FormatOption = LogFormat.AUTO,
 ) -> None:
     """Make the data sets of planned rounds."""
-    _worker("curate", directory, config, once)
+    _worker("curate", directory, config, once, (verbose, quiet, log_format))
 
 
 @worker_app.command("train")
 def worker_train(
-    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    once: OnceOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    log_format: FormatOption = LogFormat.AUTO,
 ) -> None:
     """Train curated rounds, evaluate them, judge them, record them in MLflow."""
-    _worker("train", directory, config, once)
+    _worker("train", directory, config, once, (verbose, quiet, log_format))
 
 
 @worker_app.command("deploy")
 def worker_deploy(
-    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, once: OnceOption = False
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    once: OnceOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    log_format: FormatOption = LogFormat.AUTO,
 ) -> None:
     """Promote judged rounds after proof that they are what is served, or reject them."""
-    _worker("deploy", directory, config, once)
+    _worker("deploy", directory, config, once, (verbose, quiet, log_format))
 
 
 @app.command()
@@ -214,29 +314,72 @@ def rounds_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: Confi
     show_round(load_config(config), directory, round_id, open_console())
 
 
+@rounds_app.command("discard")
+def rounds_discard(round_id: str, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
+    """End a round whose record cannot be read, so that the next one can be opened."""
+    from loop.cli.look import discard_round
+
+    discard_round(load_config(config), directory, round_id, open_console())
+
+
+def signed(reason: str | None, by: str | None) -> tuple[str, str]:
+    """The reason and the person of a decision by hand."""
+    if reason is None and not sys.stdin.isatty():
+        raise typer.BadParameter("say why: --reason TEXT")
+    reason = typer.prompt("Why?") if reason is None else reason
+    if not reason.strip():
+        raise typer.BadParameter("the reason is empty")
+    return reason, by or f"{getpass.getuser()}@{socket.gethostname()}"
+
+
 @app.command()
-def promote(version: int, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Make VERSION the champion by hand, bypassing the gate."""
+def promote(
+    version: int,
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    reason: ReasonOption = None,
+    by: ByOption = None,
+) -> None:
+    """Make VERSION the champion by hand, bypassing the gate. Who did it, and why, is recorded."""
+    reason, by = signed(reason, by)
     from loop.run import promote_version
+    from loop.workers.live import Switch
 
-    promote_version(load_config(config), directory, version, open_console())
+    switch = Switch(action="promote", by=by, reason=reason)
+    promote_version(load_config(config), directory, version, switch, open_console())
 
 
 @app.command()
-def rollback(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Make the previous champion the champion again."""
+def rollback(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    to: Annotated[int | None, typer.Option("--to", min=1, help="Default: the champion before.")] = None,
+    reason: ReasonOption = None,
+    by: ByOption = None,
+) -> None:
+    """Make the previous champion, or the version given with --to, the champion again. Who did it, and why, is
+    recorded."""
+    reason, by = signed(reason, by)
     from loop.run import roll_back
+    from loop.workers.live import Switch
 
-    roll_back(load_config(config), directory, open_console())
+    switch = Switch(action="rollback", by=by, reason=reason)
+    roll_back(load_config(config), directory, switch, open_console(), to)
 
 
 @app.command()
 def doctor(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Check libraries, directory, store, log, task, student and champion, and say how to mend them.
+    """Check everything that is configured, each within a deadline, and say how to mend it.
 
-    The exit code is 1 when a check fails. It does not call the teacher.
+    Libraries, directory and disk, store, log with topics and codecs, task, gate, filters, teacher and prices,
+    registry, the student's answer, the trainer's settings, the champion. The exit code is 1 when a check
+    fails. The teacher's server is only asked which models it has, which costs nothing.
     """
     from loop.cli.doctor import examine
 
     if not examine(load_config(config), directory, open_console()):
         raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -49,8 +49,7 @@ def stat(
 
     Then, if asked to, train on it and measure the student before and after, stage by stage.
     """
-    from rich.console import Console
-
+    from loop.cli.main import open_console
     from loop.offline import pipeline
     from loop.offline.config import load_stat
     from loop.offline.estimate import estimate, price_of
@@ -58,7 +57,7 @@ def stat(
     from loop.offline.show import Watch, show_outcome
 
     loaded = load_stat(config, os.environ)
-    console = Console()
+    console = open_console()
     pipeline.check_stage(until)
     with Watch(console) as watch, open_bench(loaded, run, _strategy(strategy), watch.progress) as bench:
         if first is not None:

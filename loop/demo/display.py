@@ -8,9 +8,9 @@ from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from agent.standing import Standing
 from loop.demo.lines import round_line
 from loop.tables import accuracy_line, profile_table
-from loop.workers.decide import Standing
 from loop.workers.messages import Advanced, Curating, Evaluating, Message, Postponed, Training, Watched
 
 LINES = 14

@@ -4,6 +4,7 @@ figures say how well."""
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -128,7 +129,8 @@ def _print(report: Report, console: Console, picture: Path, root: Path) -> None:
     )
     console.print(f"timeline: {picture}", highlight=False, soft_wrap=True)
     console.print(
-        f"MLflow:   .venv/bin/mlflow ui --backend-store-uri sqlite:///{root / 'mlflow.db'}",
+        f"MLflow:   {Path(sys.executable).with_name('mlflow')} ui"
+        f" --backend-store-uri sqlite:///{root / 'mlflow.db'}",
         highlight=False,
         soft_wrap=True,
     )

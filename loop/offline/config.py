@@ -144,8 +144,23 @@ class StatConfig(Settings):
     evaluate: EvaluateSection = EvaluateSection()
 
 
+_LOOP = "belongs to the loop; `skillloop stat` has"
+NOT_HERE: Mapping[str, str] = {
+    "task": f"{_LOOP} [data], with train and held_out, [catalog], and filters.grade",
+    "monitor": f"{_LOOP} [filters] with the same settings, and filters.order",
+    "curate": f"{_LOOP} strategy.name",
+    "student.name": f"{_LOOP} one student, without a name",
+    "budget.usd_per_day": f"{_LOOP} budget.usd_per_round, for the whole run",
+    **{
+        section: "belongs to the loop; `skillloop stat` has nothing like it"
+        for section in ("log", "store", "registry", "profile", "drift", "policy", "gate", "demo")
+    },
+}
+"""Keys of the loop's file (loop/config.py), for the error that they get in one of `skillloop stat`."""
+
+
 def load_stat(
     path: Path, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
 ) -> StatConfig:
     """The configuration of `skillloop stat` in `path`. Raises `ConfigError`."""
-    return load_settings(StatConfig, path, environ or {}, overrides or {}, MOVED)
+    return load_settings(StatConfig, path, environ or {}, overrides or {}, {**MOVED, **NOT_HERE})

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -90,7 +91,8 @@ class Watch:
             return
         figures = ", ".join(f"{name} {value:g}" for name, value in list(manifest.figures.items())[:6])
         mark = "[dim]kept[/]" if event == "kept" else "[green]done[/]"
-        self._console.print(f"{mark}  [bold]{stage}[/]  {manifest.rows} rows: {figures}", highlight=False)
+        told = f"{mark}  [bold]{stage}[/]  {manifest.rows} rows: {escape(figures)}"
+        self._console.print(told, highlight=False, markup=True)
         for note in manifest.notes:
             self._console.print(f"      {note}", highlight=False, markup=False)
 

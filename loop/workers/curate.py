@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from agent.catalog import SkillMap
 from agent.chance import ordered
@@ -17,30 +18,43 @@ from agent.replay import keep
 from agent.strategies import plan_targets
 from graphs.chat.settings import callers
 from graphs.checkpoints import sqlite_checkpoints
+from graphs.curate.duplicates import question_key
 from graphs.curate.graph import begun_plan, build_curate, run_curation
 from graphs.curate.neighbours import embedding
-from graphs.curate.plan import CurateContext, Curation, CurationPlan, ReplaySource
+from graphs.curate.plan import (
+    Approval,
+    Approve,
+    AwaitingApproval,
+    CurateContext,
+    Curation,
+    CurationPlan,
+    DataRejected,
+    ReplaySource,
+)
 from graphs.curate.planning import Evidence, plan_data
 from loop.backends import open_log
+from loop.workers.approve import ask_for_data, told
 from loop.workers.failures import recent_failures
 from loop.workers.lease import Lease
 from loop.workers.messages import Curating
-from loop.workers.record import Curated, LoopRound
-from loop.workers.round import RoundWorker
-from loop.workers.services import Services, today
+from loop.workers.record import Curated, Ended, LoopRound
+from loop.workers.round import RoundWorker, answers_total
+from loop.workers.services import DATASET, Services, today
 from serving.engine import Sampling
+from streams.files import read_json, text_sha256, write_json
 from streams.log import EventLog
 from streams.state.ledger import entry_row
-from training.mix import assert_disjoint, read_dataset, write_dataset
+from training.mix import assert_disjoint, write_dataset
 
 logger = logging.getLogger(__name__)
-DATASET = "dataset.jsonl"
+KNOWN = "known.json"
 LOGGED = 100
 """Of the teacher's calls for a round, every so many are logged."""
 
 
 class CurateWorker(RoundWorker):
-    """Plans what to draw and to ask for, has it curated with replay, and writes `rounds/<id>/dataset.jsonl`.
+    """Plans what to draw and to ask for, has it curated with replay, and writes `rounds/<id>/dataset.jsonl`,
+    which the round's run keeps.
 
     Strategies that plan from recent failures read the event log: the configured one, or what `read_log`
     opens.
@@ -54,7 +68,17 @@ class CurateWorker(RoundWorker):
         super().__init__(services)
         self._read_log = read_log or partial(open_log, services.config, services.root, None)
 
-    def work(self, round_: LoopRound, lease: Lease) -> None:
+    def work(self, round_: LoopRound, lease: Lease) -> float | None:
+        try:
+            self._curate(round_, lease)
+        except AwaitingApproval as exc:
+            logger.info("%s", exc)
+            return self.services.config.rounds.look_s
+        except DataRejected as exc:
+            self.advance(round_, "rejected", Ended(answers=answers_total(self.services), error=str(exc)))
+        return None
+
+    def _curate(self, round_: LoopRound, lease: Lease) -> None:
         services, taught = self.services, self._taught_before(round_)
         with sqlite_checkpoints(services.root / "curation.db") as checkpointer:
             graph = build_curate(checkpointer)
@@ -111,7 +135,13 @@ class CurateWorker(RoundWorker):
                 section.failures,
                 section.recent_records,
             )
-        return replace(evidence, levels=self.services.task.levels)
+        held_out = {question_key(question) for question in self.services.held_out.never_trained_on()}
+        planned_from = [
+            failure
+            for failure in evidence.failures
+            if question_key(evidence.questions.get(failure.question_id, "")) not in held_out
+        ]
+        return replace(evidence, failures=planned_from, levels=self.services.task.levels)
 
     def _context(self, round_: LoopRound, taught: list[Example], lease: Lease) -> CurateContext:
         def checkpoint(name: str) -> None:
@@ -122,7 +152,7 @@ class CurateWorker(RoundWorker):
         return CurateContext(
             teacher=task.teacher_of(round_.round_id),
             pool=task.pool,
-            held_out=[item.question for item in task.held_out],
+            held_out=self.services.held_out.never_trained_on(),
             used_questions=[e.prompt for e in taught if e.provenance.strategy == "synthesize"],
             replay=ReplaySource(
                 reservoir=self._reservoir(taught, targets),
@@ -132,6 +162,7 @@ class CurateWorker(RoundWorker):
             grade=task.grade,
             progress=partial(self._told, round_.round_id),
             crash=checkpoint,
+            approve=self._approve(round_),
         )
 
     def _told(self, round_id: str, kind: str, done: int, total: int) -> None:
@@ -144,31 +175,35 @@ class CurateWorker(RoundWorker):
         before = [
             other for other in self.services.rounds.list(round_.student) if other.number < round_.number
         ]
-        promoted = [other.round_id for other in before if other.state == "promoted"]
-        examples = [
-            e for round_id in promoted for e in read_dataset(self.services.round_dir(round_id) / DATASET)
-        ]
+        promoted = [other for other in before if other.state == "promoted"]
+        examples = [example for other in promoted for example in self.services.examples_of(other)]
         return [example for example in examples if example.provenance.strategy != "replay"]
 
     def _known(self, items: Sequence[PoolItem], round_: LoopRound) -> list[PoolItem]:
         """Those of some pool items that the champion answers right.
 
         They keep what it has. Items it answers wrong would teach skills that no round has asked for
-        (docs/student.md).
+        (docs/student.md). Its answers are kept with the round: an attempt that failed for want of the teacher
+        need not have them generated again.
         """
         services, champion = self.services, round_.record.opened.champion
-        services.load(champion)
         sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
         ids = ordered([item.item_id for item in items], round_seed(services.config.seed, round_), "known")
         tried = set(ids[: services.config.curate.replay_candidates])
         asked = [item for item in items if item.item_id in tried]
-        answers = services.engine.generate(
-            [services.task.prompt(item.question) for item in asked], champion, sampling
-        )
+        prompts = [services.task.prompt(item.question) for item in asked]
+        key = text_sha256(round_.student, str(champion), repr(sampling), *prompts)
+        keep = services.round_dir(round_.round_id) / KNOWN
+        kept = read_json(keep) or {}
+        if kept.get("key") != key:
+            services.load(champion)
+            answers = services.engine.generate(prompts, champion, sampling)
+            kept = {"key": key, "answers": [answer[0] for answer in answers]}
+            write_json(keep, kept)
         return [
             item
-            for item, answer in zip(asked, answers, strict=True)
-            if services.task.grade(item.answer, answer[0])
+            for item, answer in zip(asked, kept["answers"], strict=True)
+            if services.task.grade(item.answer, answer)
         ]
 
     def _reservoir(self, taught: list[Example], targets: set[str]) -> dict[str, tuple[str, ...]]:
@@ -186,10 +221,25 @@ class CurateWorker(RoundWorker):
             self.services.config.curate.replay,
         )
 
+    def _approve(self, round_: LoopRound) -> Approve | None:
+        """Who asks a person, where one has to decide on the data."""
+        if self.services.config.rounds.approve != "data":
+            return None
+
+        def approve(curation: Curation) -> Approval | None:
+            decided = ask_for_data(self.services, round_, curation)
+            return None if decided is None else Approval(approved=decided.approved, reason=told(decided))
+
+        return approve
+
     def _finish(self, round_: LoopRound, curation: Curation, lease: Lease) -> None:
         lease.renew()
-        assert_disjoint(curation.examples, self.services.task.held_out)
-        manifest = write_dataset(self.services.round_dir(round_.round_id) / DATASET, curation.examples)
+        assert_disjoint(curation.examples, self.services.held_out.of(round_.record.opened.held_out))
+        path = self.services.round_dir(round_.round_id) / Path(DATASET).name
+        manifest = write_dataset(path, curation.examples)
+        run_id = self.run_of(round_)
+        self.services.registry.put_file(run_id, path, DATASET)
+        self.services.crash("curate.after-upload")
         used = sorted(
             {
                 s

@@ -1,30 +1,25 @@
 """The policy's shell: reads the profile, the pools, the history and the budget from the store, asks the pure
-policy, opens rounds."""
+policy, opens rounds. The teach graph (graphs/teach) calls its three steps."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 
-from sqlalchemy.exc import IntegrityError
-
 from agent.budget import left
-from agent.decision import Decision, Outcome, PolicyInput, PoolState, RoundRecord
-from agent.drift import Alarm
+from agent.decision import Outcome, PolicyInput, PoolState, RoundRecord
 from agent.items import JsonObject
 from agent.policy import decide
-from agent.posterior import Profile
 from agent.profile import bucket_of
+from agent.standing import Seen, Standing
 from loop.config import Config
 from loop.tasks.task import Task
+from loop.workers.heldout import HeldOutSet
 from loop.workers.record import LoopRound, LoopRounds, Opened, RoundParts, State, announced
 from loop.workers.watch import ProfileWatch
 from streams.clock import Clock, SystemClock
-from streams.codec import encode
-from streams.events import Alert, Event, RoundChanged, derived_id
-from streams.state import tables
+from streams.events import Alert, RoundChanged, derived_id
 from streams.state.ledger import spent_on
 from streams.state.rounds import ACTIVE, Round
 from streams.state.store import StateStore
@@ -32,26 +27,22 @@ from streams.state.store import StateStore
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What is known of the served version at one moment of event time."""
-
-    version: int
-    as_of: datetime
-    profile: Profile
-    alarms: dict[str, Alarm]
-    """The skills that have drifted and not come back."""
-    drifts: tuple[Alarm, ...]
-    """Every alarm of this version, also of its traffic and of abstentions, also those that have ended."""
-    decision: Decision
-
-
 class Decider:
-    """Looks at one student and opens a round when the policy says so. Looking twice at the same evidence does
-    nothing new."""
+    """Looks at one student and opens a round when the policy says so (`graphs.teach.graph.Agent`).
+    Looking twice at the same evidence does nothing new.
+
+    `next_version`: from the answers watched so far to the version of the held-out set for a round that opens
+    now; None: look again.
+    """
 
     def __init__(
-        self, config: Config, store: StateStore, rounds: LoopRounds, task: Task, clock: Clock | None = None
+        self,
+        config: Config,
+        store: StateStore,
+        rounds: LoopRounds,
+        task: Task,
+        clock: Clock | None = None,
+        next_version: Callable[[int], int | None] | None = None,
     ) -> None:
         self._config = config
         self._store = store
@@ -61,7 +52,8 @@ class Decider:
         self._watch = ProfileWatch(config, store, len(task.catalog.names))
         self._sizes = {skill: set(task.skill_map.items(skill)) for skill in task.catalog.names}
         self._announced: set[str] = set()
-        self._held_out = Counter(skill for item in task.held_out for skill in set(item.skills))
+        self.held_out = HeldOutSet(config, store, task.held_out)
+        self._next_version = next_version or (lambda answers: self.held_out.latest().version)
         shared = {
             "examples_per_step": config.train.batch_size,
             "replay_share": config.curate.replay.share,
@@ -71,29 +63,57 @@ class Decider:
 
     def standing(self) -> Standing | None:
         """The profile, alarms and decision as of the newest answer; None before the first answer of the
-        served version."""
+        served version. For whoever only looks."""
+        seen = self._see()
+        return None if seen is None else self.decide(seen)
+
+    def look(self) -> Seen | None:
+        """What is known of the served version, its new alarms published; None before its first answer."""
+        seen = self._see()
+        if seen is not None:
+            self._publish_alarms(seen)
+        return seen
+
+    def decide(self, seen: Seen) -> Standing:
+        """What the policy says of it."""
+        return Standing.of(seen, decide(self._policy_input(seen), self._policy))
+
+    def open(self, standing: Standing) -> None:
+        """Open the round that was decided, unless another worker was first."""
+        student = standing.profile.student
+        number = self._rounds.next_number(student)
+        round_id = f"{student}-r{number:03d}"
+        held_out = self._next_version(standing.answers)
+        if held_out is None:
+            return
+        opened = Opened(
+            champion=standing.version,
+            at=standing.as_of,
+            answers=standing.answers,
+            held_out=held_out,
+            profile=standing.profile.skills,
+        )
+        record = RoundParts(decision=standing.decision, opened=opened)
+        round_ = Round(round_id, student, number, "planned", None, record)
+        event = changed(round_, "planned", announced(record.decision), self._clock.now())
+        if self._rounds.open(round_, event):
+            logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
+
+    def _see(self) -> Seen | None:
         student = self._config.student.name
         route = self._rounds.route(student)
-        mark = self._store.watermark(student, route[0]) if route else None
+        marks = self._store.watermarks(student) if route else {}
+        mark = marks.get(route[0]) if route else None
         if route is None or mark is None:
             return None
         bucket = bucket_of(mark[1], self._config.monitor.bucket_s)
         profile, drifts = self._watch.look(route[0], route[1], bucket)
         alarms = {a.skill: a for a in drifts if a.kind == "miss rate" and a.cleared is None}
-        as_of = datetime.fromtimestamp(mark[1], UTC)
-        decision = decide(self._policy_input(profile), self._policy)
-        return Standing(route[0], as_of, profile, alarms, drifts, decision)
+        answers = sum(outputs for outputs, _ in marks.values())
+        return Seen(route[0], datetime.fromtimestamp(mark[1], UTC), profile, alarms, drifts, answers)
 
-    def step(self) -> Standing | None:
-        """Publish new alarms and open the round that the policy wants; returns what it saw."""
-        standing = self.standing()
-        if standing is not None:
-            self._publish_alarms(standing)
-            if standing.decision.kind != "wait":
-                self._open(standing)
-        return standing
-
-    def _policy_input(self, profile: Profile) -> PolicyInput:
+    def _policy_input(self, seen: Seen) -> PolicyInput:
+        profile = seen.profile
         rounds = self._rounds.list(profile.student)
         history = [round_record(round_) for round_ in rounds]
         used = {item for round_ in rounds if (made := round_.record.curated) for item in made.used}
@@ -101,72 +121,47 @@ class Decider:
         return PolicyInput(
             profile=profile,
             answers_watched=profile.answers,
-            answers_total=self._store.answers(profile.student),
+            answers_total=seen.answers,
             pools={
                 skill: PoolState(available=len(ids), used=len(ids & used))
                 for skill, ids in self._sizes.items()
             },
             history=history,
             budget=left(self._config.budget, spent_on(self._store, profile.student, today), today),
-            held_out=self._held_out,
+            held_out=self.held_out.counts(),
+            held_out_grows=self.held_out.settings.share > 0 and self._config.monitor.source == "outputs",
         )
 
-    def _publish_alarms(self, standing: Standing) -> None:
-        student = standing.profile.student
-        for alarm in standing.drifts:
-            cause = f"{student}/{standing.version}/{alarm.kind}/{alarm.skill}/{alarm.bucket}"
+    def _publish_alarms(self, seen: Seen) -> None:
+        student = seen.profile.student
+        for alarm in seen.drifts:
+            cause = f"{student}/{seen.version}/{alarm.kind}/{alarm.skill}/{alarm.bucket}"
             event_id = derived_id(cause, "alert")
             if event_id in self._announced:
                 continue
             ended = (alarm.bucket + 1) * self._config.monitor.bucket_s
             event = Alert(
                 event_id=event_id,
-                occurred_at=min(datetime.fromtimestamp(max(ended, 0), UTC), standing.as_of),
+                occurred_at=min(datetime.fromtimestamp(max(ended, 0), UTC), seen.as_of),
                 student=student,
-                student_version=standing.version,
+                student_version=seen.version,
                 skill=alarm.skill,
                 bucket=alarm.bucket,
                 statistic=alarm.statistic,
                 threshold=alarm.threshold,
                 kind=alarm.kind,
             )
-            publish_once(self._store, event)
+            self._store.publish_once(event)
             self._announced.add(event_id)
 
-    def _open(self, standing: Standing) -> None:
-        student = standing.profile.student
-        number = len(self._rounds.list(student)) + 1
-        round_id = f"{student}-r{number:03d}"
-        opened = Opened(
-            champion=standing.version,
-            at=standing.as_of,
-            answers=self._store.answers(student),
-            profile=standing.profile.skills,
-        )
-        record = RoundParts(decision=standing.decision, opened=opened)
-        round_ = Round(round_id, student, number, "planned", None, record)
-        if self._rounds.open(round_, changed(round_, "planned", announced(record.decision))):
-            logger.info("round %s opened: %s", round_id, "; ".join(standing.decision.reasons[:1]))
 
-
-def publish_once(store: StateStore, event: Event) -> None:
-    """Put an event into the outbox unless its id is known."""
-    if event.event_id in store.known([event.event_id]):
-        return
-    try:
-        with store.transaction() as connection:
-            connection.execute(tables.seen_events.insert(), {"event_id": event.event_id})
-            store.publish([encode(event)], connection)
-    except IntegrityError:
-        logger.debug("%s was published by another worker", event.event_id)
-
-
-def changed(round_: LoopRound, state: State, detail: JsonObject) -> RoundChanged:
-    """The event that a round reached `state`. Its time is the decision's, so that a repetition writes the
-    same event."""
+def changed(round_: LoopRound, state: State, detail: JsonObject, now: datetime | None = None) -> RoundChanged:
+    """The event that a round reached `state` now (None: when it was decided). Only the transaction that moves
+    the round publishes it, so it is written once."""
     return RoundChanged(
         event_id=derived_id(round_.round_id, state),
-        occurred_at=round_.record.opened.at,
+        occurred_at=now or round_.record.opened.at,
+        as_of=round_.record.opened.at,
         student=round_.student,
         round_id=round_.round_id,
         state=state,

@@ -13,10 +13,11 @@ from graphs.filters.assess import NOBODY
 from graphs.monitor.diagnose import MonitorContext, OutputDiagnosis
 from graphs.monitor.graph import build_monitor, diagnose_outputs
 from loop.config import MonitorSection
+from loop.workers.reserve import Judged, Reserve
 from streams.clock import Clock
 from streams.codec import encode
 from streams.consume import Effects
-from streams.events import AnswerVerdict, Diagnosed, Event, StudentOutput, derived_id
+from streams.events import AnswerVerdict, Diagnosed, Event, EventKey, StudentOutput
 from streams.folding import fold_diagnoses, watermarks
 from streams.state.labels import StoredLabels
 from streams.state.ledger import entry_row
@@ -27,7 +28,7 @@ class DiagnoseHandler:
     a batch.
 
     `threads` answers are diagnosed at once. `book`: enter the teacher's costs in the ledger, for one that
-    does not do so itself.
+    does not do so itself. `reserve` takes questions for the held-out set.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class DiagnoseHandler:
         clock: Clock,
         threads: int,
         book: bool = True,
+        reserve: Reserve | None = None,
     ) -> None:
         self._graph = build_monitor()
         self._context = context
@@ -46,45 +48,43 @@ class DiagnoseHandler:
         self._clock = clock
         self._threads = threads
         self._book = book
+        self._reserve = reserve
 
     def __call__(self, events: Sequence[Event]) -> Effects:
         horizon = self._clock.now().timestamp() + self._settings.future_tolerance_s
         outputs = [event for event in events if isinstance(event, StudentOutput)]
         failed = {
-            event.event_id: f"{event.TYPE} is not expected here"
+            event.identity: f"{event.TYPE} is not expected here"
             for event in events
             if not isinstance(event, StudentOutput)
         }
         for output in outputs:
             if output.occurred_at.timestamp() > horizon:
-                failed[output.event_id] = f"occurred_at {output.occurred_at.isoformat()} lies in the future"
-        outputs = [output for output in outputs if output.event_id not in failed]
+                failed[output.identity] = f"occurred_at {output.occurred_at.isoformat()} lies in the future"
+        outputs = [output for output in outputs if output.identity not in failed]
         results = diagnose_outputs(self._graph, outputs, self._context, self._threads)
         self._labels.flush()
-        failed.update({result.event_id: result.error for result in results if result.verdict == "failed"})
-        pairs = [
-            (output, result)
-            for output, result in zip(outputs, results, strict=True)
-            if output.event_id not in failed
-        ]
-        return self._effects(pairs, failed)
+        diagnosed = list(zip(outputs, results, strict=True))
+        failed.update({output.identity: r.error for output, r in diagnosed if r.verdict == "failed"})
+        return self._effects([pair for pair in diagnosed if pair[0].identity not in failed], failed)
 
-    def _effects(
-        self, pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], failed: dict[str, str]
-    ) -> Effects:
+    def _effects(self, pairs: Sequence[Judged], failed: dict[EventKey, str]) -> Effects:
         diagnosed = [self._event(output, result) for output, result in pairs]
+        rows, paid = self._reserve.rows(pairs) if self._reserve else ([], Usage())
+        today = self._clock.now().date()
         return Effects(
             buckets=fold_diagnoses(diagnosed),
             watermarks=watermarks(output for output, _ in pairs),
             outbox=[encode(event) for event in diagnosed],
-            ledger=_costs(pairs, self._clock.now().date()) if self._book else (),
+            ledger=[*_costs(pairs, today), *_reference_costs(pairs, paid, today)] if self._book else (),
+            held_out=rows,
             failed=failed,
         )
 
     def _event(self, output: StudentOutput, result: OutputDiagnosis) -> Diagnosed:
         verdict: AnswerVerdict = "abstained" if result.verdict == "failed" else result.verdict
         return Diagnosed(
-            event_id=derived_id(output.event_id, "diagnose"),
+            event_id=output.derive("diagnose"),
             occurred_at=output.occurred_at,
             student=output.student,
             causation_id=output.event_id,
@@ -109,16 +109,24 @@ def _judged(result: OutputDiagnosis) -> Literal["correct", "incorrect", "undecid
     return "correct" if result.verdict == "correct" else "incorrect"
 
 
-def _costs(pairs: Sequence[tuple[StudentOutput, OutputDiagnosis]], today: date) -> list[dict[str, Any]]:
+def _costs(pairs: Sequence[Judged], today: date) -> list[dict[str, Any]]:
     """One ledger row per student of the batch, on the day of the loop's clock; an event is in one committed
     batch only, so its id names the row."""
     total: dict[str, Usage] = {}
-    first: dict[str, str] = {}
+    first: dict[str, StudentOutput] = {}
     for output, result in pairs:
         total[output.student] = total.get(output.student, Usage()) + result.usage
-        first.setdefault(output.student, output.event_id)
+        first.setdefault(output.student, output)
     return [
-        entry_row(derived_id(first[student], "cost"), student, None, today.isoformat(), "diagnose", usage)
+        entry_row(first[student].derive("cost"), student, None, today.isoformat(), "diagnose", usage)
         for student, usage in total.items()
         if usage.calls
     ]
+
+
+def _reference_costs(pairs: Sequence[Judged], paid: Usage, today: date) -> list[dict[str, Any]]:
+    """The ledger row of a batch's reference answers, if there were any to pay."""
+    if not paid.calls:
+        return []
+    first = pairs[0][0]
+    return [entry_row(first.derive("reference"), first.student, None, today.isoformat(), "synthesize", paid)]

@@ -11,7 +11,7 @@ from agent.profile import bucket_of
 from loop.config import MonitorSection
 from streams.clock import Clock
 from streams.consume import Effects
-from streams.events import Diagnosed, Event
+from streams.events import Diagnosed, Event, EventKey
 from streams.folding import fold_handler
 
 EventT = TypeVar("EventT", bound=Event)
@@ -32,12 +32,12 @@ class ExternalDiagnoses:
 
     def __call__(self, events: Sequence[Event]) -> Effects:
         horizon = self._clock.now().timestamp() + self._settings.future_tolerance_s
-        failed: dict[str, str] = {}
+        failed: dict[EventKey, str] = {}
         kept: list[Event] = []
         for event in events:
             why = self._refusal(event, horizon) if isinstance(event, Diagnosed) else None
             if why is not None:
-                failed[event.event_id] = why
+                failed[event.identity] = why
             else:
                 kept.append(in_its_bucket(event, self._settings.bucket_s))
         return fold_handler(kept) + Effects(failed=failed)

@@ -40,7 +40,9 @@ def recent_failures(
         if event.student == student and event.student_version == version and set(event.missing) & set(skills)
     }
     asked = {
-        event.event_id: event for event in _newest(log, StudentOutput, records) if event.event_id in diagnosed
+        event.event_id: event
+        for event in _newest(log, StudentOutput, records)
+        if event.student == student and event.event_id in diagnosed
     }
     newest = sorted(diagnosed.items(), key=lambda pair: (pair[1].occurred_at, pair[0]), reverse=True)
     needed: dict[str, dict[str, None]] = {}

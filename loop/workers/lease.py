@@ -14,7 +14,6 @@ from streams.state.store import StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
-LEASE_S = 60.0
 RENEWALS = 4  # per lease: three in a row may fail before it runs out
 
 
@@ -25,7 +24,7 @@ class Lease:
     itself when that is overdue.
     """
 
-    def __init__(self, rounds: LoopRounds, round_: LoopRound, lease_s: float = LEASE_S) -> None:
+    def __init__(self, rounds: LoopRounds, round_: LoopRound, lease_s: float) -> None:
         self._rounds = rounds
         self._round = round_
         self._lease_s = lease_s

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from loop.workers.decide import Standing
+from agent.standing import Standing
 from loop.workers.record import LoopRound
 
 
@@ -15,6 +15,14 @@ class Watched:
     """The policy has looked."""
 
     standing: Standing
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of the records that waited at the start of a run that is to end, so many are in the profile."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,7 @@ class Postponed:
     wait_s: float
 
 
-Message = Watched | Curating | Training | Evaluating | Advanced | Postponed
+Message = Watched | Reading | Curating | Training | Evaluating | Advanced | Postponed
 
 
 class Listener(Protocol):

@@ -1,26 +1,31 @@
 """The monitor worker: student outputs in, diagnoses and profile out, one transaction a batch, then the
-policy."""
+agent's own step (the teach graph)."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from agent.chance import rank
 from graphs.chat.settings import callers
 from graphs.filters.assess import Assessor
-from graphs.filters.chain import FilterParts, Sample, filters
+from graphs.filters.chain import FilterParts, Sample, StepRewards, filters
 from graphs.monitor.diagnose import STOPS_THE_BATCH, MonitorContext
-from loop.config import ConfigError
+from graphs.teach.graph import build_teach, teach
+from loop.config import ConfigError, MonitorSection
+from loop.tasks.task import Task
 from loop.workers.decide import Decider
 from loop.workers.diagnose import DiagnoseHandler
 from loop.workers.external import ExternalDiagnoses
-from loop.workers.messages import Watched
+from loop.workers.messages import Reading, Watched
+from loop.workers.reserve import Reserve
 from loop.workers.round import TRANSIENT
 from loop.workers.services import Services
 from serving.engine import EngineError, Sampling
-from serving.step_rewards import RewardModel
+from streams.backlog import Backlog
 from streams.clock import SystemClock
 from streams.consume import ConsumeLoop, ConsumeSettings, Handler
 from streams.events import StudentOutput
@@ -35,20 +40,21 @@ logger = logging.getLogger(__name__)
 
 
 class MonitorWorker:
-    """Consumes outputs, relays the outbox, asks the policy."""
+    """Consumes outputs, relays the outbox, takes the agent's step."""
 
     def __init__(self, services: Services, log: EventLog) -> None:
         task, settings = services.task, services.config.monitor
         folds = settings.source == "diagnoses"
         consume = ConsumeSettings(
             group=MONITOR_GROUP,
-            topics=("diagnoses",) if folds else ("student-outputs",),
+            topics=(settings.topic,),
             max_records=settings.max_records,
             max_attempts=settings.max_attempts,
             backoff_s=settings.backoff_s,
             transient=(*TRANSIENT, *STOPS_THE_BATCH),
             look_first=not folds,
         )
+        self.reserve = Reserve(services.config, task, services.held_out, partial(taught_prompts, services))
         handler: Handler = ExternalDiagnoses(task.catalog, settings, services.clock)
         if not folds:
             labels = StoredLabels(services.store, task.catalog)
@@ -60,25 +66,42 @@ class MonitorWorker:
                 constrain=settings.constrain,
                 crash=services.crash,
             )
-            threads = callers(services.config.teacher.chat)
             handler = DiagnoseHandler(
-                context, labels, settings, services.clock, threads, book=not task.books_itself
+                context,
+                labels,
+                settings,
+                services.clock,
+                callers(services.config.teacher.chat),
+                book=not task.books_itself,
+                reserve=self.reserve,
             )
         self.loop = ConsumeLoop(
             log, services.store, handler, consume, clock=SystemClock(), crash=services.crash
         )
         self.relay = OutboxRelay(services.store, log, services.crash)
-        self.decider = Decider(services.config, services.store, services.rounds, task, services.clock)
-        self._listen = services.listen
+        self.decider = Decider(
+            services.config, services.store, services.rounds, task, services.clock, self.reserve.next_version
+        )
+        self._graph = build_teach()
+        self._store, self._listen = services.store, services.listen
 
     def step(self) -> bool:
-        """One batch, then the outbox, then the policy. True when something was consumed."""
+        """One batch, then the outbox, then the agent's step. True when something was consumed."""
         done = self.loop.step()
         self.send()
-        standing = self.decider.step()
+        standing = teach(self._graph, self.decider)
         if standing is not None:
             self._listen(Watched(standing))
         return done > 0
+
+    def catch_up(self, backlog: Backlog) -> None:
+        """Step until a backlog is in the store; dependencies that are away are waited for. Raises
+        `BacklogStuck`."""
+        total, done = backlog.left(self._store), False
+        while not done:
+            self.step()
+            self._listen(Reading(total - backlog.left(self._store), total))
+            done = backlog.done(self._store, self.loop.waiting)
 
     def send(self) -> None:
         """Empty the outbox; what cannot be sent now stays there for the next time."""
@@ -93,13 +116,17 @@ class MonitorWorker:
 
 
 def assessors(services: Services) -> tuple[Assessor, ...]:
+    """See `chain_of`."""
+    return chain_of(services.config.monitor, services.task, sampler(services))
+
+
+def chain_of(settings: MonitorSection, task: Task, sample: Sample) -> tuple[Assessor, ...]:
     """The difficulty filters in order of trust. Raises `ConfigError` for one that is unknown or lacks its
     part."""
-    settings = services.config.monitor
     parts = FilterParts(
-        grade=lambda _, gold, answer: services.task.grade(gold, answer),
-        sample=sampler(services),
-        rewards=None if settings.prm is None else RewardModel(settings.prm),
+        grade=lambda _, gold, answer: task.grade(gold, answer),
+        sample=sample,
+        rewards=None if settings.prm is None else _reward_model(settings.prm),
         samples=settings.samples,
         settings=settings,
     )
@@ -107,6 +134,20 @@ def assessors(services: Services) -> tuple[Assessor, ...]:
         return filters(settings.filters, parts)
     except ValueError as exc:
         raise ConfigError(f"monitor.filters: {exc}") from exc
+
+
+def _reward_model(folder: Path) -> StepRewards:
+    from serving.step_rewards import RewardModel  # noqa: PLC0415  (torch: only for those who use it)
+
+    return RewardModel(folder)
+
+
+def taught_prompts(services: Services) -> Iterator[str]:
+    """The prompts on which versions of the student were trained, oldest first. Raises `DatasetError`,
+    `ArtifactError`."""
+    for round_ in services.rounds.list(services.student):
+        if round_.state == "promoted":
+            yield from (example.prompt for example in services.examples_of(round_))
 
 
 def sampler(services: Services) -> Sample:

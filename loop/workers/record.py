@@ -11,6 +11,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Literal, TypeVar
 
+from pydantic import Field
+
+from agent.canary import Arm, Outcome
 from agent.decision import Decision
 from agent.items import Frozen, JsonObject
 from agent.posterior import SkillEstimate
@@ -27,11 +30,13 @@ PartT = TypeVar("PartT", bound=Frozen)
 
 class Opened(Frozen):
     """What the policy saw when it opened the round. `champion` is the served version, `at` event time,
-    `answers` the student's total of diagnosed answers."""
+    `answers` the student's total of diagnosed answers, `held_out` the version of the held-out set that the
+    round is judged on."""
 
     champion: int
     at: datetime
     answers: int
+    held_out: int = 0
     profile: tuple[SkillEstimate, ...] = ()
 
 
@@ -44,8 +49,9 @@ class Curated(Frozen):
 
 
 class Trained(Frozen):
-    """The adapter. `parent` is the version it was trained on; `directory` holds it, inside the round's own;
-    `too_long` examples exceeded `max_length` and were left out."""
+    """The adapter. `parent` is the version it was trained on; `directory` holds it, inside the round's own,
+    where it was trained; `too_long` examples exceeded `max_length` and were left out. `data_sha256` and
+    `curve_sha256` are the stored data as trained and the trainer's report (empty: an earlier version's)."""
 
     adapter_sha256: str
     tokens: int
@@ -53,17 +59,64 @@ class Trained(Frozen):
     parent: int
     directory: str = "sft"
     too_long: int = 0
+    data_sha256: str = ""
+    curve_sha256: str = ""
 
 
 class Judged(Frozen):
-    """The model version, the gate's verdict, the change of held-out accuracy per skill, and the digest of the
-    challenger's answers to the probe questions."""
+    """The model version, the gate's verdict, the change of held-out accuracy per skill, the digest of the
+    challenger's answers to the probe questions, and the hashes of the stored evaluations of the parent and
+    the challenger (empty: an earlier version's)."""
 
     version: int
     verdict: GateVerdict
     gains: dict[str, float]
     probe: str
     run_id: str
+    before_sha256: str = ""
+    after_sha256: str = ""
+
+
+class Requests(Frozen):
+    """Requests of one version as the gateways counted them: those that ended, and of them failed and slow
+    ones."""
+
+    ended: int = 0
+    failed: int = 0
+    slow: int = 0
+
+    def since(self, before: Requests) -> Requests:
+        """What came after `before`."""
+        return Requests(
+            ended=max(0, self.ended - before.ended),
+            failed=max(0, self.failed - before.failed),
+            slow=max(0, self.slow - before.slow),
+        )
+
+    def plus(self, more: Requests) -> Requests:
+        """The sum."""
+        return Requests(
+            ended=self.ended + more.ended, failed=self.failed + more.failed, slow=self.slow + more.slow
+        )
+
+
+class Trial(Frozen):
+    """The canary, while it is on trial and after. `began` and `decided` are the loop's clock.
+
+    `seen` is what each gateway had counted at the last look, `requests` what came of it in each time bucket;
+    how the answers were judged is in the store's profile. `reason` says why the outcome is what it is,
+    `evidence` what is known of each outcome, in words; `reference` is the champion's part of difficult
+    answers meanwhile (None: none was judged).
+    """
+
+    began: datetime
+    outcome: Outcome = "wait"
+    reason: str = ""
+    evidence: tuple[str, ...] = ()
+    reference: float | None = None
+    decided: datetime | None = None
+    seen: dict[str, dict[Arm, Requests]] = Field(default_factory=dict)
+    requests: dict[int, dict[Arm, Requests]] = Field(default_factory=dict)
 
 
 class Ended(Frozen):
@@ -73,15 +126,16 @@ class Ended(Frozen):
     error: str = ""
 
 
-Part = Curated | Trained | Judged | Ended
+Part = Curated | Trained | Judged | Trial | Ended
 FIELDS: dict[type[Part], str] = {
     Curated: "curated",
     Trained: "trained",
     Judged: "judged",
+    Trial: "trial",
     Ended: "ended",
 }
-LEFT_OUT = {"used", "profile", "directory"}
-"""What events do not carry: long lists, and which attempt it was."""
+LEFT_OUT = {"used", "profile", "directory", "curve_sha256"}
+"""What events do not carry: long lists, which attempt it was, and how fast."""
 
 
 class RoundParts(Frozen):
@@ -93,6 +147,7 @@ class RoundParts(Frozen):
     curated: Curated | None = None
     trained: Trained | None = None
     judged: Judged | None = None
+    trial: Trial | None = None
     ended: Ended | None = None
 
     def plus(self, part: Part) -> RoundParts:

@@ -14,18 +14,19 @@ from agent.plan import StrategyError
 from graphs.curate.plan import CurationError
 from graphs.teacher import TeacherMisconfigured, TeacherUnavailable
 from loop.workers.decide import changed
-from loop.workers.lease import LEASE_S, Lease
+from loop.workers.lease import Lease
 from loop.workers.messages import Advanced, Postponed
 from loop.workers.record import Ended, LoopRound, Part, State, announced
 from loop.workers.services import Services
+from serving.engine import EngineUnavailable
 from streams.log import LogUnavailable
 from streams.state.rounds import RoundConflict
 from streams.state.store import StoreError, StoreUnavailable
-from training.errors import DatasetError, RegistryUnavailable
+from training.errors import DatasetError, RegistryError, RegistryUnavailable
 
 logger = logging.getLogger(__name__)
 
-TRANSIENT = (TeacherUnavailable, StoreUnavailable, LogUnavailable, RegistryUnavailable)
+TRANSIENT = (TeacherUnavailable, StoreUnavailable, LogUnavailable, RegistryUnavailable, EngineUnavailable)
 """A dependency is away: it comes back by itself."""
 NOT_THE_ROUND = (*TRANSIENT, TeacherMisconfigured, UnpricedModel)
 """Nothing is wrong with the round, which waits until the dependency is back or the setting is mended."""
@@ -49,14 +50,19 @@ class RoundWorker(ABC):
 
     STATE: ClassVar[State]
 
-    def __init__(self, services: Services, lease_s: float = LEASE_S) -> None:
+    def __init__(self, services: Services, lease_s: float | None = None) -> None:
         self.services = services
         self.failures = 0
-        self._lease_s = lease_s
+        self.waiting: str | None = None  # the round that waits for users or a person
+        self._lease_s = lease_s or services.config.rounds.lease_s
 
     @abstractmethod
-    def work(self, round_: LoopRound, lease: Lease) -> None:
-        """Do the step and advance the round; call `lease.check` between parts of long work."""
+    def work(self, round_: LoopRound, lease: Lease) -> float | None:
+        """Do the step and advance the round; call `lease.check` between parts of long work.
+
+        A step that waits for what users or a person do returns in how many seconds to look again; until then
+        nobody holds the round.
+        """
 
     def step(self) -> bool:
         """Work on one round; False when there was none, or it has to wait."""
@@ -65,7 +71,10 @@ class RoundWorker(ABC):
             return False
         try:
             with Lease(self.services.rounds, round_, self._lease_s) as lease:
-                self.work(round_, lease)
+                pause_s = self.work(round_, lease)
+            self.waiting = None if pause_s is None else round_.round_id
+            if pause_s is not None:
+                self.services.rounds.postpone(round_, pause_s)
         except RoundConflict as exc:
             logger.warning("%s", exc)
         except Exception as exc:
@@ -79,16 +88,22 @@ class RoundWorker(ABC):
                 self.services.rounds.postpone(round_, 0.0)
             raise
         self.failures = 0
-        return True
+        return self.waiting is None
 
     def advance(
         self, round_: LoopRound, state: State, part: Part, ledger: Sequence[dict[str, Any]] = ()
     ) -> LoopRound:
         """Move the round on with the part that this step fills, announce it, and tell the listener."""
-        event = changed(round_, state, announced(part))
+        event = changed(round_, state, announced(part), self.services.clock.now())
         moved = self.services.rounds.advance(round_, state, round_.record.plus(part), [event], ledger)
         self.services.listen(Advanced(moved))
         return moved
+
+    def run_of(self, round_: LoopRound) -> str:
+        """The round's one run in the registry, open. The state store says which it is: of two workers that
+        begin one at once, the first to bind it."""
+        started = self.services.registry.start_run(round_.round_id, round_.run_id)
+        return self.services.rounds.bind_run(round_, started)
 
     def _wait(self, round_: LoopRound, exc: Exception) -> None:
         """Leave the round as it is, for a while."""
@@ -104,12 +119,20 @@ class RoundWorker(ABC):
         with suppress(RoundConflict, StoreError):
             if isinstance(exc, HOPELESS) or failures >= ATTEMPTS:
                 told = error if isinstance(exc, HOPELESS) else self._given_up(round_, error, failures)
+                self._close_run(round_)
                 self.advance(round_, "failed", Ended(answers=answers_total(self.services), error=told))
                 return True
             wait_s = FIRST_WAIT_S * WAIT_FACTOR ** (failures - 1)
             self.services.rounds.postpone(round_, wait_s, error)
             self.services.listen(Postponed(round_.round_id, failures, error, wait_s))
         return False
+
+    def _close_run(self, round_: LoopRound) -> None:
+        """The run of a round that fails says so; one that cannot be reached stays open in MLflow."""
+        known = self.services.rounds.get(round_.round_id)
+        if known is not None and known.run_id is not None:
+            with suppress(RegistryError):
+                self.services.registry.finish_run(known.run_id, "FAILED")
 
     def _given_up(self, round_: LoopRound, error: str, failures: int) -> str:
         kept = self.services.round_dir(round_.round_id)

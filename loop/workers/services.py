@@ -5,20 +5,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import Self
 
+from agent.items import Example
 from graphs.teacher import Teacher
 from loop.backends import close
 from loop.config import Config
 from loop.tasks.task import Task
+from loop.workers.heldout import HeldOutSet
 from loop.workers.messages import Listener, nobody
-from loop.workers.record import LoopRounds
+from loop.workers.record import LoopRound, LoopRounds
+from serving.adapter_files import ADAPTER_FILES, adapter_sha256
 from serving.engine import Engine
 from streams.clock import Clock, SystemClock
 from streams.crash import CrashPoint
 from streams.state.store import StateStore
+from training.mix import read_dataset
 from training.trainer import Trainer
 from training.versions import Registry
+
+DATASET = "data/dataset.jsonl"
+"""A round's curated examples, in its run; in its folder without `data/`."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +43,14 @@ class Ports:
     crash: CrashPoint | None = None
     owner: str = ""
     listen: Listener = nobody
+    stop: Event = field(default_factory=Event)
 
 
 @dataclass(frozen=True)
 class Services:
-    """`root` is the run's directory; `listen` is told what happens, for display only. A context manager that
-    closes what it holds."""
+    """`root` is the run's directory: what rounds keep there are copies of what the registry stores, fetched
+    when they are missing. `listen` is told what happens, for display only; `stop` is set when the process has
+    to end. A context manager that closes what it holds."""
 
     config: Config
     root: Path
@@ -54,6 +64,7 @@ class Services:
     crash: CrashPoint
     owner: str
     listen: Listener = nobody
+    stop: Event = field(default_factory=Event)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +77,16 @@ class Services:
     def student(self) -> str:
         """The student's name."""
         return self.config.student.name
+
+    @property
+    def routes(self) -> Path:
+        """The folder of the route table, which gateways read."""
+        return self.root
+
+    @property
+    def held_out(self) -> HeldOutSet:
+        """The gate's questions, in versions."""
+        return HeldOutSet(self.config, self.store, self.task.held_out)
 
     def round_dir(self, round_id: str) -> Path:
         """Where a round keeps its files."""
@@ -82,6 +103,21 @@ class Services:
         (docs/dependencies.md).
         """
         return self.registry.download(version, self.root / "adapters" / f"{self.student}-v{version}")
+
+    def examples_of(self, round_: LoopRound) -> list[Example]:
+        """A round's curated examples. Raises `ArtifactError` when they are neither here nor in its run."""
+        sha256 = round_.record.need_curated().manifest.sha256
+        path = self.round_dir(round_.round_id) / Path(DATASET).name
+        return read_dataset(self.registry.get_file(round_.run_id or "", path, DATASET, sha256), sha256)
+
+    def trained_adapter(self, round_: LoopRound) -> Path:
+        """A round's adapter: where it was trained, else fetched from its run."""
+        trained, folder = round_.record.need_trained(), self.round_dir(round_.round_id)
+        made = folder / trained.directory / "adapter"
+        if all((made / name).is_file() for name in ADAPTER_FILES):
+            if adapter_sha256(made) == trained.adapter_sha256:
+                return made
+        return self.registry.get_adapter(round_.run_id or "", folder / "adapter", trained.adapter_sha256)
 
     def load(self, version: int) -> None:
         """Make a version servable, unless it already is."""

@@ -14,6 +14,8 @@ from streams.kafka import seams
 from streams.kafka.settings import KafkaSettings
 from streams.log import LogError, LogUnavailable, MemberFenced, RecordRefused, TopicMissing
 
+_LIBRARY_LOGGER = logging.getLogger("kafka")
+_LIBRARY_LOGGER.addHandler(logging.NullHandler())  # without any, lines that do not propagate are printed
 _CLIENT_LOGGER = logging.getLogger("kafka.net.manager")
 _TRANSIENT = (
     kafka_errors.RetriableError,
@@ -51,7 +53,7 @@ def common_options(settings: KafkaSettings) -> dict[str, object]:
 def connect(settings: KafkaSettings, kind: Any, **options: Any) -> Any:
     """A client of this kind. Raises `LogUnavailable`, or `LogError` for a refused login or encryption."""
     sasl = settings.security_protocol.startswith("SASL")
-    with errors(settings, "connect"), _Refusals(sasl) as refusals:
+    with errors(settings, "connect"), _unheard(), _Refusals(sasl) as refusals:
         try:
             with seams.thrown_away() as network:
                 return kind(**common_options(settings), **options, **network)
@@ -59,6 +61,17 @@ def connect(settings: KafkaSettings, kind: Any, **options: Any) -> Any:
             if refusals.last and isinstance(exc, kafka_errors.KafkaTimeoutError):
                 raise refusals.last from exc  # it tried again and again, whatever the reason was
             raise
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """The client's own lines about a connection that fails are left out, unless someone debugs it: dozens,
+    and the error that follows says the same."""
+    _LIBRARY_LOGGER.propagate = _LIBRARY_LOGGER.isEnabledFor(logging.INFO)
+    try:
+        yield
+    finally:
+        _LIBRARY_LOGGER.propagate = True
 
 
 @contextmanager

@@ -7,9 +7,9 @@ touches private names too, so a new version of it costs speed at worst (decision
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -121,3 +121,24 @@ def rejoin(client: Any, topics: Sequence[str]) -> None:
     except AttributeError:
         client.unsubscribe()
         client.subscribe(list(topics))
+
+
+def claim_what_is_held(client: Any) -> Any:
+    """Have a consumer claim, when it joins its group, the partitions that it holds; the client.
+
+    kafka-python 3.0.12 claims its last assignment, also after it was expelled and holds nothing. The leader
+    then sees two owners of a partition, and may leave it with neither. Without this a partition that nobody
+    has is seen by `KafkaGroupMember` some seconds later.
+    """
+    try:
+        held, assignors = client._subscription.assigned_partitions, client._coordinator._assignors  # noqa: SLF001
+        for assignor in assignors.values():
+            assignor.metadata = partial(_metadata, assignor, type(assignor).metadata, held)
+    except AttributeError as exc:
+        logger.info("this kafka-python claims partitions in its own way: %s", exc)
+    return client
+
+
+def _metadata(assignor: Any, theirs: Any, held: Callable[[], set[Any]], topics: Any) -> Any:
+    assignor.member_assignment = sorted(held())
+    return theirs(assignor, topics)

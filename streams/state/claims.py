@@ -1,4 +1,6 @@
-"""Claims on outbox rows: which relay may send which rows, and for how long (docs/decisions/0011)."""
+"""Claims on outbox rows: which relay may send which rows, and for how long (docs/decisions/0011).
+
+Their time is the database's, so relays on machines whose clocks differ agree."""
 
 from __future__ import annotations
 
@@ -10,16 +12,18 @@ import sqlalchemy as sa
 
 from streams.log import Outgoing, dump_headers
 from streams.state import tables
-from streams.state.store import StateStore, outgoing
+from streams.state.store import StateStore
+
+LONGEST_CLAIM_S = 600.0
+"""A claim that ends later than this from now was made before the database's clock was set back."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Who takes outbox rows, and for how long (epoch seconds)."""
+    """Who takes outbox rows, and for how long."""
 
     owner: str
-    now: float
-    until: float
+    lease_s: float
 
 
 class OutboxRow(NamedTuple):
@@ -61,37 +65,40 @@ class OutboxClaims:
             for topic in {row.topic for row in rows}:
                 row_ids = [row.row_id for row in rows if row.topic == topic]
                 update = tables.outbox.update().where(column.row_id.in_(row_ids))
+                until = self._store.time(connection) + claim.lease_s
                 connection.execute(
-                    update.values(claimed_by=claim.owner, claimed_until=claim.until, since=since[topic])
+                    update.values(claimed_by=claim.owner, claimed_until=until, since=since[topic])
                 )
-        return [OutboxRow(row.row_id, row.record_id, outgoing(row), since[row.topic]) for row in rows]
+        return [OutboxRow(row.row_id, row.record_id, tables.outgoing(row), since[row.topic]) for row in rows]
 
     def reclaim(self, claim: Claim, limit: int) -> list[OutboxRow]:
         """Take the oldest rows whose claim has run out: their sender died or failed, and they may have been
         sent."""
         column = tables.outbox.c
-        query = sa.select(tables.outbox).where(column.claimed_until < claim.now)
         with self._store.transaction() as connection:
+            now = self._store.time(connection)
+            query = sa.select(tables.outbox).where(_over(now))
             rows = connection.execute(
                 query.order_by(column.row_id).limit(limit).with_for_update(skip_locked=True)
             ).all()
             update = tables.outbox.update().where(column.row_id.in_([row.row_id for row in rows]))
             if rows:
-                connection.execute(update.values(claimed_by=claim.owner, claimed_until=claim.until))
-        return [OutboxRow(row.row_id, row.record_id, outgoing(row), row.since) for row in rows]
+                connection.execute(update.values(claimed_by=claim.owner, claimed_until=now + claim.lease_s))
+        return [OutboxRow(row.row_id, row.record_id, tables.outgoing(row), row.since) for row in rows]
 
     def renew(self, row_ids: Sequence[int], claim: Claim) -> set[int]:
         """Hold claimed rows longer; returns those that are still there and still the owner's."""
         column = tables.outbox.c
         mine = sa.and_(column.row_id.in_(row_ids), column.claimed_by == claim.owner)
         with self._store.transaction() as connection:
-            connection.execute(tables.outbox.update().where(mine).values(claimed_until=claim.until))
+            until = self._store.time(connection) + claim.lease_s
+            connection.execute(tables.outbox.update().where(mine).values(claimed_until=until))
             return set(connection.execute(sa.select(column.row_id).where(mine)).scalars())
 
-    def has_expired_claims(self, now: float) -> bool:
+    def has_expired_claims(self) -> bool:
         """Whether `reclaim` would find something: a cheap question, asked without a write lock."""
-        query = sa.select(tables.outbox.c.row_id).where(tables.outbox.c.claimed_until < now).limit(1)
         with self._store.transaction(read_only=True) as connection:
+            query = sa.select(tables.outbox.c.row_id).where(_over(self._store.time(connection))).limit(1)
             return connection.execute(query).first() is not None
 
     def sent(self, row_ids: Sequence[int]) -> None:
@@ -114,3 +121,8 @@ class OutboxClaims:
         with self._store.transaction() as connection:
             self._store.insert_new(tables.refused, [aside], connection)
             connection.execute(tables.outbox.delete().where(tables.outbox.c.row_id == row.row_id))
+
+
+def _over(now: float) -> sa.ColumnElement[bool]:
+    until = tables.outbox.c.claimed_until
+    return sa.or_(until < now, until > now + LONGEST_CLAIM_S)

@@ -55,8 +55,13 @@ _ADD = """ON CONFLICT (student, version, skill, bucket)
 _INTO = f"INSERT INTO buckets ({', '.join(BUCKET_COLUMNS)}) SELECT"
 STATEMENTS = {
     "postgresql": Statements(
-        sa.text("INSERT INTO seen_events (event_id) SELECT unnest(CAST(:ids AS text[]))"),
-        sa.text("SELECT event_id FROM seen_events WHERE event_id = ANY(CAST(:ids AS text[]))"),
+        sa.text(
+            """INSERT INTO seen_events (source, event_id, day) SELECT * FROM unnest(
+            CAST(:sources AS text[]), CAST(:ids AS text[]), CAST(:days AS integer[]))"""
+        ),
+        sa.text(
+            "SELECT event_id FROM seen_events WHERE source = :source AND event_id = ANY(CAST(:ids AS text[]))"
+        ),
         sa.text(
             f"""{_INTO} * FROM unnest(
             CAST(:student AS text[]), CAST(:version AS integer[]), CAST(:skill AS text[]),
@@ -65,8 +70,13 @@ STATEMENTS = {
         ),
     ),
     "sqlite": Statements(
-        sa.text("INSERT INTO seen_events (event_id) SELECT value FROM json_each(:ids)"),
-        sa.text("SELECT event_id FROM seen_events WHERE event_id IN (SELECT value FROM json_each(:ids))"),
+        sa.text(
+            "INSERT INTO seen_events (source, event_id, day) SELECT :source, value, :day FROM json_each(:ids)"
+        ),
+        sa.text(
+            "SELECT event_id FROM seen_events "
+            "WHERE source = :source AND event_id IN (SELECT value FROM json_each(:ids))"
+        ),
         sa.text(
             f"""{_INTO} {", ".join(f"json_extract(value, '$[{n}]')" for n in range(7))}
             FROM json_each(:rows) WHERE true {_ADD}"""

@@ -67,7 +67,7 @@ class OutboxRelay:
         self._settings = settings or RelaySettings()
         self._clock = clock or SystemClock()
         # Every start of a relay is a new owner: it never trusts a claim it has not made.
-        self._owner = str(uuid.uuid4())
+        self._claim = Claim(str(uuid.uuid4()), self._settings.lease_s)
 
     def step(self) -> int:
         """Send everything pending that nobody else is sending; the number of rows that left the outbox.
@@ -75,28 +75,21 @@ class OutboxRelay:
         Raises `LogUnavailable`, `StoreUnavailable`: call again later.
         """
         total = 0
-        while self._rows.has_expired_claims(self._now()):
-            doubtful = self._rows.reclaim(self._claim(), self._settings.batch)
+        while self._rows.has_expired_claims():
+            doubtful = self._rows.reclaim(self._claim, self._settings.batch)
             if not doubtful:
                 break  # another relay took them in between
             total += self._settle(doubtful)
         while topics := self._rows.unclaimed_topics(self._settings.batch):
             since = {topic: _dump(self._log.end_offsets(topic)) for topic in topics}
-            claim = self._claim()
-            rows = self._rows.claim(claim, since, self._settings.batch)
+            began = self._clock.monotonic()
+            rows = self._rows.claim(self._claim, since, self._settings.batch)
             if not rows:
                 break
-            if self._now() > claim.now + self._settings.send_within_s:
+            if self._clock.monotonic() > began + self._settings.send_within_s:
                 break  # too late to be sure that nobody else will take them: they wait for their lease
             total += self._send(rows)
         return total
-
-    def _now(self) -> float:
-        return self._clock.now().timestamp()
-
-    def _claim(self) -> Claim:
-        now = self._now()
-        return Claim(self._owner, now, now + self._settings.lease_s)
 
     def _settle(self, rows: Sequence[OutboxRow]) -> int:
         """Send those of the doubtful rows that the log does not have."""
@@ -106,7 +99,7 @@ class OutboxRelay:
             logger.info("%d outbox rows of a relay that died had been sent", len(done))
         self._rows.sent([row.row_id for row in done])
         mine = self._rows.renew(
-            [row.row_id for row in rows], self._claim()
+            [row.row_id for row in rows], self._claim
         )  # looking may have taken longer than the lease
         return len(done) + self._send([row for row in rows if row.row_id in mine])
 

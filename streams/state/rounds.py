@@ -9,9 +9,10 @@ touch what its successor holds (docs/decisions/0029).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Literal, TypeVar
 
 import sqlalchemy as sa
 from pydantic import BaseModel
@@ -24,10 +25,14 @@ from streams.events import Event
 from streams.state import tables
 from streams.state.store import StateStore
 
+logger = logging.getLogger(__name__)
+
 ACTIVE = tables.ACTIVE
 LONGEST_WAIT_S = 3600.0
 """A lease or a pause that ends later than this from now was written before the clock was set back: it is
 over."""
+Served = Literal["served"]
+SERVED: Served = "served"
 Row = Mapping[str, Any]
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -64,6 +69,10 @@ class RoundStore(Generic[RecordT]):
     """Rounds of all students. Every change is one transaction with the events that announce it.
 
     `parse` reads a stored record. `clock` replaces the database's time for leases and pauses, in tests.
+
+    A round whose record cannot be read is named in the process's log and set aside: `list` and `claim` leave
+    it out, `get` raises. One that is under way still keeps its student from the next round, since a newer
+    version of the program may be working on it; `discard` ends it.
     """
 
     def __init__(
@@ -72,6 +81,7 @@ class RoundStore(Generic[RecordT]):
         self._store = store
         self._parse = parse
         self._clock = clock
+        self._named: set[str] = set()
 
     def open(self, round_: Round[RecordT], event: Event) -> bool:
         """Insert a new round; False when its number is taken or another round of the student is active
@@ -103,7 +113,43 @@ class RoundStore(Generic[RecordT]):
             .order_by(tables.rounds.c.number)
         )
         with self._store.transaction(read_only=True) as connection:
-            return [self._round(row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        return [round_ for row in rows if (round_ := self._readable(row)) is not None]
+
+    def unreadable(self, student: str) -> dict[str, str]:
+        """The student's rounds that `list` leaves out, each with the reason."""
+        query = sa.select(tables.rounds).where(tables.rounds.c.student == student)
+        with self._store.transaction(read_only=True) as connection:
+            rows = connection.execute(query.order_by(tables.rounds.c.number)).all()
+        reasons = {}
+        for row in rows:
+            try:
+                self._record(row)
+            except UnreadableRecord as exc:
+                reasons[row.round_id] = str(exc)
+        return reasons
+
+    def discard(self, round_id: str) -> bool:
+        """End an unreadable round that is under way as failed, with its record as it is; False when it is not
+        under way, or can be read."""
+        table = tables.rounds.c
+        with self._store.transaction() as connection:
+            query = sa.select(tables.rounds).where(table.round_id == round_id, table.state.in_(ACTIVE))
+            row = connection.execute(query).one_or_none()
+            if row is None or self._readable(row) is not None:
+                return False
+            free = {"lease_owner": None, "lease_until": None, "fence": table.fence + 1}
+            connection.execute(
+                tables.rounds.update().where(table.round_id == round_id).values(state="failed", **free)
+            )
+        return True
+
+    def next_number(self, student: str) -> int:
+        """The number of the student's next round; those that cannot be read count too."""
+        table = tables.rounds.c
+        query = sa.select(sa.func.coalesce(sa.func.max(table.number), 0)).where(table.student == student)
+        with self._store.transaction(read_only=True) as connection:
+            return int(connection.execute(query).scalar_one()) + 1
 
     def get(self, round_id: str) -> Round[RecordT] | None:
         """One round, or None."""
@@ -123,9 +169,8 @@ class RoundStore(Generic[RecordT]):
             now = self._now(connection)
             free = sa.or_(_over(table.lease_until, now), table.lease_owner == owner)
             due = sa.and_(table.state == state, free, _over(table.not_before, now))
-            row = connection.execute(
-                sa.select(tables.rounds).where(due).order_by(table.round_id).limit(1)
-            ).one_or_none()
+            rows = connection.execute(sa.select(tables.rounds).where(due).order_by(table.round_id)).all()
+            row = next((row for row in rows if self._readable(row) is not None), None)
             if row is None:
                 return None
             held = tables.rounds.update().where(table.round_id == row.round_id, due)
@@ -161,6 +206,16 @@ class RoundStore(Generic[RecordT]):
             )
         if given_back.rowcount != 1:
             raise _lost(round_)
+
+    def note(self, round_: Round[RecordT], record: RecordT) -> Round[RecordT]:
+        """Store what a step of several looks has learned so far: the round stays in its state and in its
+        worker's hands. Raises `RoundConflict` when the claim is no longer valid."""
+        with self._store.transaction() as connection:
+            values = {"record": record.model_dump_json()}
+            noted = connection.execute(tables.rounds.update().where(_held(round_)).values(**values))
+        if noted.rowcount != 1:
+            raise _lost(round_)
+        return replace(round_, record=record)
 
     def bind_run(self, round_: Round[RecordT], run_id: str) -> str:
         """Tie the round to its one MLflow run; returns the run it is tied to (the first that was given).
@@ -214,9 +269,16 @@ class RoundStore(Generic[RecordT]):
             ).one_or_none()
         return None if row is None else (row[0], row[1])
 
-    def set_route(self, student: str, version: int, holder: Round[RecordT] | None, event: Event) -> None:
-        """Serve `version` from now on; the version served until now becomes `previous`. A repetition changes
-        nothing.
+    def set_route(
+        self,
+        student: str,
+        version: int,
+        holder: Round[RecordT] | None,
+        event: Event,
+        before: int | Served | None = SERVED,
+    ) -> None:
+        """Serve `version` from now on; the version `before` it is the one served until now, unless one is
+        named (None: there is none). A repetition changes nothing.
 
         `holder` is the claimed round that brings the version, None when a person switches. Raises
         `RoundConflict` when its claim is no longer valid.
@@ -234,7 +296,7 @@ class RoundStore(Generic[RecordT]):
                 return
             values = {
                 "version": version,
-                "previous": None if row is None else row[0],
+                "previous": (row[0] if row else None) if before == SERVED else before,
                 "round_id": None if holder is None else holder.round_id,
             }
             if row is None:
@@ -246,7 +308,7 @@ class RoundStore(Generic[RecordT]):
     def _now(self, connection: sa.Connection) -> float:
         return self._store.time(connection) if self._clock is None else self._clock.now().timestamp()
 
-    def _round(self, row: Any) -> Round[RecordT]:
+    def _round(self, row: sa.Row[tuple[object, ...]]) -> Round[RecordT]:
         return Round(
             row.round_id,
             row.student,
@@ -260,18 +322,28 @@ class RoundStore(Generic[RecordT]):
             row.error,
         )
 
-    def _record(self, row: Any) -> RecordT:
+    def _readable(self, row: sa.Row[tuple[object, ...]]) -> Round[RecordT] | None:
+        try:
+            return self._round(row)
+        except UnreadableRecord as exc:
+            if row.round_id not in self._named:
+                self._named.add(row.round_id)
+                logger.error("round %s is set aside: %s", row.round_id, exc)
+        return None
+
+    def _record(self, row: sa.Row[tuple[object, ...]]) -> RecordT:
         try:
             return self._parse(row.record)
         except (ValueError, LookupError, TypeError) as exc:
             reason = " ".join(str(exc).split())[:300]
             raise UnreadableRecord(
                 f"the record of round {row.round_id!r} cannot be read ({type(exc).__name__}: {reason}); use "
-                "the version of skillloop that wrote it, or mend its row of the table `rounds`"
+                "the version of skillloop that wrote it, mend its row of the table `rounds`, or end it with "
+                f"`skillloop rounds discard {row.round_id}`"
             ) from exc
 
 
-def _over(moment: Any, now: float) -> sa.ColumnElement[bool]:
+def _over(moment: sa.ColumnElement[float], now: float) -> sa.ColumnElement[bool]:
     return sa.or_(moment.is_(None), moment < now, moment > now + LONGEST_WAIT_S)
 
 

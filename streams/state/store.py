@@ -4,9 +4,8 @@ PostgreSQL."""
 from __future__ import annotations
 
 import json
-import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from agent.profile import BucketKey, Counts, ProfileTable
+from streams.clock import Clock
+from streams.codec import encode
 from streams.errors import StreamsError
-from streams.log import Outgoing, Partition, dump_headers, load_headers
-from streams.state import tables
+from streams.events import Event, EventKey
+from streams.log import Outgoing, Partition, dump_headers
+from streams.state import seen, tables
 from streams.state.dialects import BUCKET_COLUMNS, STATEMENTS, check_64_bits, sqlite_begin, sqlite_pragmas
+from streams.state.seen import SeenEvent
+from streams.state.steady import steady_time
 
 
 class StoreError(StreamsError):
@@ -32,13 +36,17 @@ class StoreUnavailable(StoreError):
     written."""
 
 
+class NothingStored(StoreError):
+    """There is no state store at the address."""
+
+
 class StaleOffsets(StoreError):
     """Another consumer has moved a partition's offset, so this one has lost it: its batch was not written."""
 
 
 class DuplicateEvents(StoreError):
-    """An event of the batch became known while it was being processed: filter again and retry. Nothing was
-    written."""
+    """An event of the batch became known while it was being processed, or so old that nobody can tell: filter
+    again and retry. Nothing was written."""
 
 
 class StoreRefused(StoreError):
@@ -61,37 +69,58 @@ class Batch:
     group: str
     expected: Mapping[Partition, int]
     offsets: Mapping[Partition, int]
-    event_ids: Sequence[str] = ()
+    events: Sequence[SeenEvent] = ()
     buckets: Mapping[BucketKey, Counts] = field(default_factory=dict)
     watermarks: Mapping[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
     outbox: Sequence[Outgoing] = ()
     ledger: Sequence[Mapping[str, object]] = ()
+    held_out: Sequence[Mapping[str, object]] = ()
 
 
 class StateStore:
     """Opens (and on first use creates) the tables in the database at `url`.
 
-    Raises `StoreUnavailable` when the database cannot be reached.
+    `clock` replaces the database's time, in tests. Raises `StoreUnavailable` when the database cannot be
+    reached; without `create`, `NothingStored` where nothing is there.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, create: bool = True) -> None:
         self.url = _address(url)
-        if self.url.get_backend_name() == "sqlite" and self.url.database:
+        self.clock = clock
+        is_file = self.url.get_backend_name() == "sqlite"
+        if is_file and self.url.database:
+            if not create and not Path(self.url.database).is_file():
+                raise NothingStored(f"no state store {self.url.database}")
             _make_folder(Path(self.url.database))
-        waits = self.url.get_backend_name() == "sqlite" and "timeout" not in self.url.query
-        timeout = {"timeout": 30} if waits else {}
+        timeout = {"timeout": 30} if is_file and "timeout" not in self.url.query else {}
         self.engine = sa.create_engine(self.url, connect_args=timeout, pool_pre_ping=True)
-        if self.engine.dialect.name == "sqlite":
+        if is_file:
             sa.event.listen(self.engine, "connect", sqlite_pragmas)
             sa.event.listen(self.engine, "begin", sqlite_begin)
         self._statements = STATEMENTS[self.engine.dialect.name]
+        try:
+            self._set_up(create)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, create: bool) -> None:
         with self.transaction() as connection:
             # Several processes may start on a new database at once
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SETUP_LOCK)))
+            if not create and not sa.inspect(connection).has_table(tables.offsets.name):
+                raise NothingStored(f"no tables in the state store {self._shown()}")
             sums_are_new = not sa.inspect(connection).has_table("ledger_sums")
+            old_ids = seen.set_aside_earlier(connection)
             tables.metadata.create_all(connection)
-            _add_columns(connection)
+            tables.add_columns(connection)
+            self.insert_new(tables.retention, [{"row_id": 1}], connection)
+            if old_ids:
+                seen.convert_earlier(connection)
+            if self.engine.dialect.name == "sqlite":
+                self._steady = steady_time(connection)
+            self._unknown_sources = seen.has_unknown_sources(connection)
             for index in tables.buckets.indexes:  # of a database of before there was the column
                 index.create(connection, checkfirst=True)
             for statement in tables.ledger_triggers(self.engine.dialect.name) if sums_are_new else ():
@@ -110,13 +139,10 @@ class StateStore:
                 yield connection
         except (IntegrityError, ProgrammingError):
             raise
-        except DataError as exc:
+        except (DataError, OverflowError, UnicodeError) as exc:  # the latter are the drivers'
+            reason = exc.orig if isinstance(exc, DataError) else exc
             raise StoreRefused(
-                f"state store {self._shown()} refused the values: {exc.orig}; nothing was written"
-            ) from exc
-        except (OverflowError, UnicodeError) as exc:  # of the drivers, before the database sees the value
-            raise StoreRefused(
-                f"state store {self._shown()} refused the values: {exc}; nothing was written"
+                f"state store {self._shown()} refused the values: {reason}; nothing was written"
             ) from exc
         except DBAPIError as exc:
             raise StoreUnavailable(
@@ -127,10 +153,12 @@ class StateStore:
         return self.url.render_as_string(hide_password=True)
 
     def time(self, connection: sa.Connection) -> float:
-        """The database's time in epoch seconds: one clock for all processes that share it. A SQLite file's is
-        its host's."""
+        """The database's time in epoch seconds: one clock for all processes that share it, for leases and
+        claims."""
+        if self.clock is not None:
+            return self.clock.monotonic()
         if self.engine.dialect.name == "sqlite":
-            return time.time()
+            return self._steady()
         return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
     def insert_new(
@@ -148,39 +176,39 @@ class StateStore:
 
         1. offsets, by compare-and-set: `StaleOffsets` if any differs from `expected` (the partition was
            lost);
-        2. event ids: `DuplicateEvents` if one is known already;
+        2. event ids: `DuplicateEvents` if one is known already, or older than what is known;
         3. watermarks, which hold a version's row: its batches commit one after the other;
         4. profile buckets: integer increments, numbered by the version's batch (`written_since`);
-        5. ledger;
+        5. ledger, and questions reserved for the held-out set;
         6. outbox rows: the only way out for events and dead letters.
         """
         try:
             with self.transaction() as connection:
                 self._move_offsets(batch, connection)
-                self._add_ids(batch.event_ids, connection)
+                self._remember(batch.events, connection)
                 self._add_watermarks(batch, connection)
                 self._add_buckets(batch, connection)
                 self.insert_new(tables.ledger, batch.ledger, connection)
+                self.insert_new(tables.held_out_items, batch.held_out, connection)
                 self.publish(batch.outbox, connection)
         except IntegrityError as exc:
             raise StoreRefused(
                 f"state store {self._shown()} refused the batch: {exc.orig}; nothing was written"
             ) from exc
 
-    def _add_ids(self, event_ids: Sequence[str], connection: sa.Connection) -> None:
-        """One statement with one bound value, in one order everywhere (two consumers cannot wait for each
-        other)."""
-        if not event_ids:
+    def _remember(self, events: Sequence[SeenEvent], connection: sa.Connection) -> None:
+        if not events:
             return
+        from_day = seen.known_from(connection)
+        if from_day is not None and any(event.day is not None and event.day < from_day for event in events):
+            raise DuplicateEvents("an event of this batch is older than what the store remembers")
+        keys = [event[:2] for event in events]
+        if self._unknown_sources and seen.known_without_source(keys, connection):
+            raise DuplicateEvents("an event of this batch was known to an earlier version")
         try:
-            connection.execute(self._statements.insert, {"ids": self._id_list(sorted(event_ids))})
+            seen.remember(events, connection)
         except IntegrityError as exc:
-            raise DuplicateEvents(f"an event of this batch of {len(event_ids)} is known by now") from exc
-
-    def _id_list(self, event_ids: Sequence[str]) -> Any:
-        if self.engine.dialect.name == "postgresql":
-            return list(event_ids)
-        return json.dumps(event_ids, ensure_ascii=False)
+            raise DuplicateEvents(f"an event of this batch of {len(events)} is known by now") from exc
 
     def _move_offsets(self, batch: Batch, connection: sa.Connection) -> None:
         table = tables.offsets
@@ -260,14 +288,32 @@ class StateStore:
         with self.transaction(read_only=True) as connection:
             return {Partition(topic, number): offset for topic, number, offset in connection.execute(query)}
 
-    def known(self, event_ids: Sequence[str]) -> set[str]:
-        """Which of these event ids are in the store."""
-        if not event_ids:
+    def known(self, keys: Collection[EventKey]) -> set[EventKey]:
+        """Which of these events are in the store."""
+        if not keys:
             return set()
         with self.transaction(read_only=True) as connection:
-            return set(
-                connection.execute(self._statements.known, {"ids": self._id_list(event_ids)}).scalars()
-            )
+            counted = seen.known(keys, connection)
+            if self._unknown_sources:
+                counted |= seen.known_without_source(keys, connection)
+        return counted
+
+    def known_from(self) -> int | None:
+        """The day (an ordinal) from which on the store knows which events it has counted; None: all days."""
+        with self.transaction(read_only=True) as connection:
+            return connection.execute(sa.select(tables.retention.c.from_day)).scalar_one_or_none()
+
+    def publish_once(self, event: Event) -> bool:
+        """Put an event into the outbox and remember it indefinitely; False when it is known."""
+        if self.known([event.identity]):
+            return False
+        try:
+            with self.transaction() as connection:
+                seen.remember([SeenEvent(*event.identity, None)], connection)
+                self.publish([encode(event)], connection)
+        except IntegrityError:
+            return False
+        return True
 
     def buckets(
         self, student: str | None = None, version: int | None = None, since_bucket: int | None = None
@@ -312,22 +358,18 @@ class StateStore:
         with self.transaction(read_only=True) as connection:
             return int(connection.execute(query).scalar_one())
 
-    def watermark(self, student: str, version: int) -> tuple[int, float] | None:
-        """(outputs counted, latest event time in epoch seconds) of one version, or None before its first
-        output."""
+    def watermarks(self, student: str) -> dict[int, tuple[int, float]]:
+        """(outputs counted, latest event time in epoch seconds) of every version that had an output."""
         table = tables.watermarks.c
-        query = sa.select(table.outputs, table.latest).where(
-            table.student == student, table.version == version
-        )
+        query = sa.select(table.version, table.outputs, table.latest).where(table.student == student)
         with self.transaction(read_only=True) as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else (row[0], row[1])
+            return {version: (outputs, latest) for version, outputs, latest in connection.execute(query)}
 
     def pending(self, limit: int) -> list[tuple[int, Outgoing]]:
         """The oldest unsent outbox rows, claimed or not."""
         query = sa.select(tables.outbox).order_by(tables.outbox.c.row_id).limit(limit)
         with self.transaction(read_only=True) as connection:
-            return [(row.row_id, outgoing(row)) for row in connection.execute(query)]
+            return [(row.row_id, tables.outgoing(row)) for row in connection.execute(query)]
 
     def close(self) -> None:
         """Release connections."""
@@ -341,22 +383,6 @@ def _make_folder(path: Path) -> None:
         raise StoreUnavailable(
             f"cannot create the folder of the state store {path}: {exc}; choose a writable one"
         ) from exc
-
-
-def _add_columns(connection: sa.Connection) -> None:
-    """Give the tables of an older database the columns that were added since."""
-    stored = sa.inspect(connection).get_multi_columns()
-    for table in tables.metadata.sorted_tables:
-        known = {column["name"] for column in stored[None, table.name]}
-        for column in table.columns:
-            if column.name not in known:
-                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
-
-
-def outgoing(row: Any) -> Outgoing:
-    """The record in a row of the outbox."""
-    return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))
 
 
 def _address(url: str) -> sa.URL:

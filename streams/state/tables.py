@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+from streams.log import Outgoing, load_headers
 
 ACTIVE = ("planned", "curated", "trained", "judged")  # states of a round that is under way
 metadata = MetaData()
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows only in INTEGER PRIMARY KEY columns
 
 seen_events = Table(
-    "seen_events", metadata, Column("event_id", String(200), primary_key=True), sqlite_with_rowid=False
+    "seen_events",
+    metadata,
+    Column("source", String(200), primary_key=True),  # the student; '' where an earlier version did not say
+    Column("event_id", String(200), primary_key=True),
+    Column("day", Integer),  # of event time, as an ordinal; none: never forgotten
+    sqlite_with_rowid=False,
+)
+
+# One row (`streams.state.steady`); used on SQLite only.
+steady_clock = Table(
+    "steady_clock",
+    metadata,
+    Column("boot_id", String(64), primary_key=True),
+    Column("offset_s", Float, nullable=False),
+)
+
+# One row: the day from which on `seen_events` is complete.
+retention = Table(
+    "retention",
+    metadata,
+    Column("row_id", Integer, primary_key=True),
+    Column("from_day", Integer),
 )
 
 buckets = Table(
@@ -114,6 +138,21 @@ Index(
     postgresql_where=_active,
 )
 
+# Questions to a person (`streams.state.approvals`). `approved`: none while nobody has decided, else 0 or 1.
+approvals = Table(
+    "approvals",
+    metadata,
+    Column("round_id", String(200), primary_key=True),
+    Column("subject", String(20), primary_key=True),
+    Column("student", String(200), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("asked", String(40), nullable=False),
+    Column("shown", Text, nullable=False),
+    Column("approved", Integer),
+    Column("decided_by", Text),
+    Column("reason", Text),
+)
+
 routes = Table(
     "routes",
     metadata,
@@ -156,6 +195,31 @@ labels = Table(
     Column("question_hash", String(64), primary_key=True),
     Column("catalog_hash", String(64), primary_key=True),
     Column("skills", Text, nullable=False),
+)
+
+# Questions that traffic brought for the held-out set. `version` is the set's first that holds the question;
+# none: of the next one; REFUSED: it cannot be of any.
+REFUSED = -1
+held_out_items = Table(
+    "held_out_items",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("item_id", String(200), primary_key=True),
+    Column("item", Text, nullable=False),
+    Column("source", String(20), nullable=False),
+    Column("version", Integer),
+    Index("held_out_by_version", "student", "version"),
+)
+
+held_out_versions = Table(
+    "held_out_versions",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("sha256", String(64), nullable=False),
+    Column("items", Integer, nullable=False),
+    Column("grown", Integer, nullable=False),
+    Column("answers", BigInteger, nullable=False),
 )
 
 watermarks = Table(
@@ -205,3 +269,19 @@ def ledger_triggers(dialect: str) -> list[str]:
             "CREATE TRIGGER ledger_sum AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION ledger_sum()",
         ]
     return [_ALL_SUMS.format(**old), *made]
+
+
+def add_columns(connection: sa.Connection) -> None:
+    """Give the tables of an older database the columns that were added since."""
+    stored = sa.inspect(connection).get_multi_columns()
+    for table in metadata.sorted_tables:
+        known = {column["name"] for column in stored[None, table.name]}
+        for column in table.columns:
+            if column.name not in known:
+                definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+
+
+def outgoing(row: sa.Row[tuple[object, ...]]) -> Outgoing:
+    """The record in a row of the outbox."""
+    return Outgoing(row.topic, row.key, row.value, load_headers(row.headers))

@@ -8,6 +8,7 @@ and the crash test use `KafkaServer`.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import contextlib
 import importlib
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -258,8 +259,13 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run a broker until Ctrl-C or SIGTERM."""
+    argparse.ArgumentParser(
+        prog="python -m streams.testing.broker",
+        description=f"A real single-node Kafka on a free port, until Ctrl-C; its data is then deleted. "
+        f"It needs a Kafka and a Java: {HOW_TO_GET_ONE}.",
+    ).parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with KafkaServer() as server:

@@ -48,7 +48,7 @@ def diagnosed(event: StudentOutput) -> Diagnosed:
         raise ValueError(f"cannot diagnose {event.answer[:40]!r}")
     needed = tuple(event.question.split()[1:])
     return Diagnosed(
-        event_id=derived_id(event.event_id, "diagnose"),
+        event_id=event.derive("diagnose"),
         occurred_at=event.occurred_at,
         student=event.student,
         causation_id=event.event_id,

@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> StateStore:
 def consume(log: MemoryLog, store: StateStore, failing: bool = False) -> None:
     def handler(events: object) -> Effects:
         if failing:
-            return Effects(failed={event.event_id: "no way" for event in events})  # type: ignore[attr-defined]
+            return Effects(failed={event.identity: "no way" for event in events})  # type: ignore[attr-defined]
         return diagnose(events)  # type: ignore[arg-type]
 
     loop = ConsumeLoop(log, store, handler, ConsumeSettings("g", (TOPIC,)))
@@ -105,7 +105,8 @@ def test_a_letter_goes_back_to_its_own_topic_whatever_its_headers_say() -> None:
 
 
 def test_an_outbox_id_that_is_not_text_is_looked_over(store: StateStore) -> None:
-    log, clock = MemoryLog(), HandClock(datetime(2026, 1, 1, tzinfo=UTC))
+    log = MemoryLog()
+    clock = store.clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
     relay = OutboxRelay(store, log, clock=clock)
     with store.transaction() as connection:
         store.publish([encode(output(1))], connection)

@@ -18,6 +18,7 @@ from loop.doors import open_registry
 from loop.workers.record import open_rounds
 from streams.codec import Codec
 from streams.events import Event
+from streams.state.held_out import HeldOutStore
 from streams.topics import TOPICS
 from tests.shared import BuildOnce
 from tests.warm import run_warm
@@ -67,8 +68,8 @@ class Demo:
         """Everything that must not depend on crashes."""
         config = load(self.config)
         store, registry = open_store(config, self.root), open_registry(config, self.root)
-        rounds = open_rounds(store)
-        left_out = {"trained": {"directory"}, "judged": {"run_id"}}
+        rounds, held_out = open_rounds(store), HeldOutStore(store, "demo")
+        left_out = {"trained": {"directory", "curve_sha256"}, "judged": {"run_id"}}
         table = store.buckets()
         with open_log(config, self.root, None) as log:
             events = {
@@ -83,6 +84,7 @@ class Demo:
             ],
             "profile": canonical_bytes(table),
             "route": rounds.route("demo"),
+            "held_out": (held_out.latest(), held_out.reserved()),
             "events": {
                 name: sorted({_without_run(event) for event in found}) for name, found in events.items()
             },

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from loop.backends import open_store
 from loop.config import CONFIGS, Config, ConfigError, load
 
 
@@ -60,9 +61,26 @@ def test_the_environment_is_blamed_for_what_it_says(tmp_path: Path) -> None:
         ),
         ({"SKILLLOOP_POLIC__X": "1"}, r"^environment variable SKILLLOOP_POLIC__\*: unknown key 'polic'"),
         ({"SKILLLOOP_A__B": "1", "SKILLLOOP_A__B__C": "1"}, "SKILLLOOP_A__B__C: another one gives 'b'"),
+        ({"SKILLLOOP_SEDD": "3"}, r"^environment variable SKILLLOOP_SEDD: .* mean 'seed'"),
+        ({"SKILLLOOP_SEED": "-1"}, r"^environment variable SKILLLOOP_SEED: seed: .*got -1"),
     ):
         with pytest.raises(ConfigError, match=told):
             load(path, environ)
+
+
+def test_a_key_outside_of_sections_comes_from_the_environment_too() -> None:
+    commands_own = {"SKILLLOOP_LOG_LEVEL": "DEBUG", "SKILLLOOP_CRASH_AT": "x:1", "SKILLLOOP_IMAGE": "i"}
+    assert load(None, {"SKILLLOOP_SEED": "7", **commands_own}).seed == 7
+
+
+def test_an_unknown_kind_is_blamed_on_who_chose_it(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text("[store]\nkind = 'postgres'\n")
+    told = r"store\.kind: unknown state store 'postgres'; known: sql"
+    with pytest.raises(ConfigError, match=rf"some\.toml: {told}"):
+        open_store(load(path), tmp_path)
+    with pytest.raises(ConfigError, match=rf"^environment variable SKILLLOOP_STORE__KIND: {told}"):
+        open_store(load(None, {"SKILLLOOP_STORE__KIND": "postgres"}), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +96,10 @@ def test_the_environment_is_blamed_for_what_it_says(tmp_path: Path) -> None:
         ("[curate]\nmin_agreement = 2", "is now strategy.min_agreement"),
         ("[gate]\nsmall_skills = 'pool'", "gate.small_skills is no longer set"),
         ("[budget]\ntrain_seconds_per_round = 1", "train_seconds_per_round is no longer set"),
+        ("[budget]\ncap_usd = 1", "budget.cap_usd is now budget.usd_per_round"),
+        ("[filters]\norder = ['gold']", "filters belongs to `skillloop stat`; the loop has [monitor]"),
+        ("[data]\ntrain = 'a'", "the loop has [task]"),
+        ("[train]\nepochs = 3", "the policy's steps"),
         ("[train]\nbatch_size = 8\n[train.sft]\nmicro_batch_size = 3", "batch_size 8 is not a multiple"),
     ],
 )
@@ -87,6 +109,15 @@ def test_an_old_key_is_told_where_it_went(tmp_path: Path, text: str, told: str) 
     with pytest.raises(ConfigError, match=r"old\.toml") as caught:
         load(path)
     assert told in str(caught.value)
+
+
+def test_paths_of_the_environment_start_where_the_command_runs(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("")
+    path = tmp_path / "some.toml"
+    path.write_text('plugins = ["mine.py"]\n[student]\nbase = "models/s"\n[task]\nlabels = ["l.jsonl"]\n')
+    config = load(path, {"SKILLLOOP_STUDENT__BASE": "own/s", "SKILLLOOP_TASK__POOL": "pool.jsonl"})
+    assert (config.student.base, config.task.pool) == (Path.cwd() / "own/s", Path.cwd() / "pool.jsonl")
+    assert config.task.labels == (tmp_path / "l.jsonl",) and config.plugins == (tmp_path / "mine.py",)
 
 
 def test_paths_start_at_the_files_folder(tmp_path: Path) -> None:
@@ -110,6 +141,19 @@ def test_a_secret_may_look_like_a_number_and_is_never_shown(tmp_path: Path) -> N
     path.write_text('[store]\nurl = ["postgresql://u:sk-secret@h/db"]\n')
     with pytest.raises(ConfigError, match=r"store\.url: Input should be a valid string$"):
         load(path)
+
+
+def test_secrets_in_a_list_come_from_the_environment_and_are_never_shown(tmp_path: Path) -> None:
+    gateway = load(None, {"SKILLLOOP_GATEWAY__API_KEYS": '["sk-a", "sk-b"]'}).gateway
+    assert gateway is not None
+    assert [key.get_secret_value() for key in gateway.api_keys] == ["sk-a", "sk-b"]
+    path = tmp_path / "some.toml"
+    path.write_text("[gateway]\napi_keys = [12345678]\n")
+    with pytest.raises(ConfigError, match=r"gateway\.api_keys\.0: Input should be a valid string$"):
+        load(path)
+    chat = {"BASE_URL": "http://h/v1", "MODEL": "m", "API_KEY": '["x"]'}
+    teacher = load(None, {f"SKILLLOOP_TEACHER__CHAT__{key}": text for key, text in chat.items()}).teacher.chat
+    assert teacher is not None and teacher.api_key.get_secret_value() == '["x"]'
 
 
 def test_a_plugin_that_exits_is_an_error(tmp_path: Path) -> None:

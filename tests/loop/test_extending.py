@@ -125,5 +125,15 @@ def test_a_mistake_in_a_plugins_options_is_named(folder: Path, tmp_path: Path) -
     (tmp_path / "gone.py").write_text("from loop.doors import ENGINES\nENGINES.add('scripted', None)")
     with pytest.raises(ConfigError, match="engine 'scripted' exists already"):
         load(broken)
+    (tmp_path / "gone.py").write_text("from loop.doors import ENGINES\nENGINES.add('mine', lambda one: 1)")
+    with pytest.raises(ConfigError, match=r"'mine' must be a function of section, base_dir"):
+        load(broken)
+    (tmp_path / "gone.py").write_text("from agent.strategies import STRATEGIES\nSTRATEGIES.add('mine', None)")
+    with pytest.raises(ConfigError, match=r"'mine' must be a function of given, settings"):
+        load(broken)
+    flat = tmp_path / "flat.toml"
+    flat.write_text("[train]\nkind = 'few_passes'\nfew_passes = 3")
+    with pytest.raises(ConfigError, match=r"flat\.toml: train\.kind: .* 'few_passes' must be a table"):
+        open_trainer(load(flat).train)
     with pytest.raises(ConfigError, match="unknown engine 'remembring'; did you mean 'remembering'"):
         open_engine(config.engine.model_copy(update={"kind": "remembring"}), tmp_path)

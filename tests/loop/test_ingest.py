@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loop.ingest import BadLine, Defaults, IngestError, ingest, read_line
+from loop.ingest import BadLine, Defaults, IngestError, NotOurs, ingest, preview, read_line
 from streams.codec import MAX_BYTES, Codec
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects
 from streams.events import StudentOutput
@@ -17,7 +18,7 @@ from streams.memory_log import MemoryLog
 from streams.state.store import StateStore
 from streams.testing.synthetic import diagnose, expected_buckets, output
 
-DEFAULTS = Defaults("demo", 3)
+DEFAULTS = Defaults("demo", 3, {"student-v*": "*"})
 COMPLETION: dict[str, Any] = {
     "request": {
         "model": "student-v12",
@@ -72,6 +73,52 @@ def test_our_events_and_chat_completions_become_answers(tmp_path: Path) -> None:
     assert (last.student, last.student_version, last.answer) == ("demo", 3, "2")
 
 
+def named(response: str | None, request: str | None = None) -> dict[str, Any]:
+    body = json.loads(json.dumps(COMPLETION))
+    body["response"] |= {"model": response, "id": f"{response}/{request}"}
+    body["request"]["model"] = request
+    return dict(body)
+
+
+def test_a_model_that_is_not_ours_is_left_out_and_counted(tmp_path: Path) -> None:
+    bodies = [
+        named("gpt-4o"),
+        named("gpt-4o"),
+        named("demo"),
+        named("demo-v7"),
+        named(None),
+        named("x", "demo-v8"),
+    ]
+    path, log = lines(tmp_path / "a.jsonl", *bodies, ours(1)), MemoryLog()
+    told = preview(path, Defaults("demo", 3))
+    done = ingest(path, log, tmp_path, Defaults("demo", 3))
+    assert told == done and (done.lines, done.events, done.bad) == (7, 4, 0)
+    assert done.left_out == {"gpt-4o": 2, "(no model named)": 1}
+    assert done.taken == {
+        ("demo", "demo", 3): 1,
+        ("demo-v7", "demo", 7): 1,
+        ("demo-v8", "demo", 8): 1,
+        ("(our event)", "student-0", 2): 1,
+    }
+    assert sorted(event.student_version for event in in_log(log)) == [2, 3, 7, 8]
+
+
+def test_the_mapping_says_which_version_a_model_is(tmp_path: Path) -> None:
+    mapping: dict[str, Any] = {"ft:*:tutor": 4, "tutor/v*": "*", "": 5, "a.b": 6}
+    defaults = Defaults("demo", 3, mapping)
+    found = {"ft:gpt-4o:tutor": 4, "tutor/v12": 12, "": 5, "a.b": 6}
+    assert {name: defaults.match(name)[1] for name in found} == found
+    for name in ("demo", "demo-v2", "axb", "tutor/v", "tutor/v0", "tutor/v1x"):
+        with pytest.raises(NotOurs, match=name):
+            defaults.match(name)
+    path = lines(tmp_path / "a.jsonl", named("a.b"), named("other"))
+    log = MemoryLog()
+    assert ingest(path, log, tmp_path, defaults).events == 1
+    assert ingest(path, log, tmp_path, defaults).lines == 0
+    mended = Defaults("demo", 3, {"a.b": 6, "other": 7})
+    assert ingest(path, log, tmp_path, mended).events == 2, "with another mapping the file is read again"
+
+
 def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
     body = json.loads(json.dumps(COMPLETION))
     body["request"]["messages"][1]["content"] = [
@@ -80,11 +127,11 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
         {"type": "text", "text": "b"},
     ]
     body["response"]["choices"].append({"message": {"content": "5"}})
-    found = read_line(json.dumps(body).encode(), 1, DEFAULTS)
+    _, found = read_line(json.dumps(body).encode(), 1, DEFAULTS)
     assert [event.answer for event in found] == ["4", "5"]
     assert found[0].question == "a\nb"
     assert found[0].event_id != found[1].event_id
-    assert found == read_line(json.dumps(body).encode(), 99, DEFAULTS)  # the id comes from the completion's
+    assert found == read_line(json.dumps(body).encode(), 99, DEFAULTS)[1]  # the id is the completion's
 
 
 @pytest.mark.parametrize(
@@ -92,6 +139,10 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
     [
         b"not json",
         b"[1]",
+        (
+            b'{"request": {"messages": [{"role": "user", "content": ["q"]}]}, "response": {"created": 1,'
+            b' "choices": []}}'
+        ),
         b"{}",
         b'{"response": 1}',
         b'{"request": {"messages": []}, "response": {"created": 1, "choices": []}}',
@@ -190,3 +241,11 @@ def test_progress_ends_at_the_end(tmp_path: Path) -> None:
     ingest(path, MemoryLog(), tmp_path, DEFAULTS, lambda at, total: told.append((at, total)))
     assert told == sorted(told)
     assert told[-1] == (path.stat().st_size, path.stat().st_size)
+
+
+def test_the_documented_lines_are_read() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+    section = document.split("## From a file")[1]
+    for block in re.findall(r"(?:^    .*\n)+", section, re.MULTILINE):
+        _, (event,) = read_line(" ".join(block.split()).encode(), 0, Defaults("mathbot"))
+        assert (event.question, event.answer) == ("What is 3 + 4?", "8")

@@ -1,4 +1,5 @@
-"""The conformance suite of the engine port, run over every engine that runs without a server."""
+"""The conformance suite of the engine port, run over every engine: in process, scripted, vLLM's API in this
+process, and a real vLLM."""
 
 from __future__ import annotations
 
@@ -11,15 +12,27 @@ import pytest
 from serving.engine import Engine, EngineError, Sampling
 from serving.scripted_engine import ScriptedEngine
 from serving.settings import EngineSettings
+from serving.testing.fake_vllm import FakeVllm
 from serving.transformers_engine import TransformersEngine
+from serving.vllm_engine import VllmEngine
 
 PROMPTS = ["add 1 and 2 ?", "sub 9 of 4 and 3 ?", "mul 2 and the 3 + 4 * 5 ?", "7 ?"]
+REAL = pytest.param("vllm", marks=[pytest.mark.vllm, pytest.mark.slow, pytest.mark.long])
 
 
-@pytest.fixture(params=["transformers", "scripted"])
-def engine(request: pytest.FixtureRequest, base: Path) -> Engine:
+@pytest.fixture(params=["transformers", "scripted", "vllm's API", REAL])
+def engine(
+    request: pytest.FixtureRequest,
+    base: Path,
+    make_fake: Callable[[], FakeVllm],
+    make_engine: Callable[..., VllmEngine],
+) -> Engine:
     if request.param == "scripted":
         return ScriptedEngine(lambda prompt, version, sample: f"{prompt} {version} {sample}")
+    if request.param == "vllm's API":
+        return make_engine(make_fake().url, make_fake().url)
+    if request.param == "vllm":
+        return make_engine(request.getfixturevalue("vllm_server"), base_as_adapter=True)
     return TransformersEngine(base, EngineSettings(batch_size=3, stage_tokens=5, device="cpu"))
 
 
@@ -132,3 +145,22 @@ def test_threads_get_their_own_version(
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_log_probabilities_are_those_of_the_version(
+    engine: Engine, base: Path, make_adapter: Callable[..., Path], tmp_path: Path
+) -> None:
+    if isinstance(engine, ScriptedEngine):
+        pytest.skip("a script has no log-probabilities")
+    adapter = make_adapter(tmp_path / "a", seed=3)
+    texts, candidates = [[5, 9, 30, 11], [7, 8]], [[4, 5, 6], [30]]
+    peft = TransformersEngine(base, EngineSettings(device="cpu"))
+    for version, files in ((1, None), (2, adapter)):
+        engine.load(version, files)
+        peft.load(version, files)
+        scores = engine.log_probabilities(texts, candidates, version)
+        assert [len(row) for row in scores] == [3, 1]
+        for row, expected in zip(scores, peft.log_probabilities(texts, candidates, version), strict=True):
+            assert row == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(EngineError, match="version 9 is not loaded"):
+        engine.log_probabilities(texts, candidates, 9)

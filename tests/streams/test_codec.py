@@ -160,3 +160,78 @@ def test_a_missing_or_failing_conversion_is_a_dead_letter() -> None:
         with pytest.raises(DecodeError) as caught:
             Codec([Newer], upcasts).decode(record(encode(output(4))))
         assert caught.value.reason == reason
+
+
+def enveloped(event: Event, headers: bool, **changes: Any) -> Record:
+    """The event in structured mode, as a producer that sets no headers writes it."""
+    sent = encode(event)
+    attributes = {
+        name.removeprefix("ce_"): value.decode() for name, value in sent.headers if name.startswith("ce_")
+    }
+    envelope = {**attributes, "data": json.loads(sent.value), **changes}
+    kept = {name: value for name, value in envelope.items() if value is not None}
+    content_type = (("content-type", b"application/cloudevents+json; charset=UTF-8"),) if headers else ()
+    return record(sent)._replace(value=json.dumps(kept).encode(), headers=content_type)
+
+
+@given(question=TEXT, answer=TEXT, session=TEXT, gold=st.none() | TEXT, headers=st.booleans())
+def test_structured_mode_gives_the_same_event(
+    question: str, answer: str, session: str, gold: str | None, headers: bool
+) -> None:
+    update = {"question": question, "answer": answer, "session": session, "gold": gold}
+    event = output(1).model_copy(update=update)
+    assert Codec().decode(enveloped(event, headers)) == event
+
+
+@given(
+    changed=st.dictionaries(
+        st.sampled_from(("specversion", "type", "id", "time", "data", "datacontenttype", "data_base64")),
+        st.recursive(st.none() | st.booleans() | st.floats() | ANY_TEXT, st.lists, max_leaves=3),
+    ),
+    headers=st.booleans(),
+)
+def test_no_envelope_breaks_decoding(changed: dict[str, Any], headers: bool) -> None:
+    try:
+        event = Codec().decode(enveloped(output(2), headers, **changed))
+    except DecodeError as exc:
+        assert exc.reason
+    else:
+        assert encode(event)
+
+
+def test_the_envelopes_id_and_time_stand_for_those_of_the_event() -> None:
+    event = output(1)
+    body = {k: v for k, v in json.loads(encode(event).value).items() if k not in ("event_id", "occurred_at")}
+    assert Codec().decode(enveloped(event, True, data=body)) == event
+
+
+def test_attributes_that_are_repeated_as_headers_do_not_hide_the_envelope() -> None:
+    twice = enveloped(output(1), True)
+    headers = (*encode(output(1)).headers[:-1], *twice.headers)
+    assert Codec().decode(twice._replace(headers=headers)) == output(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "told"),
+    [
+        ({"specversion": "0.3"}, "invalid", "1.0 is read"),
+        ({"type": "shop.order"}, "unknown-type", "shop.order"),
+        ({"type": None}, "no-type", "specversion and type"),
+        ({"data": None}, "invalid", "no data"),
+        ({"data": {"student": "s"}}, "invalid", "student_version"),
+    ],
+)
+def test_a_wrong_envelope_has_its_reason(changes: dict[str, Any], reason: str, told: str) -> None:
+    with pytest.raises(DecodeError, match=told) as caught:
+        Codec().decode(enveloped(output(1), True, **changes))
+    assert caught.value.reason == reason
+
+
+def test_a_batch_and_a_bare_body_are_refused() -> None:
+    batch = enveloped(output(1), True)._replace(
+        headers=(("content-type", b"application/cloudevents-batch+json"),)
+    )
+    bare = record(encode(output(1)))._replace(headers=())
+    for refused, told in ((batch, "as a record of its own"), (bare, "ce_type header")):
+        with pytest.raises(DecodeError, match=told):
+            Codec().decode(refused)

@@ -1,16 +1,58 @@
-"""compose.yaml is valid, and its broker has the settings that the native one is tested with."""
+"""compose.yaml is valid, its broker has the settings that the native one is tested with, and its workers find
+their configuration, data, database and registry."""
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import psycopg
+import pytest
+import sqlalchemy as sa
 import yaml
 
+from loop.cli.init import Template, write_template
+from loop.config import load
 from streams.testing.broker import SHARED_PROPERTIES
 
 FILE = Path(__file__).parents[2] / "compose.yaml"
+
+
+WORKERS = ("monitor", "curate", "train", "deploy")
+PASSWORD = "p@ss/w:o#r d%2F$"
+_VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+
+
+class Unset(Exception):
+    """A variable that must be set is not; docker compose prints this text and stops."""
+
+
+def interpolated(value: Any, environ: Mapping[str, str]) -> Any:
+    """A value as docker compose reads it: `${NAME}`, `${NAME:-default}`, `${NAME:?error}`."""
+
+    def one(match: re.Match[str]) -> str:
+        name, how, text = match.groups()
+        if environ.get(name):
+            return environ[name]
+        if how == "?":
+            raise Unset(text)
+        return text or ""
+
+    if isinstance(value, dict):
+        return {key: interpolated(inner, environ) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [interpolated(inner, environ) for inner in value]
+    return _VARIABLE.sub(one, value) if isinstance(value, str) else value
+
+
+def services(**environ: str) -> dict[str, Any]:
+    found: dict[str, Any] = interpolated(yaml.safe_load(FILE.read_text()), environ)["services"]
+    return found
 
 
 def test_compose_is_valid() -> None:
@@ -31,5 +73,82 @@ def test_the_composed_broker_is_set_as_the_tested_one() -> None:
 
 def test_every_worker_is_there() -> None:
     services = yaml.safe_load(FILE.read_text())["services"]
-    for kind in ("monitor", "curate", "train", "deploy"):
+    for kind in WORKERS:
         assert services[kind]["command"] == ["skillloop", "worker", kind]
+
+
+def test_without_a_password_nothing_starts() -> None:
+    with pytest.raises(Unset, match="set a password"):
+        services(POSTGRES_PASSWORD="")
+
+
+def test_every_service_has_a_health_check_and_every_dependency_is_waited_for() -> None:
+    composed = services(POSTGRES_PASSWORD=PASSWORD)
+    jobs = {name for name, service in composed.items() if service["restart"] == "no"}
+    assert jobs == {"topics"} and composed["topics"]["healthcheck"] == {"disable": True}
+    for name, service in composed.items():
+        assert name in jobs or service["healthcheck"]["test"], name
+        for other, wanted in service.get("depends_on", {}).items():
+            finished = "service_completed_successfully" if other in jobs else "service_healthy"
+            assert wanted == {"condition": finished}, (name, other)
+
+
+def test_workers_find_configuration_data_and_servers(tmp_path: Path) -> None:
+    """The folder of `skillloop init` is mounted; settings in the environment are those of the loop."""
+    write_template(tmp_path, Template.COMPOSE)
+    composed = services(POSTGRES_PASSWORD=PASSWORD)
+    for name in (*WORKERS, "topics"):
+        worker = composed[name]
+        mounts = dict(volume.split(":")[:2][::-1] for volume in worker["volumes"])
+        assert mounts == {"/config": ".", "/runs": "runs"}
+        environ = worker["environment"]
+        assert environ["SKILLLOOP_DIR"] == "/runs"
+        inside = Path(environ["SKILLLOOP_CONFIG"]).relative_to("/config")
+        config = load(tmp_path / inside, environ)
+        assert config.log.kafka.bootstrap_servers.split(":")[0] in composed
+        assert (config.task.pool or Path()).is_relative_to(tmp_path)
+        assert config.teacher.chat is not None and "host.docker.internal" in config.teacher.chat.base_url
+        url = sa.make_url(config.store.url.get_secret_value())
+        assert url.host in composed and url.password is None and environ["PGPASSWORD"] == PASSWORD
+    assert composed["postgres"]["environment"]["POSTGRES_PASSWORD"] == PASSWORD
+
+
+def test_mlflow_is_reached_by_every_name_that_it_is_published_under() -> None:
+    command = services(POSTGRES_PASSWORD="x")["mlflow"]["command"]
+    allowed = command[command.index("--allowed-hosts") + 1].split(",")
+    assert allowed == ["mlflow:5000", "localhost:5000", "127.0.0.1:5000"]
+
+
+def test_the_image_has_what_the_services_call() -> None:
+    lines = (FILE.parent / "configs" / "compose" / "Dockerfile").read_text().splitlines()
+    assert any("[kafka,llm,postgres]" in line for line in lines)
+    assert any(line.startswith("RUN useradd") and "/runs /mlflow" in line for line in lines)
+
+
+@pytest.mark.postgres
+def test_a_password_with_any_character_opens_the_store(postgres_uri: str) -> None:
+    """As composed: the address has no password, the environment has it."""
+    role = "composed"
+    with psycopg.connect(postgres_uri.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(
+            psycopg.sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(psycopg.sql.Identifier(role), PASSWORD)
+        )
+        connection.execute(f"CREATE DATABASE {role} OWNER {role}")
+        shown = connection.execute("SHOW hba_file").fetchone()
+        assert shown is not None
+        hba = Path(shown[0])
+        hba.write_text(f"local all {role} scram-sha-256\n" + hba.read_text())
+        connection.execute("SELECT pg_reload_conf()")
+    server = sa.make_url(postgres_uri)
+    url = sa.URL.create(server.drivername, role, database=role, query=server.query).render_as_string()
+    code = "import sys; from streams.state.store import StateStore; StateStore(sys.argv[1]).close()"
+    for password, opens in ((PASSWORD, True), ("wrong", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", code, url],
+            cwd=FILE.parent,
+            env=os.environ | {"PGPASSWORD": password},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode == 0) == opens, done.stderr

@@ -141,7 +141,7 @@ def test_a_crash_in_the_relay_sends_nothing_twice(topics: Any, store: StateStore
     sent = traffic(seed=3, events=100)
     log.append(sent.records)
     run(loop(log, store))
-    clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
+    clock = store.clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
     log.crash = crash = Raise(point, 2)
     settings = RelaySettings(batch=40, lease_s=30)
     with pytest.raises(Crashed):
@@ -160,7 +160,7 @@ def test_a_log_that_fails_while_the_relay_sends_gets_each_row_once(
 ) -> None:
     memory_log.append(traffic(seed=4, events=60).records)
     run(loop(memory_log, store))
-    clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
+    clock = store.clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
     relay = OutboxRelay(store, memory_log, clock=clock)
     memory_log.unavailable = 1
     with pytest.raises(LogError):
@@ -268,7 +268,7 @@ def test_a_bug_in_the_handler_costs_only_its_event(memory_log: MemoryLog, store:
 def test_an_event_that_failed_can_be_redriven(memory_log: MemoryLog, store: StateStore) -> None:
     send(memory_log, output(1), output(2))
     first = loop(
-        memory_log, store, lambda events: Effects(failed={event.event_id: "not yet" for event in events})
+        memory_log, store, lambda events: Effects(failed={event.identity: "not yet" for event in events})
     )
     run(first)
     OutboxRelay(store, memory_log).step()

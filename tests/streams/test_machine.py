@@ -45,7 +45,7 @@ class Machine(RuleBasedStateMachine):
             tempfile.mkdtemp(prefix="skillloop-machine-", dir=memory if memory.is_dir() else None)
         )
         self.clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
-        self.store = StateStore(f"sqlite:///{self.folder}/state.db")
+        self.store = StateStore(f"sqlite:///{self.folder}/state.db", self.clock)
         self.log: EventLog = (
             MemoryLog(SPECS) if self.kind == "memory" else LocalLog(self.folder / "log.db", SPECS, self.clock)
         )

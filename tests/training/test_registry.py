@@ -7,18 +7,21 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import mlflow
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from serving.adapter_files import CorruptAdapter, adapter_sha256
 from training.adapters import base_sha256
-from training.errors import RegistryError, RegistryUnavailable
+from training.errors import ArtifactError, RegistryError, RegistryUnavailable
 from training.evaluate import evaluate
 from training.gate import judge
-from training.mix import write_dataset
 from training.registry import MlflowRegistry
-from training.versions import Lineage, VersionInfo
+from training.testing.folder_registry import FolderRegistry
+from training.trainer import CurvePoint
+from training.versions import Lineage, Registry, TrainedData, VersionInfo
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ``noload`` loader strategy:sqlalchemy.exc.SADeprecationWarning"
@@ -97,10 +100,12 @@ def test_everything_about_a_round_is_kept(
     registry: MlflowRegistry,
     store: tuple[str, Path],
     make_items: Callable,
-    make_examples: Callable,
     tmp_path: Path,
 ) -> None:
     run_id = registry.start_run("round-1")
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n')
+    curve = [CurvePoint(step, 1 / step, 1e-3, 2.0, 900.0, 1_000 * step) for step in (10, 20, 30)]
     found = evaluate(
         lambda prompts: list(prompts),
         lambda item, answer: answer.endswith("0"),
@@ -108,10 +113,51 @@ def test_everything_about_a_round_is_kept(
     )
     for _ in range(2):
         registry.log_evaluation(run_id, "before", found)
-        registry.log_manifest(run_id, write_dataset(tmp_path / "data.jsonl", make_examples(3)))
         registry.log_verdict(run_id, judge(found, found, ("add",)))
-    kept = {path.name for path in store[1].rglob("*.json") if run_id in path.parts}
-    assert kept == {"before.json", "manifest.json", "verdict.json"}
+        registry.log_text(run_id, "<p>fine", "gate/report.html")
+        sha256 = registry.put_file(run_id, data, "data/train.jsonl")
+        registry.log_data(run_id, TrainedData("round-1", "data/train.jsonl", sha256, 1))
+        registry.describe_run(run_id, "**taught** add", {"skills": "add"})
+        registry.log_curve(run_id, curve)
+    kept = {path.name for path in store[1].rglob("*.*") if run_id in path.parts and path.is_file()}
+    assert kept == {"verdict.json", "report.html", f"train-{sha256[:12]}.jsonl"}
+    client = MlflowClient(store[0])
+    assert [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run_id, "train/loss")] == [
+        (point.step, point.loss, point.at_ms) for point in curve
+    ]
+    run = client.get_run(run_id)
+    assert {"train/learning_rate", "train/grad_norm", "train/tokens_per_s"} < set(run.data.metrics)
+    assert (run.data.tags["mlflow.note.content"], run.data.tags["skills"]) == ("**taught** add", "add")
+    (logged,) = run.inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("round-1", sha256[:32])
+    source = mlflow.data.get_source(logged)
+    assert Path(source.load()).read_bytes() == data.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["mlflow", "fake"])
+def test_a_stored_file_is_fetched_when_it_is_missing_and_never_replaced(
+    kind: str, store: tuple[str, Path], tmp_path: Path
+) -> None:
+    registry: Registry = (
+        MlflowRegistry(store[0], "files", store[1]) if kind == "mlflow" else FolderRegistry(store[1] / "fake")
+    )
+    run_id, mine, copy = registry.start_run("round-1"), tmp_path / "mine.json", tmp_path / "other" / "copy"
+    mine.write_text("first")
+    first = registry.put_file(run_id, mine, "evaluation/after.json")
+    mine.write_text("of a worker that was overtaken")
+    second = registry.put_file(run_id, mine, "evaluation/after.json")
+    for _ in range(2):
+        assert registry.get_file(run_id, copy, "evaluation/after.json", first).read_text() == "first"
+    copy.write_text("damaged")
+    assert registry.get_file(run_id, copy, "evaluation/after.json", first).read_text() == "first"
+    copy.unlink()
+    for kept in store[1].rglob(f"after-{first[:12]}.json"):
+        kept.write_text("tampered")
+    with pytest.raises(ArtifactError, match=f"not {first}"):
+        registry.get_file(run_id, copy, "evaluation/after.json", first)
+    with pytest.raises(ArtifactError, match="has no evaluation/before"):
+        registry.get_file(run_id, copy, "evaluation/before.json", second)
+    assert not list(copy.parent.iterdir())
 
 
 def test_versions_are_created_once_and_promoted_and_rolled_back(
@@ -147,6 +193,13 @@ def test_versions_are_created_once_and_promoted_and_rolled_back(
     assert registry.alias("previous") is None
     with pytest.raises(RegistryError, match="no predecessor"):
         registry.rollback(1)
+    registry.promote(2)
+    registry.promote(3)
+    for _ in range(2):  # further back than the predecessor
+        assert registry.rollback(3, to=1).version == 1
+        assert (registry.alias("champion"), registry.alias("previous")) == (1, None)
+    with pytest.raises(RegistryError, match="is the champion already"):
+        registry.rollback(1, to=1)
     assert [info.version for info in registry.versions()] == [1, 2, 3]
 
 
@@ -175,6 +228,26 @@ def test_a_download_is_verified(
     with pytest.raises(CorruptAdapter, match="do not serve it"):
         registry.download(2, tmp_path / "elsewhere")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_workers_may_download_at_once(
+    registry: MlflowRegistry, llama: Path, make_adapter: Callable, tmp_path: Path
+) -> None:
+    registry.register_base(llama)
+    train(registry, llama, make_adapter(2), "round-2")
+    target, together, got = tmp_path / "shared" / "student-v2", threading.Barrier(6), []
+
+    def fetch() -> None:
+        together.wait()
+        got.append(registry.download(2, target))
+
+    threads = [threading.Thread(target=fetch) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == [target] * 6 and adapter_sha256(target) == registry.version(2).sha256
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
 
 
 def test_two_processes_may_open_a_student_at_once(store: tuple[str, Path], registry: MlflowRegistry) -> None:

@@ -29,7 +29,7 @@ from training.errors import (
 from training.mix import write_dataset
 from training.settings import SftSettings
 from training.sft import SftTrainer, finished_result
-from training.trainer import Progress, TrainedAdapter, TrainingJob, unwatched
+from training.trainer import Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 SETTINGS = SftSettings(lora_r=4, lora_alpha=8, lora_dropout=0.1, lr=5e-3, save_every=5, report_every=1)
 SIZE = {"steps": 12, "batch_size": 8, "seed": 3}
@@ -154,6 +154,25 @@ def test_what_on_progress_raises_stops_the_round(
 
     with pytest.raises(KeyError, match="lease lost"):
         train(llama, None, make_examples(60), tmp_path, stop)
+
+
+def test_a_round_that_has_to_leave_saves_a_checkpoint_first(
+    llama: Path, make_examples: Callable, tmp_path: Path
+) -> None:
+    def leave(step: int, total: int, loss: float) -> None:
+        if step == 3:
+            raise StopTraining
+
+    undisturbed = train(llama, None, make_examples(60), tmp_path / "undisturbed")
+    with pytest.raises(StopTraining):
+        train(llama, None, make_examples(60), tmp_path / "left", leave)
+    assert [path.name for path in (tmp_path / "left/checkpoints").glob("checkpoint-*")] == ["checkpoint-3"]
+    steps: list[int] = []
+    resumed = train(
+        llama, None, make_examples(60), tmp_path / "left", lambda step, total, loss: steps.append(step)
+    )
+    assert steps[0] == 4
+    assert resumed.sha256 == undisturbed.sha256
 
 
 def too_long(example: Example) -> Example:

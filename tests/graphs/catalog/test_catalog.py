@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from agent.budget import Price
 from agent.catalog import MAX_SKILLS_PER_ITEM, Skill
-from graphs import studio
 from graphs.catalog.graph import build_catalog, run_catalog
 from graphs.catalog.plan import (
     CRASH_POINTS,
@@ -175,7 +174,3 @@ def test_the_chat_teacher_labels_within_the_catalog(whole: tuple[Catalogued, int
         1 <= len(skills) <= MAX_SKILLS_PER_ITEM and set(skills) <= set(done.catalog.names)
         for skills in done.labels.values()
     )
-
-
-def test_the_studio_shows_it() -> None:
-    assert {"name", "gather", "cluster", "relabel", "assemble"} <= set(studio.catalog().get_graph().nodes)

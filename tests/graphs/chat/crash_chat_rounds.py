@@ -60,7 +60,7 @@ def attempt(folder: Path, base_url: str, crash: CrashPoint) -> None:
         crash("keep")
 
     settings = ChatSettings(
-        base_url=base_url, model="scripted", price=Price(prompt_usd_per_mtok=1.0, completion_usd_per_mtok=2.0)
+        base_url=base_url, model="teacher", price=Price(prompt_usd_per_mtok=1.0, completion_usd_per_mtok=2.0)
     )
     with (
         SqliteReplies(folder / "replies.sqlite") as cache,
@@ -79,7 +79,7 @@ def calls(base_url: str) -> int:
 
 
 def main() -> None:
-    with teacher_process("--port", "0") as base_url:
+    with teacher_process("--port", "0", "--brain", "sensible") as base_url:
         for spec in ("none", *SPECS):
             folder = Path(sys.argv[1]) / spec.replace(":", "-")
             folder.mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -23,7 +22,6 @@ from agent.items import Example, PoolItem, Provenance
 from agent.plan import DataPlan, Draw, StrategySettings
 from agent.replay import ReplaySettings
 from agent.strategies import plan_targets
-from graphs import studio
 from graphs.checkpoints import sqlite_checkpoints
 from graphs.curate.dataset import example
 from graphs.curate.graph import begun_plan, build_curate, is_unavailable, replies_kept, run_curation
@@ -469,16 +467,3 @@ def test_the_result_is_kept_before_the_thread_is_forgotten(saver: SqliteSaver) -
         run_curation(graph, "r1", plan(), context, keep)
     run_curation(graph, "r1", plan(), context, keep)
     assert kept[:6] == kept[6:] and list(saver.list(None)) == []
-
-
-def test_langgraph_json_names_factories_that_build() -> None:
-    root = Path(__file__).parents[3]
-    for name, reference in json.loads((root / "langgraph.json").read_text())["graphs"].items():
-        path, factory = reference.split(":")
-        graph = getattr(studio, factory)()
-        assert (root / path).is_file() and graph.name == name and graph.get_graph().nodes
-        assert (
-            graph.get_input_jsonschema()
-            and graph.get_output_jsonschema()
-            and graph.get_context_jsonschema() is None
-        )

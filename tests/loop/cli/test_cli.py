@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from loop.cli.main import open_console
+from loop.offline.records import ProfileRow
+from loop.offline.show import profile_table
+from streams.local_log import LocalLog
+from streams.state.store import StateStore
 from tests.warm import run_warm
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
 LIMIT_S = 0.7
+LOOK_S = 2.5
 
 
 def test_help_is_quick_and_loads_no_model_library() -> None:
@@ -29,6 +37,14 @@ def test_help_is_quick_and_loads_no_model_library() -> None:
     assert min(seconds) < LIMIT_S  # processor time: what the command costs, whatever else the machine does
 
 
+def test_a_worker_loads_no_model_library_before_its_student_needs_one() -> None:
+    code = (
+        "import sys, loop.run, training.registry; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -38,18 +54,109 @@ def test_help_is_quick_and_loads_no_model_library() -> None:
         "status",
         "profile",
         "rounds",
+        "approvals",
         "promote",
         "rollback",
         "doctor",
         "dlq",
         "topics",
         "ingest",
+        "gateway",
     ],
 )
 def test_every_command_has_help(command: str) -> None:
     done = subprocess.run([SKILLLOOP, command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize(("command", "section"), [("gateway", "gateway"), ("ingest", "ingest.models")])
+def test_help_names_the_section_that_it_means(command: str, section: str) -> None:
+    """Rich takes what stands in brackets for markup and shows nothing."""
+    done = subprocess.run([SKILLLOOP, command, "--help"], capture_output=True, text=True, check=True)
+    assert f"section `{section}`" in " ".join(done.stdout.split())
+
+
+def test_brackets_and_colons_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "interval [a,b] [/c] :100:"
+    row = ProfileRow(skill=name, missing=1, needed=2, miss_rate=0.5, share=1.0, pool=3)
+    console = open_console()
+    console.print(profile_table([row]))
+    console.print(name)
+    assert capsys.readouterr().out.count(name) == 2
+
+
+LOOKING = (
+    ["status"],
+    ["profile", "show"],
+    ["profile", "rebuild"],
+    ["rounds", "list"],
+    ["rounds", "show", "r1"],
+    ["rounds", "discard", "r1"],
+    ["topics", "list"],
+    ["topics", "adopt", "student-outputs"],
+    ["dlq", "list"],
+    ["dlq", "show", "student-outputs/0/0"],
+    ["dlq", "redrive"],
+)
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+def test_looking_where_nothing_is_makes_nothing_and_says_so(command: list[str], tmp_path: Path) -> None:
+    for folder in (tmp_path / "mistyped", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        done = run_warm(SKILLLOOP, *command, "--dir", folder)
+        assert done.returncode == 1, (done.stdout, done.stderr)
+        assert "NothingThere: there is no" in done.stderr and folder.name in done.stderr
+        assert "--dir" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "mistyped").exists() and not list((tmp_path / "empty").iterdir())
+
+
+HEAVY = ("torch", "transformers", "mlflow", "langgraph", "langchain_core", "peft", "trl")
+QUICK = (["status"], ["profile", "show"], ["rounds", "list"], ["rounds", "show", "demo-r001"])
+
+
+def look(*words: object) -> tuple[list[str], float]:
+    """The heavy libraries that a command has loaded, run as the installed script runs, and its processor
+    time."""
+    argv = ["skillloop", *map(str, words)]
+    code = (
+        f"import sys; from loop.cli.main import main\nsys.argv = {argv}\n"
+        "try:\n    main()\nexcept SystemExit as exc:\n    assert not exc.code, exc.code\n"
+        f"print(*(m for m in {HEAVY} if m in sys.modules), sep=',', file=sys.stderr)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [name for name in done.stderr.splitlines()[-1].split(",") if name], seconds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", QUICK, ids=" ".join)
+def test_looking_loads_no_model_library(command: list[str], reference: Any) -> None:
+    looks = [look(*command, "--config", reference.config, "--dir", reference.root) for _ in range(2)]
+    assert looks[0][0] == []
+    assert min(seconds for _, seconds in looks) < LOOK_S
+
+
+def test_looking_at_a_task_of_files_opens_no_teacher(tmp_path: Path) -> None:
+    row = {"id": "q", "question": "1+1?", "solution": "s", "answer": "2", "skills": ["add"]}
+    files = {"catalog": {"skill": "add", "description": "adds"}, "pool": row}
+    for name, line in (files | {"gate": row | {"id": "g", "question": "2+2?"}}).items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(line))
+    config, run = tmp_path / "own.toml", tmp_path / "run"
+    config.write_text(
+        '[task]\nkind = "files"\ncatalog = "catalog.jsonl"\npool = "pool.jsonl"\nheld_out = ["gate.jsonl"]\n'
+        '[teacher]\nkind = "chat"\n[teacher.chat]\nbase_url = "http://127.0.0.1:9/v1"\nmodel = "m"\n'
+    )
+    StateStore(f"sqlite:///{run / 'state.db'}").close()
+    LocalLog(run / "log.db").close()
+    before = sorted(run.iterdir())
+    loaded, seconds = look("status", "--config", config, "--dir", run)
+    assert loaded == [] and seconds < LOOK_S
+    assert sorted(run.iterdir()) == before
 
 
 def test_an_error_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:

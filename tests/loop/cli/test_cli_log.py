@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def with_letters(tmp_path: Path) -> Path:
         loop = ConsumeLoop(
             log,
             store,
-            lambda events: Effects(failed={e.event_id: "no\x1b[31m way" for e in events}),
+            lambda events: Effects(failed={e.identity: "no\x1b[31m way" for e in events}),
             settings,
         )
         while loop.step():
@@ -48,7 +49,7 @@ def with_letters(tmp_path: Path) -> Path:
 
 
 def test_topics_are_listed_with_their_ends(tmp_path: Path) -> None:
-    assert "7 topics" in run(topics_app, "create", "--dir", tmp_path).output
+    assert "8 topics" in run(topics_app, "create", "--dir", tmp_path).output
     with LocalLog(tmp_path / "log.db") as log:
         log.append([encode(output(1))])
     listed = run(topics_app, "list", "--dir", tmp_path).output
@@ -60,9 +61,36 @@ def test_a_file_is_ingested_and_bad_lines_set_the_exit_status(tmp_path: Path) ->
     file = tmp_path / "a.jsonl"
     file.write_text(output(1).model_dump_json() + "\n" + output(2).model_dump_json() + "\noops\n")
     result = run(ingest_app, file, "--dir", tmp_path, expect=2)
-    assert "3 lines: 2 answers written to the log, 1 bad lines" in result.output
+    assert "3 lines: 2 answers written to the log, 1 bad lines, 0 left out" in result.output
     assert "line 3: not JSON" in result.output
     assert "0 lines after line 3" in run(ingest_app, file, "--dir", tmp_path).output
+
+
+def test_a_dry_run_shows_whose_answers_lines_would_be(tmp_path: Path) -> None:
+    def line(model: str) -> str:
+        request = {"model": model, "messages": [{"role": "user", "content": "2+2?"}]}
+        choices = [{"message": {"content": "4"}}]
+        return json.dumps(
+            {"request": request, "response": {"created": 1, "model": model, "choices": choices}}
+        )
+
+    file, config, root = tmp_path / "a.jsonl", tmp_path / "a.toml", tmp_path / "run"
+    config.write_text('[ingest.models]\n"tutor-v*" = "*"\n')
+    file.write_text("\n".join(map(line, ("tutor-v2", "gpt-4o", "gpt-4o"))))
+    words = (file, "--dir", root, "--config", config)
+    shown = run(ingest_app, *words, "--dry-run").output.splitlines()
+    assert [" ".join(row.split()) for row in shown] == [
+        "tutor-v2 'demo' version 2 1 answers",
+        "gpt-4o left out 2 lines",
+        "3 lines: 1 answers would be written to the log, 0 bad lines, 2 left out",
+    ]
+    assert not root.exists()
+    assert "1 answers written to the log, 0 bad lines, 2 left out" in run(ingest_app, *words).output
+    file.write_text(line("gpt-4o"))
+    assert "[ingest.models] says which" in run(ingest_app, *words, expect=2).output
+    config.write_text('[ingest.models]\n"tutor" = "*"\n')
+    done = CliRunner().invoke(ingest_app, [str(word) for word in words])
+    assert "needs one star in the name" in str(done.exception)
 
 
 def test_dead_letters_are_listed_shown_and_sent_again(with_letters: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from loop.backends import open_log, open_store
 from loop.config import load
 from loop.doors import open_registry
 from loop.workers.record import open_rounds
+from streams.codec import Codec
+from streams.events import Deployed
 
 FIGURES = {
     "rounds", "skills_truly_missing", "skills_found", "precision", "recall", "worst_skill_loss",
@@ -73,7 +76,7 @@ def test_every_question_counts_once(reference: Any) -> None:
     with open_log(config, reference.root, None) as log:
         asked, diagnosed = (len(list(log.read(topic))) for topic in ("student-outputs", "diagnoses"))
     counted = sum(counts[0] for key, counts in store.buckets("demo").items() if key[2] == ALL)
-    watched = sum((store.watermark("demo", version) or (0, 0.0))[0] for version in range(1, 10))
+    watched = sum((store.watermarks("demo").get(version) or (0, 0.0))[0] for version in range(1, 10))
     assert asked == diagnosed == counted == watched == config.demo.questions
 
 
@@ -128,19 +131,46 @@ def test_the_doctor_takes_a_relative_folder(reference: Any) -> None:
     assert done.returncode == 0, (done.stdout, done.stderr)
 
 
+def _status_names_what_rollback_goes_to(demo: Any) -> None:
+    """After a rollback, and as often as there is something to go back to."""
+    while True:
+        served = demo.command("status").stdout.splitlines()[0]
+        before = re.search(r"before it: (\w+)", served)
+        done = demo.command("rollback", "--reason", "again")
+        if before is None or before[1] == "none":
+            assert done.returncode == 1 and "no previous champion" in done.stderr
+            return
+        assert done.returncode == 0 and f"version {before[1]} of" in done.stdout
+
+
 @pytest.mark.slow
 def test_rolling_back_and_promoting_again(reference: Any, small_demo: Any, tmp_path: Path) -> None:
     demo = small_demo(tmp_path / "run")
     shutil.copytree(reference.root, demo.root)
     rounds = open_rounds(open_store(load(demo.config), demo.root))
     champion, previous = rounds.route("demo") or (0, 0)
-    assert demo.command("rollback").returncode == 0
+    unsigned = demo.command("rollback")
+    assert unsigned.returncode == 2 and "--reason" in unsigned.stderr
+    assert demo.command("rollback", "--reason", "a test", "--by", "me").returncode == 0
     assert (
         (rounds.route("demo") or (0, 0))[0]
         == previous
         == open_registry(load(demo.config), demo.root).champion().version
     )
-    assert demo.command("promote", str(champion)).returncode == 0
+    _status_names_what_rollback_goes_to(demo)
+    assert demo.command("promote", str(champion), "--reason", "better").returncode == 0
     assert (rounds.route("demo") or (0, 0))[0] == champion
-    refused = demo.command("promote", "99")
+    with open_log(load(demo.config), demo.root, None) as log:
+        deployed = [Codec().decode(record) for record in log.read("deployments")]
+    switches = [event for event in deployed if isinstance(event, Deployed) and not event.round_id][1:]
+    assert [(event.action, event.reason) for event in switches[:: len(switches) - 1]] == [
+        ("rollback", "a test"),
+        ("promote", "better"),
+    ]
+    assert switches[0].by == "me" and "@" in switches[-1].by
+    times = [event.occurred_at for event in deployed]
+    assert times == sorted(times), "deployments does not run backwards"
+    by_round = [event for event in deployed if isinstance(event, Deployed) and event.round_id]
+    assert all(event.as_of and event.as_of <= event.occurred_at for event in by_round)
+    refused = demo.command("promote", "99", "--reason", "none")
     assert refused.returncode == 1 and "99" in refused.stderr and "Traceback" not in refused.stderr

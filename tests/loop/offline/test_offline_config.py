@@ -25,6 +25,11 @@ def test_every_committed_file_is_valid(path: Path) -> None:
         ("[teacher]\nkind = 'chat'", "needs its server in [teacher.chat]"),
         ("[catalog]\nsource = 'file'", "catalog.file is needed"),
         ("[filters]\norder = ['prm']", "filters.prm is needed"),
+        ("[monitor]\nfilters = ['gold']", "monitor belongs to the loop; `skillloop stat` has [filters]"),
+        ("[budget]\nusd_per_day = 1", "`skillloop stat` has budget.usd_per_round"),
+        ("[budget]\ncap_usd = 1", "budget.cap_usd is now budget.usd_per_round"),
+        ("[train]\nlr = 1e-4", "train.lr is now train.sft.lr"),
+        ("[gate]\nalpha = 0.1", "gate belongs to the loop"),
         ("[", "cannot read"),
     ],
 )

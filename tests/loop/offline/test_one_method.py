@@ -36,6 +36,7 @@ from streams.memory_log import MemoryLog
 from streams.state.rounds import Round
 from streams.state.store import StateStore
 from training.mix import read_dataset
+from training.testing.folder_registry import FolderRegistry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ROUND = Round("demo-r001", "demo", 1, "planned", None, None)
@@ -72,9 +73,11 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         bench.items(),
         bench.config.strategy,
     )
+    asked = {question.question for question in bench.data.validation}
     untouchable = [
         HeldOutItem(item_id=f"h{at}", question=text, answer="1", skills=("sum",), stratum="s")
         for at, text in enumerate(bench.data.untouchable)
+        if text not in asked  # the loop plans from no answer to a held-out question
     ]
     task = Task(
         SkillCatalog.of(*((row.skill, row.description) for row in bench.catalog_rows())),
@@ -95,7 +98,7 @@ def online(bench: Bench, root: Path, log: MemoryLog) -> dict[str, Any]:
         rounds=open_rounds(store),
         task=task,
         engine=engine,
-        registry=None,  # type: ignore[arg-type]
+        registry=FolderRegistry(root / "store"),
         trainer=None,  # type: ignore[arg-type]
         clock=HandClock(NOW),
         crash=no_crash,

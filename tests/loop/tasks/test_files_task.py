@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from agent.budget import LedgerEntry
+from agent.items import HeldOutItem
 from agent.profile import ALL
 from graphs.testing.brain import ChatRequest
 from graphs.testing.server import TeacherServer
@@ -114,6 +115,7 @@ class Ran:
     first: LoopRound
     answers: int
     ledger: list[LedgerEntry]
+    reserved: dict[str, HeldOutItem]
 
 
 def run_stream(config: Config, root: Path) -> Ran:
@@ -132,7 +134,9 @@ def run_stream(config: Config, root: Path) -> Ran:
         while stream.step():
             embedded.settle()
         counted = sum(needed for (_, _, skill, _), (needed, _) in store.buckets().items() if skill == ALL)
-        return Ran(services.rounds.list(services.student)[0], counted, entries(store, services.student))
+        reserved = {known.item.item_id: known.item for known in services.held_out.reserved()}
+        first = services.rounds.list(services.student)[0]
+        return Ran(first, counted, entries(store, services.student), reserved)
 
 
 @pytest.mark.slow
@@ -152,6 +156,10 @@ def test_a_teacher_behind_http_finds_and_teaches_what_the_same_teacher_in_proces
     )
     assert ran.first.state in ("promoted", "rejected") and ran.answers == direct.answers == 200
     assert rebuild_profile(config, tmp_path / "run", Console(quiet=True))
+    # Traffic adds to the one held-out file, and to the strata of single skills.
+    assert direct.reserved.keys() <= ran.reserved.keys() and len(direct.reserved) > 5
+    assert {item.stratum for item in ran.reserved.values()} == {"held_out"}
+    assert {item.stratum.split(":")[0] for item in direct.reserved.values()} == {"skill"}
     paid = [entry.usage for entry in ran.ledger if entry.activity in ("label", "diagnose")]
     assert paid and all(usage.calls == 1 and usage.usd > 0 for usage in paid)
 

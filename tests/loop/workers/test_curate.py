@@ -34,6 +34,7 @@ from streams.memory_log import MemoryLog
 from streams.state.rounds import Round
 from streams.state.store import StateStore
 from training.mix import read_dataset
+from training.testing.folder_registry import FolderRegistry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SKILLS = ("add", "sub", "gcd")
@@ -92,7 +93,7 @@ def session(tmp_path: Path) -> Session:
             rounds=open_rounds(store),
             task=task,
             engine=engine,
-            registry=None,  # type: ignore[arg-type]
+            registry=FolderRegistry(tmp_path / "store"),
             trainer=None,  # type: ignore[arg-type]
             clock=HandClock(NOW),
             crash=crash,

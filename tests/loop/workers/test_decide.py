@@ -15,6 +15,7 @@ from agent.catalog import SkillCatalog, SkillMap
 from agent.drift import threshold
 from agent.items import HeldOutItem
 from agent.profile import Observation, bucket_of, fold
+from graphs.teach.graph import build_teach, teach
 from loop.config import Config, load
 from loop.workers.decide import Decider
 from loop.workers.record import parse_record
@@ -29,6 +30,7 @@ from streams.state.store import Batch, StateStore
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 FIRST = bucket_of(NOW.timestamp(), 60)
+GRAPH = build_teach()
 P0 = Partition("student-outputs", 0)
 
 
@@ -85,13 +87,13 @@ def test_an_alert_is_sent_once_and_says_the_threshold_that_was_used(store: State
     config, clock = load(None), HandClock(NOW)
     commit(store, [*answers("add", range(80), 0.3), *answers("gcd", range(40), 0.2)])
     commit(store, answers("gcd", range(40, 80), 0.8))
-    decider(store, clock, config).step()
+    teach(GRAPH, decider(store, clock, config))
     (alert,) = [one for one in alerts(store) if one.kind == "miss rate"]
     assert alert.skill == "gcd" and alert.statistic > alert.threshold == threshold(config.drift, 3)
     commit(store, [*answers("max", range(20, 90), 0.1), *answers("gcd", range(80, 90), 0.8)])
     again = decider(store, clock, config)
-    assert (standing := again.step()) is not None and set(standing.alarms) == {"gcd"}
-    again.step()
+    assert (standing := teach(GRAPH, again)) is not None and set(standing.alarms) == {"gcd"}
+    teach(GRAPH, again)
     assert [one for one in alerts(store) if one.kind == "miss rate"] == [alert]
 
 
@@ -99,7 +101,7 @@ def test_a_bucket_outside_of_time_does_not_stop_the_policy(store: StateStore) ->
     """`bucket = -2**53` in a store of before made every step raise OSError."""
     old = [Observation("demo", 1, -(2**53), ("add",), ("add",))] * 100
     commit(store, [*answers("add", range(40), 0.1), *old])
-    assert decider(store, HandClock(NOW), load(None)).step() is not None
+    assert teach(GRAPH, decider(store, HandClock(NOW), load(None))) is not None
 
 
 @pytest.mark.parametrize(("late", "spent"), [(timedelta(0), True), (timedelta(days=1), False)])

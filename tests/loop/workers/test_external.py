@@ -47,7 +47,7 @@ def test_what_cannot_be_believed_is_refused_alone_and_with_its_reason(
 ) -> None:
     """One event of 2099 blinded the policy for good; skills of no catalog opened rounds."""
     effects = HANDLER([event(event_id="good"), event(event_id="bad", **changes)])
-    assert set(effects.failed) == {"bad"} and why in effects.failed["bad"]
+    assert set(effects.failed) == {("s", "bad")} and why in effects.failed["s", "bad"]
     assert effects.watermarks == {("s", 1): (1, NOW.timestamp())}
     assert {key.skill for key in effects.buckets} == {ALL, "add"}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Worker(RoundWorker):
 
     STATE = "planned"
 
-    def __init__(self, services: Services, work: Work, lease_s: float = 60.0) -> None:
+    def __init__(self, services: Services, work: Work, lease_s: float | None = 60.0) -> None:
         super().__init__(services, lease_s)
         self._work = work
 
@@ -214,6 +215,20 @@ def test_a_checkpoint_after_the_lease_was_lost_stops_the_work(room: Room) -> Non
 
     Worker(room.services("a"), work, lease_s=0.1).step()
     assert not reached and room.round().state == "trained"
+
+
+def test_the_lease_is_a_setting(room: Room) -> None:
+    """After `rounds.lease_s` without a sign of life another worker has the round."""
+    config = load(None, {"SKILLLOOP_ROUNDS__LEASE_S": "300"})
+
+    def work(worker: RoundWorker, round_: LoopRound, lease: Lease) -> None:
+        room.clock.sleep(299)
+        assert not Worker(room.services("b"), succeed).step()
+        room.clock.sleep(2)
+        assert Worker(room.services("b"), succeed).step()
+
+    Worker(replace(room.services("a"), config=config), work, lease_s=None).step()
+    assert room.round().state == "trained"
 
 
 def test_a_process_that_wakes_checks_by_itself(room: Room) -> None:

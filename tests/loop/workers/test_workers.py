@@ -21,7 +21,6 @@ from loop.config import Config, ConfigError, load
 from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
-from loop.workers.lease import LEASE_S
 from loop.workers.monitor import MonitorWorker
 from loop.workers.record import LoopRound, Opened, RoundParts, parse_record
 from loop.workers.services import Services
@@ -36,6 +35,7 @@ from streams.memory_log import MemoryLog
 from streams.state.rounds import Round, RoundStore
 from streams.state.store import StateStore
 from training.errors import HeldOutOverlap, RegistryUnavailable
+from training.testing.folder_registry import FolderRegistry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CATALOG = SkillCatalog.of(("add", "adds"), ("sub", "subtracts"))
@@ -66,6 +66,9 @@ class AbsentRegistry:
     """An MLflow that is away."""
 
     def champion(self) -> Any:
+        raise RegistryUnavailable("MLflow is away")
+
+    def start_run(self, round_id: str, run_id: str | None = None) -> str:
         raise RegistryUnavailable("MLflow is away")
 
     def download(self, version: int, to: Path) -> Any:
@@ -147,7 +150,7 @@ def test_an_event_from_the_future_is_a_dead_letter_and_moves_no_clock(tmp_path: 
     log = fold_outputs(services, [output(1), output(2, occurred_at=NOW + timedelta(days=400))])
     letters = list(log.read("student-outputs.dlq"))
     assert len(letters) == 1 and b"future" in dict(letters[0].headers)["dlq_message"]
-    assert services.store.watermark("demo", 1) == (1, NOW.timestamp())
+    assert services.store.watermarks("demo").get(1) == (1, NOW.timestamp())
 
 
 def test_a_student_that_cannot_be_sampled_now_makes_no_dead_letter(tmp_path: Path) -> None:
@@ -178,7 +181,11 @@ def test_diagnoses_of_a_teacher_outside_are_folded_and_watched(tmp_path: Path) -
     log.append([Outgoing("diagnoses", r.key, r.value, r.headers) for r in diagnoses] * 2)
     MonitorWorker(services, log).step()
     assert services.store.buckets("demo") == asked.store.buckets("demo") != {}
-    assert services.store.watermark("demo", 1) == asked.store.watermark("demo", 1) == (3, NOW.timestamp() + 2)
+    assert (
+        services.store.watermarks("demo").get(1)
+        == asked.store.watermarks("demo").get(1)
+        == (3, NOW.timestamp() + 2)
+    )
 
 
 def test_a_round_without_pool_fails_with_the_skill_and_frees_the_student(tmp_path: Path) -> None:
@@ -197,8 +204,8 @@ def test_a_curation_that_was_overtaken_writes_no_data(tmp_path: Path) -> None:
 
     def overtaken(name: str) -> None:
         if name == "curate.assemble.end":
-            services.clock.sleep(2 * LEASE_S)
-            assert services.rounds.claim("planned", "another", LEASE_S) is not None
+            services.clock.sleep(2 * services.config.rounds.lease_s)
+            assert services.rounds.claim("planned", "another", 60.0) is not None
 
     CurateWorker(dataclasses.replace(services, crash=overtaken)).step()
     held = services.rounds.get("demo-r001")
@@ -209,13 +216,14 @@ def test_a_curation_that_was_overtaken_writes_no_data(tmp_path: Path) -> None:
 def test_an_absent_registry_leaves_the_round_where_it_is(tmp_path: Path) -> None:
     services = make_services(tmp_path, teacher(), [pool_item(number) for number in range(4)])
     planned(services)
-    assert CurateWorker(services).step()
-    trainer = TrainWorker(services)
-    for failures in range(1, 6):
-        assert not trainer.step() and trainer.failures == failures
-        services.clock.sleep(60)
-    kept = services.rounds.get("demo-r001")
-    assert kept is not None and kept.state == "curated" and kept.failures == 0
+    present = dataclasses.replace(services, registry=FolderRegistry(tmp_path / "store"))
+    for state, worker in (("planned", CurateWorker(services)), ("curated", TrainWorker(services))):
+        for failures in range(1, 6):
+            assert not worker.step() and worker.failures == failures
+            services.clock.sleep(60)
+        kept = services.rounds.get("demo-r001")
+        assert kept is not None and kept.state == state and kept.failures == 0
+        CurateWorker(present).step()
 
 
 def test_a_pool_that_holds_evaluation_questions_is_refused() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.budget import BudgetExceeded, Caps, LedgerEntry, Price, Usage, left
-from graphs.chat.meter import LOOK_EVERY, Meter, Work
+from graphs.chat.meter import LOOK_EVERY_S, Meter, Work
 from streams.clock import HandClock
 from streams.state.ledger import book, entries, spent_on
 from streams.state.store import StateStore
@@ -40,7 +40,7 @@ def test_workers_that_run_at_once_share_a_days_cap(store: StateStore) -> None:
     spend(one, 3, ROUND)
     spend(one, 2)
     spend(other, 1)  # the last look was less than 10 s ago: 1.0 is spent together
-    clock.sleep(LOOK_EVERY.total_seconds())
+    clock.sleep(LOOK_EVERY_S)
     for stopped in (one, other):
         with pytest.raises(BudgetExceeded, match=r"usd_per_day: 1 spent \+ 0\.1 next would exceed 1;"):
             spend(stopped, 1)

@@ -248,9 +248,40 @@ def test_a_database_without_fences_gets_them(store_url: str) -> None:
     assert claimed.fence == 2
 
 
-def test_a_record_that_cannot_be_read_is_named(rounds: RoundStore[Note], store: StateStore) -> None:
-    rounds.open(planned(), changed("s-1"))
+def damage(store: StateStore, round_id: str) -> None:
     with store.transaction() as connection:
-        connection.execute(sa.update(tables.rounds).values(record="{damaged"))
+        connection.execute(
+            sa.update(tables.rounds).where(tables.rounds.c.round_id == round_id).values(record="{damaged")
+        )
+
+
+def test_a_record_that_cannot_be_read_is_named_and_set_aside(
+    rounds: RoundStore[Note], store: StateStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounds.open(planned(1), changed("s-1"))
+    rounds.advance(planned(1), "failed", Note(), [changed("s-1", "failed")])
+    rounds.open(planned(2), changed("s-2"))
+    rounds.open(planned(1, "other"), changed("other-1"))
+    damage(store, "s-1")
+    assert [round_.round_id for round_ in rounds.list("s")] == ["s-2"]
+    assert "round 's-1' cannot be read" in rounds.unreadable("s")["s-1"]
+    assert rounds.next_number("s") == 3
     with pytest.raises(UnreadableRecord, match="round 's-1' cannot be read"):
-        rounds.list("s")
+        rounds.get("s-1")
+    damage(store, "other-1")
+    claimed = rounds.claim("planned", "a", 10.0)
+    assert claimed is not None and claimed.round_id == "s-2"
+    rounds.list("s")
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "round s-1 is set aside",
+        "round other-1 is set aside",
+    ]
+
+
+def test_a_person_ends_a_round_that_cannot_be_read(rounds: RoundStore[Note], store: StateStore) -> None:
+    rounds.open(planned(1), changed("s-1"))
+    assert not rounds.discard("s-1"), "it can be read"
+    damage(store, "s-1")
+    assert not rounds.open(planned(2), changed("s-2")), "a newer program may be working on it"
+    assert rounds.discard("s-1") and not rounds.discard("s-1")
+    assert rounds.open(planned(2), changed("s-2"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from streams.clock import HandClock
 from streams.log import Outgoing, Partition
+from streams.state.alone import alone
 from streams.state.claims import Claim, OutboxClaims
+from streams.state.seen import SeenEvent
 from streams.state.store import (
     Batch,
     DuplicateEvents,
+    NothingStored,
     StaleOffsets,
     StateStore,
     StoreError,
@@ -29,6 +35,10 @@ P0, P1 = Partition("t", 0), Partition("t", 1)
 LETTER = Outgoing("t.dlq", b"k\x00", b"\x00\xff", (("h", b"\x00"), ("h", b"")))
 
 
+def ids(*names: str) -> list[SeenEvent]:
+    return [SeenEvent("s", name, 1) for name in names]
+
+
 def batch(expected: int = 0, to: int = 1, **more: Any) -> Batch:
     return Batch(group="g", expected={P0: expected}, offsets={P0: to}, **more)
 
@@ -36,7 +46,7 @@ def batch(expected: int = 0, to: int = 1, **more: Any) -> Batch:
 def test_a_batch_is_written_as_a_whole(store: StateStore) -> None:
     store.commit(
         batch(
-            event_ids=["a", "b"],
+            events=ids("a", "b"),
             buckets={("s", 1, "add", 7): (2, 1)},
             watermarks={("s", 1): (2, 50.0)},
             outbox=[LETTER],
@@ -55,10 +65,10 @@ def test_a_batch_is_written_as_a_whole(store: StateStore) -> None:
     )
     assert store.offsets("g") == {P0: 2}
     assert store.offsets("other") == {}
-    assert store.known(["a", "b", "c"]) == {"a", "b"}
+    assert store.known([("s", name) for name in "abc"]) == {("s", "a"), ("s", "b")}
     assert store.buckets() == {("s", 1, "add", 7): (3, 2), ("s", 1, "*", 7): (1, 0)}
     assert store.buckets("nobody") == {}
-    assert store.watermark("s", 1) == (3, 50.0)
+    assert store.watermarks("s").get(1) == (3, 50.0)
     assert [record for _, record in store.pending(10)] == [LETTER]
 
 
@@ -67,10 +77,10 @@ def test_offsets_are_compared_before_they_are_set(store: StateStore) -> None:
     for expected in (0, 4, 6):
         with pytest.raises(StaleOffsets):
             store.commit(
-                batch(expected, 9, event_ids=["late"], buckets={("s", 1, "add", 1): (1, 0)}, outbox=[LETTER])
+                batch(expected, 9, events=ids("late"), buckets={("s", 1, "add", 1): (1, 0)}, outbox=[LETTER])
             )
     assert store.offsets("g") == {P0: 5}
-    assert (store.known(["late"]), store.buckets(), store.pending(1)) == (set(), {}, [])
+    assert (store.known([("s", "late")]), store.buckets(), store.pending(1)) == (set(), {}, [])
 
 
 def test_one_stale_partition_stops_the_whole_batch(store: StateStore) -> None:
@@ -81,16 +91,16 @@ def test_one_stale_partition_stops_the_whole_batch(store: StateStore) -> None:
 
 
 def test_a_known_event_stops_the_whole_batch(store: StateStore) -> None:
-    store.commit(batch(0, 1, event_ids=["a"]))
+    store.commit(batch(0, 1, events=ids("a")))
     with pytest.raises(DuplicateEvents):
-        store.commit(batch(1, 2, event_ids=["b", "a"], buckets={("s", 1, "add", 1): (1, 0)}))
-    assert (store.offsets("g"), store.known(["b"]), store.buckets()) == ({P0: 1}, set(), {})
+        store.commit(batch(1, 2, events=ids("b", "a"), buckets={("s", 1, "add", 1): (1, 0)}))
+    assert (store.offsets("g"), store.known([("s", "b")]), store.buckets()) == ({P0: 1}, set(), {})
 
 
 @pytest.mark.parametrize(
     "refused",
     [
-        {"event_ids": ["\ud800"]},
+        {"events": [SeenEvent("s", "\ud800", 1)]},
         {"buckets": {("s", 1, "add", 2**70): (1, 0)}},
         {"buckets": {("s", 1, "\ud800", 1): (1, 0)}},
         {"ledger": [{"entry_id": "x", "student": None, "day": "d", "activity": "a", "entry": "{}"}]},
@@ -108,7 +118,7 @@ def test_values_that_can_never_be_stored_are_refused_and_not_retried(
 def test_postgres_refuses_nul_in_text_for_good(new_postgres: Callable[[], str]) -> None:
     store = StateStore(new_postgres())
     with pytest.raises(StoreRefused, match="NUL"):
-        store.commit(batch(0, 1, event_ids=["a\x00b"]))
+        store.commit(batch(0, 1, events=ids("a\x00b")))
     store.close()
 
 
@@ -127,11 +137,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_a_clear_error_and_loses_nothing(tmp_path: Path) -> None:
     store = StateStore(f"sqlite:///{tmp_path}/state.db")
-    store.commit(batch(0, 1, event_ids=["a"]))
+    store.commit(batch(0, 1, events=ids("a")))
     with store.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")
-    big = batch(1, 2, event_ids=[f"{n:0>100}" for n in range(5000)])
+    big = batch(1, 2, events=ids(*(f"{n:0>100}" for n in range(5000))))
     with pytest.raises(StoreUnavailable, match=r"full.*nothing was written"):
         store.commit(big)
     assert store.offsets("g") == {P0: 1}
@@ -156,13 +166,14 @@ def test_a_locked_database_is_unavailable_for_now(tmp_path: Path) -> None:
 
 def test_claims_of_two_relays_never_overlap(store: StateStore) -> None:
     store.commit(batch(0, 1, outbox=[Outgoing("t", b"k", str(n).encode()) for n in range(20)]))
+    clock = store.clock = HandClock(datetime(2026, 1, 1, tzinfo=UTC))
     taken: list[int] = []
     rows_of = OutboxClaims(store)
     together = threading.Barrier(4)
 
     def relay(name: str) -> None:
         together.wait()
-        while rows := rows_of.claim(Claim(name, 100.0, 130.0), {"t": "[]"}, 3):
+        while rows := rows_of.claim(Claim(name, 30.0), {"t": "[]"}, 3):
             taken.extend(row.row_id for row in rows)
 
     threads = [threading.Thread(target=relay, args=(f"relay-{n}",)) for n in range(4)]
@@ -172,8 +183,12 @@ def test_claims_of_two_relays_never_overlap(store: StateStore) -> None:
         thread.join()
     assert len(taken) == len(set(taken)) == 20
     assert rows_of.unclaimed_topics(10) == []
-    assert rows_of.reclaim(Claim("late", 129.0, 160.0), 50) == []
-    assert len(rows_of.reclaim(Claim("late", 131.0, 160.0), 50)) == 20
+    clock.sleep(29)
+    assert rows_of.reclaim(Claim("late", 30.0), 50) == []
+    clock.sleep(2)
+    assert len(rows_of.reclaim(Claim("late", 30.0), 50)) == 20
+    clock.sleep(-3600)  # of the database's server
+    assert len(rows_of.reclaim(Claim("later", 30.0), 50)) == 20
 
 
 def _open(url: str, barrier: Any) -> None:
@@ -192,6 +207,28 @@ def test_several_processes_may_open_a_new_store_at_once(store_url: str) -> None:
     assert [process.exitcode for process in processes] == [0, 0, 0]
 
 
+def test_alone_is_one_at_a_time_and_holds_up_no_other_work(store: StateStore, store_url: str) -> None:
+    inside, most, together = 0, 0, threading.Barrier(3)
+
+    def set_up() -> None:
+        nonlocal inside, most
+        own = StateStore(store_url)
+        together.wait()
+        with alone(own):
+            inside, most = inside + 1, max(most, inside + 1)
+            store.commit(Batch("g", {}, {}, ids(threading.current_thread().name)))
+            time.sleep(0.05)
+            inside -= 1
+        own.close()
+
+    threads = [threading.Thread(target=set_up, name=f"w{number}") for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1 and len(store.known([("s", f"w{number}") for number in range(3)])) == 3
+
+
 def test_concurrent_batches_add_up(store: StateStore) -> None:
     together = threading.Barrier(4)
 
@@ -201,7 +238,7 @@ def test_concurrent_batches_add_up(store: StateStore) -> None:
             keys = [("s", 1, skill, n) for skill in ("add", "sub") for n in range(10)]
             at = Partition("t", number)
             store.commit(
-                Batch("g", {at: step}, {at: step + 1}, [f"{number}-{step}"], dict.fromkeys(keys, (1, 1)))
+                Batch("g", {at: step}, {at: step + 1}, ids(f"{number}-{step}"), dict.fromkeys(keys, (1, 1)))
             )
 
     threads = [threading.Thread(target=consume, args=(number,)) for number in range(4)]
@@ -251,3 +288,11 @@ def test_an_address_that_is_not_understood_is_not_shown(url: str) -> None:
     with pytest.raises(StoreError, match=r"store\.url") as caught:
         StateStore(url)
     assert "SEC" not in str(caught.value)
+
+
+def test_a_store_that_is_only_looked_at_is_not_made(store_url: str) -> None:
+    for _ in range(2):
+        with pytest.raises(NothingStored):
+            StateStore(store_url, create=False)
+    StateStore(store_url).close()
+    StateStore(store_url, create=False).close()

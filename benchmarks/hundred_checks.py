@@ -1,0 +1,434 @@
+"""What must hold after a run of `benchmarks.hundred`, each as a check with its figures."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mlflow import MlflowClient
+
+from agent.posterior import Profile, ProfileView
+from benchmarks.hundred_world import CURSED, DRIFTING, HARMED, UNMEASURED, RatedStudent
+from loop.config import Config
+from loop.workers.record import LoopRound, open_rounds
+from streams.codec import Codec
+from streams.events import Alert, Diagnosed
+from streams.log import EventLog
+from streams.state import ledger
+from streams.state.store import StateStore
+from training.search import CHAMPION
+
+if TYPE_CHECKING:
+    from benchmarks.hundred import Faults, Traffic
+    from benchmarks.hundred_crew import Crew
+
+ENOUGH = 100
+"""Answers that a skill needs before its interval is held against the truth."""
+COVERED = (0.85, 0.95)
+"""The share of intervals that may hold the truth, give or take one standard error of a share of 0.9."""
+OTHER_ALARMS = 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether something holds, and the figures that say so."""
+
+    name: str
+    passed: bool
+    shown: str
+    figures: Mapping[str, Any]
+
+    def row(self) -> dict[str, Any]:
+        """The check for the JSON file."""
+        return {"check": self.name, "passed": self.passed, **self.figures}
+
+
+def check(name: str, passed: bool, **figures: Any) -> Check:
+    """A check, shown by its figures."""
+    shown = ", ".join(f"{key} {value}" for key, value in figures.items())
+    return Check(name, bool(passed), shown, figures)
+
+
+class Books(Protocol):
+    """What the checks of rounds and money read."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def store(self) -> StateStore: ...
+    @property
+    def rounds(self) -> Sequence[LoopRound]: ...
+    @property
+    def runs(self) -> Mapping[str, int]: ...
+    @property
+    def versions(self) -> Mapping[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run has left behind."""
+
+    config: Config
+    crew: Crew
+    traffic: Traffic
+    faults: Faults
+    store: StateStore
+    rounds: Sequence[LoopRound]
+    alerts: Sequence[Alert]
+    diagnoses: int
+    letters: int
+    rebuilt: str
+    runs: Mapping[str, int]
+    versions: Mapping[str, int]
+    champion: int
+
+    @classmethod
+    def gather(
+        cls,
+        config: Config,
+        crew: Crew,
+        store: StateStore,
+        log: EventLog,
+        traffic: Traffic,
+        faults: Faults,
+        rebuilt: subprocess.CompletedProcess[str],
+    ) -> Evidence:
+        """Read everything, once the workers have stopped."""
+        name, codec = config.student.name, Codec()
+        events = [codec.decode(record) for topic in ("alerts", "diagnoses") for record in log.read(topic)]
+        uri = f"sqlite:///{crew.root / 'mlflow.db'}"
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        experiment = client.get_experiment_by_name(name)
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
+        versions = client.search_model_versions(f"name = '{name}'")
+        champion = client.get_model_version_by_alias(name, "champion")
+        return cls(
+            config=config,
+            crew=crew,
+            traffic=traffic,
+            faults=faults,
+            store=store,
+            rounds=open_rounds(store).list(name),
+            alerts=[event for event in events if isinstance(event, Alert)],
+            diagnoses=len({event.event_id for event in events if isinstance(event, Diagnosed)}),
+            letters=sum(log.end_offsets("student-outputs.dlq").values()),
+            rebuilt=rebuilt.stdout.strip().splitlines()[-1],
+            runs=Counter(run.data.tags["round_id"] for run in runs),
+            versions=Counter(version.tags["round_id"] for version in versions),
+            champion=int(champion.version),
+        )
+
+    def ended(self, state: str) -> list[LoopRound]:
+        """The rounds that ended so."""
+        return [round_ for round_ in self.rounds if round_.state == state]
+
+    def truth(self, version: int, skill: str) -> float:
+        """The mean true miss rate of a version's answers that needed a skill."""
+        rates = self.traffic.truth.get((version, skill), [])
+        return sum(rates) / len(rates) if rates else 0.0
+
+    @cached_property
+    def students(self) -> dict[int, RatedStudent]:
+        """The champions in the order in which they were served, by version."""
+        root, served = self.crew.root, {1: RatedStudent.read(self.crew.root / "base")}
+        for round_ in self.ended("promoted"):
+            version = round_.record.need_judged().version
+            served[version] = RatedStudent.read(
+                root / "rounds" / round_.round_id / round_.record.need_trained().directory / "adapter"
+            )
+        return served
+
+    def profiles(self) -> Iterator[Profile]:
+        """The profile of each served version after its last answer, as the loop reads it."""
+        student, before = self.config.student.name, None
+        for version in self.students:
+            versions = [known for known in (before, version) if known is not None]
+            rows = {key: c for known in versions for key, c in self.store.buckets(student, known).items()}
+            buckets = [key.bucket for key in rows if key.version == version]
+            if buckets:
+                yield ProfileView(rows).read(student, version, max(buckets), self.config.profile, before)
+            before = version
+
+    def table(self) -> list[dict[str, Any]]:
+        """The rounds, one line each."""
+        return [
+            {
+                "round": round_.round_id,
+                "kind": round_.record.decision.kind,
+                "skills": list(round_.record.skills),
+                "state": round_.state,
+                "opened_at": round_.record.opened.answers,
+                "steps": round_.record.decision.steps,
+                "examples": round_.record.decision.examples,
+                "why": _why(round_),
+            }
+            for round_ in self.rounds
+        ]
+
+
+def _why(round_: LoopRound) -> str:
+    record = round_.record
+    if record.ended is not None and record.ended.error:
+        return record.ended.error
+    return record.judged.verdict.reasons[0] if record.judged else ""
+
+
+def check_all(seen: Evidence) -> list[Check]:
+    """Every check."""
+    grown = (unmeasured_is_taught,) if held_out_grows(seen.config) else ()
+    return [make(seen) for make in (*CHECKS, *grown)]
+
+
+def held_out_grows(config: Config) -> bool:
+    """Whether traffic adds to the held-out set."""
+    section = getattr(config, "heldout", None)
+    return section is not None and section.share > 0
+
+
+def promoted_on_missing_skills(seen: Evidence) -> Check:
+    """At least three rounds are promoted, all of them on skills that are truly missing."""
+    threshold = seen.config.policy.miss_threshold
+    promoted = seen.ended("promoted")
+    rates = [
+        round(seen.truth(round_.record.opened.champion, skill), 2)
+        for round_ in promoted
+        for skill in round_.record.skills
+    ]
+    passed = len(promoted) >= 3 and all(rate > threshold for rate in rates)
+    return check("rounds promoted on missing skills", passed, promoted=len(promoted), true_miss_rates=rates)
+
+
+def harm_is_rejected(seen: Evidence) -> Check:
+    """The challenger that harms another skill is rejected, and no round fails."""
+    harmful = [
+        round_
+        for round_ in seen.rounds
+        if any(t.skill == CURSED and t.strategy == "select" for t in round_.record.decision.skills)
+    ]
+    rejected, failed = seen.ended("rejected"), seen.ended("failed")
+    passed = bool(harmful) and all(round_.state == "rejected" for round_ in harmful) and not failed
+    named = sum(
+        HARMED in reason
+        for round_ in harmful
+        if round_.record.judged
+        for reason in round_.record.judged.verdict.reasons
+    )
+    return check(
+        "the harmful challenger rejected",
+        passed,
+        harmful=len(harmful),
+        reasons_that_name_the_harm=named,
+        rejected=len(rejected),
+        failed=len(failed),
+    )
+
+
+def none_repeated(seen: Evidence) -> Check:
+    """No round that was not promoted is repeated as it was."""
+    forms = [
+        (round_.state, (d.kind, frozenset(round_.record.skills), d.examples, d.steps))
+        for round_ in seen.rounds
+        for d in (round_.record.decision,)
+    ]
+    repeats = sum(
+        (form in [earlier for state, earlier in forms[:place] if state != "promoted"])
+        for place, (_, form) in enumerate(forms)
+    )
+    return check("no rejected round repeated as it was", repeats == 0, rounds=len(forms), repeats=repeats)
+
+
+def one_run_and_version(seen: Books) -> Check:
+    """One MLflow run and at most one version per round, and no run of any other."""
+    judged = {round_.round_id for round_ in seen.rounds if round_.record.judged}
+    ids = {round_.round_id for round_ in seen.rounds} | {"base"}
+    runs = [seen.runs.get(round_id, 0) for round_id in judged]
+    passed = (
+        set(runs) <= {1}
+        and max(seen.versions.values()) == 1
+        and seen.runs.keys() <= ids
+        and seen.versions.keys() <= ids
+    )
+    return check(
+        "one MLflow run, at most one version per round",
+        passed,
+        judged=len(judged),
+        runs=sum(runs),
+        versions=len(seen.versions) - 1,
+    )
+
+
+def champion_is_served(seen: Evidence) -> Check:
+    """Registry and route name the version of the last promoted round."""
+    last = max(seen.students)
+    route = seen.traffic.rounds.route(seen.config.student.name)
+    passed = route is not None and seen.champion == route[0] == last
+    return check("the champion is what is served", passed, champion=seen.champion, route=route, last=last)
+
+
+def no_skill_down(seen: Evidence) -> Check:
+    """No champion misses a skill more often than an earlier one did, by more than the gate's margin."""
+    worst, where = 0.0, ""
+    best = dict(seen.students[1].rates)
+    for version, student in seen.students.items():
+        for name, rate in student.rates.items():
+            if rate - best[name] > worst:
+                worst, where = rate - best[name], f"{name} of version {version}"
+            best[name] = min(best[name], rate)
+    margin = seen.config.gate.margin
+    return check(
+        "no skill down by more than the gate promises", worst <= margin, worst=round(worst, 3), where=where
+    )
+
+
+def money_within_caps(seen: Books) -> Check:
+    """What the ledger says was spent is within the caps of the day and of each round."""
+    entries = ledger.entries(seen.store, seen.config.student.name)
+    by_round: Counter[str] = Counter()
+    by_day: Counter[str] = Counter()
+    for entry in entries:
+        by_day[entry.day] += entry.usage.usd  # type: ignore[assignment]
+        by_round[entry.round_id or ""] += entry.usage.usd  # type: ignore[assignment]
+    rounds = [usd for round_id, usd in by_round.items() if round_id]
+    caps = seen.config.budget
+    assert caps.usd_per_day is not None and caps.usd_per_round is not None
+    day, dearest = max(by_day.values(), default=0.0), max(rounds, default=0.0)
+    passed = day <= caps.usd_per_day and dearest <= caps.usd_per_round
+    return check(
+        "money within the caps",
+        passed,
+        day=round(day, 2),
+        day_cap=caps.usd_per_day,
+        dearest_round=round(dearest, 2),
+        round_cap=caps.usd_per_round,
+        calls=sum(entry.usage.calls for entry in entries),
+    )
+
+
+def intervals_cover(seen: Evidence) -> Check:
+    """The 90 % intervals hold the true miss rate as often as they say, where there is enough evidence."""
+    inside = enough = 0
+    outside: list[str] = []
+    for profile in seen.profiles():
+        for estimate in profile.skills:
+            if estimate.raw.needed < ENOUGH:
+                continue
+            enough += 1
+            rate = seen.truth(profile.version, estimate.skill)
+            if estimate.low <= rate <= estimate.high:
+                inside += 1
+            else:
+                outside.append(
+                    f"{estimate.skill} of v{profile.version}: {rate:.3f} not in"
+                    f" {estimate.low:.3f}-{estimate.high:.3f} ({estimate.raw.needed})"
+                )
+    share = inside / enough if enough else 0.0
+    error = math.sqrt(0.9 * 0.1 / max(enough, 1))
+    passed = COVERED[0] - error <= share <= COVERED[1] + error
+    made = check(
+        "true miss rate inside the 90 % interval",
+        passed,
+        share=round(share, 3),
+        skills=enough,
+        standard_error=round(error, 3),
+    )
+    return Check(made.name, made.passed, made.shown, {**made.figures, "outside": outside})
+
+
+def drift_is_seen(seen: Evidence) -> Check:
+    """Alarms on the skills that drifted, on at most two others, each once."""
+    alarms = [alert for alert in seen.alerts if alert.kind == "miss rate"]
+    skills = {alert.skill for alert in alarms}
+    others = sorted(skills - set(DRIFTING))
+    again = [
+        key
+        for key, count in Counter((a.student_version, a.kind, a.skill) for a in alarms).items()
+        if count > 1
+    ]
+    passed = skills >= set(DRIFTING) and len(others) <= OTHER_ALARMS and not again
+    kinds = Counter(alert.kind for alert in seen.alerts)
+    return check(
+        "drift alarms on the skills that drifted",
+        passed,
+        drifted=sorted(skills & set(DRIFTING)),
+        others=others,
+        repeated=again,
+        alarms_by_kind=dict(kinds),
+    )
+
+
+def nothing_lost(seen: Evidence) -> Check:
+    """Every answer is counted once, the profile can be rebuilt, nothing was refused or left unsent."""
+    sent = seen.traffic.sent
+    counted = seen.store.answers(seen.config.student.name)
+    pending = len(seen.store.pending(1000))
+    passed = sent == counted == seen.diagnoses and not seen.letters and not pending
+    return check(
+        "nothing lost, nothing counted twice",
+        passed,
+        sent=sent,
+        counted=counted,
+        diagnoses=seen.diagnoses,
+        dead_letters=seen.letters,
+        outbox=pending,
+        rebuild=seen.rebuilt,
+    )
+
+
+def unmeasured_is_taught(seen: Evidence) -> Check:
+    """The missing skill that had no held-out questions got them from the traffic and was taught."""
+    taught = [round_ for round_ in seen.ended("promoted") if UNMEASURED in round_.record.skills]
+    items = [
+        row.items
+        for round_ in taught
+        for row in round_.record.need_judged().verdict.table
+        if row.name == UNMEASURED and row.against == CHAMPION
+    ]
+    passed = bool(items) and min(items) >= seen.config.gate.min_items
+    return check(
+        "a skill without held-out questions gets them and is taught",
+        passed,
+        skill=UNMEASURED,
+        rounds=[round_.round_id for round_ in taught],
+        held_out_items=items,
+    )
+
+
+def faults_happened(seen: Evidence) -> Check:
+    """Workers were killed and frozen as planned; the frozen train worker knows that it lost its round, and
+    no other worker ended."""
+    faults, crew = seen.faults, seen.crew
+    lost = sum(
+        f"round {round_id} is no longer" in line
+        for round_id, name in faults.frozen.items()
+        for line in crew.log_file(name).read_text().splitlines()
+    )
+    passed = faults.done and lost == 1 and crew.restarts == dict(Counter(faults.killed.values()))
+    return check(
+        "killed and frozen on the way",
+        passed,
+        killed=faults.killed,
+        frozen=faults.frozen,
+        continued=faults.continued,
+        losses_noticed=lost,
+        restarts=crew.restarts,
+    )
+
+
+CHECKS = (
+    promoted_on_missing_skills,
+    harm_is_rejected,
+    none_repeated,
+    one_run_and_version,
+    champion_is_served,
+    no_skill_down,
+    money_within_caps,
+    intervals_cover,
+    drift_is_seen,
+    nothing_lost,
+    faults_happened,
+)

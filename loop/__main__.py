@@ -1,0 +1,5 @@
+"""`python -m loop` is `skillloop`."""
+
+from loop.cli.main import main
+
+main()

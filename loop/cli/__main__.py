@@ -1,0 +1,5 @@
+"""`python -m loop.cli` is `skillloop`."""
+
+from loop.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""How users reach the student: an OpenAI-compatible gateway that captures answers as events."""

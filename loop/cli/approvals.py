@@ -109,14 +109,12 @@ def _what(asked: Asked) -> str:
 def _pending(config: Config, directory: Path) -> tuple[ApprovalStore, list[Asked]]:
     """What waits, of rounds that are still under way."""
     from loop.backends import find_store
+    from loop.workers.approve import waiting
     from loop.workers.record import open_rounds
     from streams.state.approvals import ApprovalStore
-    from streams.state.rounds import ACTIVE
 
-    store, student = find_store(config, directory.resolve()), config.student.name
-    active = {round_.round_id for round_ in open_rounds(store).list(student) if round_.state in ACTIVE}
-    approvals = ApprovalStore(store)
-    return approvals, [asked for asked in approvals.pending(student) if asked.round_id in active]
+    store = find_store(config, directory.resolve())
+    return ApprovalStore(store), waiting(store, open_rounds(store), config.student.name)
 
 
 def _asked(config: Config, directory: Path, round_id: str) -> tuple[ApprovalStore, Asked]:

@@ -19,6 +19,7 @@ from loop.backends import close, find_log, find_store
 from loop.config import Config, ConfigError
 from loop.doors import open_task, open_teacher, student_books
 from loop.tables import abstention_line, accuracy_line, coverage_line, profile_table, verdict_table
+from loop.workers.approve import waiting
 from loop.workers.decide import Decider
 from loop.workers.external import in_its_bucket
 from loop.workers.record import LoopRound, LoopRounds, open_rounds
@@ -86,6 +87,12 @@ def show_status(config: Config, root: Path, console: Console) -> None:
         )
     console.print(f"outbox: {len(store.pending(1000))} unsent", highlight=False)
     _print_unreadable(rounds, config.student.name, console)
+    for asked in waiting(store, rounds, config.student.name):
+        console.print(
+            f"waits for a person: {asked.round_id}, {asked.subject} (`skillloop approvals show"
+            f" {asked.round_id}`)",
+            highlight=False,
+        )
     for gap in TopicPositions(store).gaps(MONITOR_GROUP):
         where = f"{gap.partition.topic}[{gap.partition.number}]"
         console.print(f"gap in {where}: was at {gap.had}, read on from {gap.reads_on}", highlight=False)

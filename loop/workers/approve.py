@@ -5,10 +5,12 @@ from __future__ import annotations
 from agent.chance import ordered
 from agent.items import JsonObject
 from graphs.curate.plan import Curation
-from loop.workers.record import LoopRound
+from loop.workers.record import LoopRound, LoopRounds
 from loop.workers.services import Services
 from streams.files import text_sha256
 from streams.state.approvals import ApprovalStore, Asked, Decided, Subject
+from streams.state.rounds import ACTIVE
+from streams.state.store import StateStore
 
 SAMPLES = 20
 """Of a data set, a person is shown so many examples, drawn at random."""
@@ -39,6 +41,12 @@ def _ask(
 ) -> Decided | None:
     asked = Asked(round_.round_id, round_.student, subject, digest, services.clock.now(), shown)
     return ApprovalStore(services.store).ask(asked)
+
+
+def waiting(store: StateStore, rounds: LoopRounds, student: str) -> list[Asked]:
+    """What waits for a person, of rounds that are still under way."""
+    active = {round_.round_id for round_ in rounds.list(student) if round_.state in ACTIVE}
+    return [asked for asked in ApprovalStore(store).pending(student) if asked.round_id in active]
 
 
 def told(decided: Decided) -> str:

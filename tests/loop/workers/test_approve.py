@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from loop.cli.main import app
 from loop.config import RoundsSection
+from loop.workers.approve import waiting
 from loop.workers.curate import CurateWorker
 from loop.workers.deploy import DeployWorker
 from loop.workers.services import Services
@@ -45,6 +46,7 @@ def test_a_rounds_data_waits_for_a_person(session: Session, verb: str) -> None:
     worker = CurateWorker(services)
     assert not worker.step() and worker.waiting == "demo-r001" and state(services) == ("planned", "")
     assert "demo-r001: train on 6 examples" in said(services.root, "list")
+    assert [asked.subject for asked in waiting(services.store, services.rounds, "demo")] == ["data"]
     shown = said(services.root, "show", "demo-r001")
     assert "synthesize add" in shown and "6 of 6 examples" in shown
     asked = len(services.task.teacher.calls)  # type: ignore[attr-defined]

@@ -139,7 +139,7 @@ def test_a_round_in_training_is_left_for_the_next_worker(tmp_path: Path) -> None
         )
         for n in range(8)
     ]
-    manifest = write_dataset(run / "rounds" / round_id / DATASET, examples)
+    manifest = write_dataset(run / "rounds" / round_id / Path(DATASET).name, examples)
     target = SkillTarget(skill="add", weight=1.0, examples=8, strategy="synthesize")
     decision = Decision(kind="synthesize", skills=(target,), examples=8, steps=1000, reasons=("test",))
     record = RoundParts(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))

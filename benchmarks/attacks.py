@@ -90,6 +90,13 @@ ATTACKS = (
         (f"{A}/test_servers_that_are_away_at_the_start.py",),
     ),
     Attack(
+        3,
+        "members polled seldom after an outage",
+        "100 rebalances, no record for 3 min",
+        "at rest within 30 polls",
+        (f"{A}/test_an_expelled_member.py",),
+    ),
+    Attack(
         4,
         "topic made anew",
         "200 of 300 lost in silence",

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import warnings
@@ -86,8 +87,11 @@ class Servers:
             process.wait(20)
 
     def start_database(self) -> None:
-        """With what it had."""
-        self.database.ensure_postgres_running()
+        """With what it had. `pg_ctl` gives up after ten seconds, which a busy machine may take."""
+        for _ in range(6):
+            with contextlib.suppress(subprocess.SubprocessError):
+                self.database.ensure_postgres_running()
+                return
 
 
 @dataclass

@@ -159,7 +159,6 @@ class CampaignCrew(Crew):
 
     killed: set[int] = field(default_factory=set)
     deaths: list[Death] = field(default_factory=list)
-    adopted: int = 0
 
     def _start(self, name: str) -> None:
         own = {"SKILLLOOP_LOG__KAFKA__INSTANCE": name} if name.startswith("monitor") else {}
@@ -215,5 +214,4 @@ class CampaignCrew(Crew):
     def _obey(self, death: Death) -> None:
         match = REMEDIES.search(death.said)
         if match and match[1]:
-            self.adopted += 1
             self.command("topics", "adopt", match[1])

@@ -78,7 +78,8 @@ class Continuity:
 
     def adopt(self, topic: str) -> list[Gap]:
         """Take the topic as it is now and read on from its beginning where our offsets are outside of it or
-        of another topic; the gaps that this leaves, which stay in the store."""
+        of another topic; the gaps that this leaves, which stay in the store. Of a topic that is gone nobody
+        knows what it held: each of its partitions has a gap, those that were not begun yet too."""
         topic_id, begins, ends = (
             self._log.topic_id(topic),
             self._log.begin_offsets(topic),
@@ -87,9 +88,9 @@ class Continuity:
         anew = self._positions.topic_ids(self._group).get(topic, topic_id) != topic_id
         stored = self._store.offsets(self._group)
         gaps = [
-            Gap(partition, stored[partition], begin)
+            Gap(partition, stored.get(partition, 0), begin)
             for partition, begin in sorted(begins.items())
-            if partition in stored and (anew or not begin <= stored[partition] <= ends[partition])
+            if anew or not begin <= stored.get(partition, begin) <= ends[partition]
         ]
         self._positions.skip(self._group, topic, topic_id, gaps)
         return gaps

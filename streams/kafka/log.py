@@ -207,7 +207,7 @@ class KafkaLog:
             "heartbeat_interval_ms": max(100, ms(min(3.0, settings.session_timeout_s / 4))),
             "max_poll_interval_ms": ms(settings.max_poll_interval_s),
         }
-        return seams.claim_what_is_held(self._client(KafkaConsumer, **options))
+        return seams.keep_joins(seams.claim_what_is_held(self._client(KafkaConsumer, **options)))
 
     def create_topics(self, specs: Sequence[TopicSpec], replication: int = 1) -> list[str]:
         """Create the topics that do not exist yet; returns their names. Existing ones are left as they

@@ -65,6 +65,20 @@ def test_a_topic_made_anew_under_a_running_worker_stops_it(store: StateStore, an
     assert answers(store) == 100 + anew
 
 
+def test_what_was_in_partitions_that_nobody_had_begun_is_a_gap_too(store: StateStore) -> None:
+    """64 answers were lost without a trace (campaign, seed 8)."""
+    log = MemoryLog()
+    log.append([encode(output(1))])
+    run(loop(log, store))
+    assert len(store.offsets("g")) == 1
+    log.append([encode(output(n)) for n in range(2, 100)])  # nobody reads them
+    log.make_anew()
+    assert {gap.partition for gap in Continuity(log, store, "g").adopt(TOPIC)} == set(log.partitions([TOPIC]))
+    log.append([encode(output(n)) for n in range(200, 210)])
+    run(loop(log, store))
+    assert answers(store) == 11
+
+
 def test_records_deleted_before_they_were_read_stop_the_worker_and_are_counted(store: StateStore) -> None:
     log = MemoryLog()
     log.append([encode(output(n)) for n in range(100)])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -170,12 +171,20 @@ def report(folder: Path, activity: Activity) -> None:
 
 
 def activities(folder: Path, now: float | None = None) -> Iterator[Activity]:
-    """What the gateways that are alive have said."""
+    """What the gateways that are alive have said. One that cannot be understood (another version's) goes by
+    no table that is known here, so nothing is taken off while it lives."""
     now = time.time() if now is None else now
     for path in sorted((folder / ACTIVITY).glob("*.json")):
         body = read_json(path)
-        if body is not None and now - float(body.get("at", 0.0)) < FRESH_S:
-            yield Activity.model_validate(body)
+        try:
+            activity = Activity.model_validate(body)
+        except ValidationError:
+            with suppress(FileNotFoundError):
+                if body is not None and now - path.stat().st_mtime < FRESH_S:
+                    yield Activity(gateway=path.stem, at=now)
+        else:
+            if now - activity.at < FRESH_S:
+                yield activity
 
 
 def drained(folder: Path, revision: int, model: str, now: float | None = None) -> bool:

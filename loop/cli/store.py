@@ -26,13 +26,13 @@ def store_compact(
     """
     from datetime import UTC, date, datetime
 
-    from loop.backends import open_store, prepare
+    from loop.backends import find_store
     from loop.cli.main import load_config
     from streams.state.compaction import compact
 
     loaded = load_config(config)
     today = datetime.now(UTC).toordinal()
-    store = open_store(loaded, prepare(directory))
+    store = find_store(loaded, directory)
     try:
         window = loaded.store.keep_days if keep_days is None else keep_days
         result = compact(store, today - window, loaded.monitor.bucket_s, dry_run)

@@ -21,8 +21,9 @@ class ExternalDiagnoses:
     """A handler that folds `Diagnosed` events straight into the store's profile.
 
     What cannot be believed is refused, event by event, and becomes a dead letter with the reason: a time in
-    the future, and skills that the catalog does not have (extend the catalog and redrive them). The bucket is
-    the one of the event's time, whatever the event says.
+    the future, skills that the catalog does not have (extend the catalog and redrive them), missing skills
+    that were not needed, skills named twice. The bucket is the one of the event's time, whatever the event
+    says.
     """
 
     def __init__(self, catalog: SkillCatalog, settings: MonitorSection, clock: Clock) -> None:
@@ -45,10 +46,14 @@ class ExternalDiagnoses:
     def _refusal(self, event: Diagnosed, horizon: float) -> str | None:
         if event.occurred_at.timestamp() > horizon:
             return f"occurred_at {event.occurred_at.isoformat()} lies in the future"
-        if self._skills.issuperset(event.needed) and self._skills.issuperset(event.missing):
-            return None
-        unknown = sorted({*event.needed, *event.missing} - self._skills)
-        return f"skills that the catalog does not have: {', '.join(map(repr, unknown))}"
+        needed, missing = set(event.needed), set(event.missing)
+        if unknown := sorted((needed | missing) - self._skills):
+            return f"skills that the catalog does not have: {', '.join(map(repr, unknown))}"
+        if not missing <= needed:
+            return f"missing skills that the answer did not need: {', '.join(sorted(missing - needed))}"
+        if len(needed) + len(missing) < len(event.needed) + len(event.missing):
+            return "a skill is named twice in needed or in missing"
+        return None
 
 
 def in_its_bucket(event: EventT, bucket_s: int) -> EventT:

@@ -98,6 +98,7 @@ LOOKING = (
     ["dlq", "list"],
     ["dlq", "show", "student-outputs/0/0"],
     ["dlq", "redrive"],
+    ["store", "compact"],
 )
 
 

@@ -40,6 +40,9 @@ def event(**changes: Any) -> Diagnosed:
         ({"occurred_at": datetime(2099, 1, 1, tzinfo=UTC)}, "lies in the future"),
         ({"occurred_at": datetime(9999, 12, 31, 23, tzinfo=UTC)}, "lies in the future"),
         ({"needed": ("add", "made-up")}, "does not have: 'made-up'"),
+        ({"missing": ("gcd",)}, "did not need: gcd"),
+        ({"needed": ("add", "add")}, "named twice"),
+        ({"missing": ("add", "add")}, "named twice"),
     ],
 )
 def test_what_cannot_be_believed_is_refused_alone_and_with_its_reason(

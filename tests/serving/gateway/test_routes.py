@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from serving.routes import (
+    ACTIVITY,
     FRESH_S,
     Activity,
     Replica,
@@ -16,6 +18,7 @@ from serving.routes import (
     drained,
     report,
 )
+from streams.files import write_json
 
 
 def table(*weights: float) -> RouteTable:
@@ -64,3 +67,10 @@ def test_a_model_is_drained_when_every_living_gateway_says_so(tmp_path: Path) ->
     assert not drained(tmp_path, 2, "student-v1", now=101) and drained(tmp_path, 2, "student-v0", now=101)
     report(tmp_path, Activity(gateway="a", at=110, revision=2))
     assert drained(tmp_path, 2, "student-v1", now=102 + FRESH_S)  # b is gone
+
+
+def test_a_gateway_of_another_version_keeps_models_where_they_are(tmp_path: Path) -> None:
+    """Its file has a field that is not known here, which ended the deploy worker."""
+    write_json(tmp_path / ACTIVITY / "newer.json", {"gateway": "newer", "at": time.time(), "mood": "good"})
+    assert not drained(tmp_path, 2, "student-v1")
+    assert drained(tmp_path, 2, "student-v1", now=time.time() + 2 * FRESH_S)  # it is gone

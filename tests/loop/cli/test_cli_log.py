@@ -57,7 +57,7 @@ def test_topics_are_listed_with_their_ends(tmp_path: Path) -> None:
     assert "student-outputs.dlq" in listed
 
 
-def test_a_file_may_be_called_anything_and_its_bad_lines_hold_no_orders_for_a_terminal(
+def test_a_file_may_be_called_anything_and_bad_lines_give_a_terminal_no_orders(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "answers[b]{x}.jsonl"

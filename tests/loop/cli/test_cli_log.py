@@ -57,6 +57,15 @@ def test_topics_are_listed_with_their_ends(tmp_path: Path) -> None:
     assert "student-outputs.dlq" in listed
 
 
+def test_a_file_may_be_called_anything_and_bad_lines_give_a_terminal_no_orders(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "answers[b]{x}.jsonl"
+    file.write_text(json.dumps({"\x9b2J": 1, "occurred_at": "2026-01-01T00:00:00Z"}))
+    result = run(ingest_app, file, "--dir", tmp_path, expect=2)
+    assert "1 bad lines" in result.output and "\x9b" not in result.output
+
+
 def test_a_file_is_ingested_and_bad_lines_set_the_exit_status(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text(output(1).model_dump_json() + "\n" + output(2).model_dump_json() + "\noops\n")

@@ -11,7 +11,7 @@ from loop.cli.log import DEFAULT_DIR, ConfigOption, DirOption
 
 if TYPE_CHECKING:
     from loop.config import Config
-    from streams.state.approvals import ApprovalStore, Asked
+    from streams.state.approvals import ApprovalAsked, ApprovalStore
 
 approvals_app = typer.Typer(
     no_args_is_help=True, help="What waits for a person: a round's data, or a version that is to be deployed."
@@ -100,13 +100,13 @@ def _decide(
     typer.echo(f"{round_id}: {_what(asked)}: {'approved' if approved else 'rejected'}")
 
 
-def _what(asked: Asked) -> str:
+def _what(asked: ApprovalAsked) -> str:
     if asked.subject == "deploy":
         return f"deploy version {asked.shown['version']}"
     return f"train on {asked.shown['examples']} examples"
 
 
-def _pending(config: Config, directory: Path) -> tuple[ApprovalStore, list[Asked]]:
+def _pending(config: Config, directory: Path) -> tuple[ApprovalStore, list[ApprovalAsked]]:
     """What waits, of rounds that are still under way."""
     from loop.backends import find_store
     from loop.workers.approve import waiting
@@ -117,7 +117,7 @@ def _pending(config: Config, directory: Path) -> tuple[ApprovalStore, list[Asked
     return ApprovalStore(store), waiting(store, open_rounds(store), config.student.name)
 
 
-def _asked(config: Config, directory: Path, round_id: str) -> tuple[ApprovalStore, Asked]:
+def _asked(config: Config, directory: Path, round_id: str) -> tuple[ApprovalStore, ApprovalAsked]:
     from loop.config import ConfigError
 
     approvals, waiting = _pending(config, directory)

@@ -61,7 +61,7 @@ class LiveDemoFailed(LoopError):
 
 
 @dataclass
-class Seen:
+class LiveAnswers:
     """What the users have seen since the traffic drifted: answers and right ones, by the model's name in the
     reply."""
 
@@ -87,7 +87,7 @@ class Users:
         self._traffic = Traffic(
             config.seed, (Phase(0, ORIGINAL, "original"), Phase(self._drift, FIRST_SHIFT, "shift 1"))
         )
-        self.seen = Seen()
+        self.seen = LiveAnswers()
 
     def ask(self, console: Console) -> int:
         """Ask until a promoted version has given `AFTER` answers; how many questions that took. Raises
@@ -198,7 +198,7 @@ def run_live(root: Path, vllm: Path, console: Console) -> dict[str, object]:
     return _figures(users.seen, asked, time.monotonic() - began)
 
 
-def _figures(seen: Seen, asked: int, seconds: float) -> dict[str, object]:
+def _figures(seen: LiveAnswers, asked: int, seconds: float) -> dict[str, object]:
     accuracy = {
         str(seen.versions.get(model, 0)): [seen.right[model], count] for model, count in seen.answers.items()
     }

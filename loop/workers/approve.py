@@ -8,7 +8,7 @@ from graphs.curate.plan import Curation
 from loop.workers.record import LoopRound, LoopRounds
 from loop.workers.services import Services
 from streams.files import text_sha256
-from streams.state.approvals import ApprovalStore, Asked, Decided, Subject
+from streams.state.approvals import ApprovalAsked, ApprovalStore, Decided, Subject
 from streams.state.rounds import ACTIVE
 from streams.state.store import StateStore
 
@@ -39,11 +39,11 @@ def ask_to_deploy(services: Services, round_: LoopRound) -> Decided | None:
 def _ask(
     services: Services, round_: LoopRound, subject: Subject, digest: str, shown: JsonObject
 ) -> Decided | None:
-    asked = Asked(round_.round_id, round_.student, subject, digest, services.clock.now(), shown)
+    asked = ApprovalAsked(round_.round_id, round_.student, subject, digest, services.clock.now(), shown)
     return ApprovalStore(services.store).ask(asked)
 
 
-def waiting(store: StateStore, rounds: LoopRounds, student: str) -> list[Asked]:
+def waiting(store: StateStore, rounds: LoopRounds, student: str) -> list[ApprovalAsked]:
     """What waits for a person, of rounds that are still under way."""
     active = {round_.round_id for round_ in rounds.list(student) if round_.state in ACTIVE}
     return [asked for asked in ApprovalStore(store).pending(student) if asked.round_id in active]

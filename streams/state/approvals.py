@@ -18,7 +18,7 @@ Subject = Literal["data", "deploy"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ApprovalAsked:
     """A question to a person: whether a round's data may be trained on, or its version be deployed. `shown`
     is what the person sees (plain JSON), `digest` names what the decision is about."""
 
@@ -45,7 +45,7 @@ class ApprovalStore:
     def __init__(self, store: StateStore) -> None:
         self._store = store
 
-    def ask(self, asked: Asked) -> Decided | None:
+    def ask(self, asked: ApprovalAsked) -> Decided | None:
         """The decision; None while there is none. Asking again changes nothing."""
         table = tables.approvals
         row = {
@@ -66,7 +66,7 @@ class ApprovalStore:
             connection.execute(table.update().where(this).values(**row, **undecided))
         return None
 
-    def pending(self, student: str) -> list[Asked]:
+    def pending(self, student: str) -> list[ApprovalAsked]:
         """What waits for a decision, oldest first."""
         table = tables.approvals.c
         query = sa.select(tables.approvals).where(table.student == student, table.approved.is_(None))
@@ -74,7 +74,7 @@ class ApprovalStore:
             rows = connection.execute(query.order_by(table.asked, table.round_id)).all()
         return [_asked(row) for row in rows]
 
-    def decide(self, asked: Asked, decided: Decided) -> bool:
+    def decide(self, asked: ApprovalAsked, decided: Decided) -> bool:
         """Write a decision; False when somebody has decided already, or something else is asked by now."""
         table = tables.approvals
         with self._store.transaction() as connection:
@@ -91,9 +91,9 @@ class ApprovalStore:
         return written.rowcount == 1
 
 
-def _asked(row: Any) -> Asked:
+def _asked(row: Any) -> ApprovalAsked:
     at = datetime.fromisoformat(row.asked)
-    return Asked(row.round_id, row.student, row.subject, row.digest, at, json.loads(row.shown))
+    return ApprovalAsked(row.round_id, row.student, row.subject, row.digest, at, json.loads(row.shown))
 
 
 def _decision(row: Any) -> Decided | None:

@@ -16,7 +16,7 @@ from loop.workers.curate import CurateWorker
 from loop.workers.deploy import DeployWorker
 from loop.workers.services import Services
 from loop.workers.train import TrainWorker
-from streams.state.approvals import ApprovalStore, Asked, Decided
+from streams.state.approvals import ApprovalAsked, ApprovalStore, Decided
 from tests.loop.workers.conftest import NOW, House, judged
 from tests.loop.workers.test_curate import session as session
 
@@ -82,7 +82,7 @@ def test_a_deployment_waits_for_a_person(house: House, verb: str) -> None:
 
 def test_a_decision_is_of_what_was_asked(session: Session) -> None:
     approvals = ApprovalStore(session("policy").store)
-    asked = Asked("demo-r001", "demo", "data", "one", NOW, {"examples": 1})
+    asked = ApprovalAsked("demo-r001", "demo", "data", "one", NOW, {"examples": 1})
     assert approvals.ask(asked) is None and approvals.ask(asked) is None
     yes, no = Decided(True, "ann", "fine"), Decided(False, "bob", "not fine")
     assert approvals.decide(asked, yes) and not approvals.decide(asked, no)

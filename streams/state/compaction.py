@@ -30,7 +30,9 @@ class Compaction:
     buckets: int
 
 
-def compact(store: StateStore, from_day: int, bucket_s: int, dry_run: bool = False) -> Compaction:
+def compact(
+    store: StateStore, from_day: int, bucket_s: int, dry_run: bool = False, piece: int = PIECE
+) -> Compaction:
     """Forget what lies before `from_day`, or before the boundary of an earlier compaction if that is later.
 
     Buckets of the served versions and of the versions before them stay, and so do those of students without a
@@ -47,7 +49,7 @@ def compact(store: StateStore, from_day: int, bucket_s: int, dry_run: bool = Fal
         events = _count(tables.seen_events, old_ids, connection)
         buckets = _count(tables.buckets, old_buckets, connection)
     if not dry_run:
-        _delete_ids(store, old_ids)
+        _delete_ids(store, old_ids, piece)
         with store.transaction() as connection:
             connection.execute(tables.buckets.delete().where(old_buckets))
     return Compaction(day, events, buckets)
@@ -88,8 +90,8 @@ def _count(table: sa.Table, condition: sa.ColumnElement[bool], connection: sa.Co
     )
 
 
-def _delete_ids(store: StateStore, old: sa.ColumnElement[bool]) -> None:
-    """In pieces of the primary key, so that workers wait for none of them long."""
+def _delete_ids(store: StateStore, old: sa.ColumnElement[bool], size: int) -> None:
+    """In pieces of `size` rows along the primary key, so that workers wait for none of them long."""
     table = tables.seen_events
     key = sa.tuple_(table.c.source, table.c.event_id)
     after: tuple[str, str] | None = None
@@ -97,7 +99,7 @@ def _delete_ids(store: StateStore, old: sa.ColumnElement[bool]) -> None:
         rest = sa.true() if after is None else key > sa.tuple_(*map(sa.literal, after))
         piece = sa.select(table.c.source, table.c.event_id).where(rest).order_by(*key.clauses)
         with store.transaction() as connection:
-            last = connection.execute(piece.offset(PIECE - 1).limit(1)).one_or_none()
+            last = connection.execute(piece.offset(size - 1).limit(1)).one_or_none()
             upto = sa.true() if last is None else key <= sa.tuple_(*map(sa.literal, last))
             connection.execute(table.delete().where(rest, upto, old))
         if last is None:

@@ -89,7 +89,7 @@ class Servers:
     def start_database(self) -> None:
         """With what it had. `pg_ctl` gives up after ten seconds, which a busy machine may take."""
         for _ in range(6):
-            with contextlib.suppress(subprocess.SubprocessError):
+            with contextlib.suppress(subprocess.SubprocessError, AssertionError):
                 self.database.ensure_postgres_running()
                 return
 

@@ -97,6 +97,11 @@ class MlflowRuns:
         with translated(f"finish run {run_id}"):
             self._client.set_terminated(run_id, status)
 
+    def drop_run(self, run_id: str) -> None:
+        """Delete a run that no round is tied to (MLflow keeps it until `mlflow gc`)."""
+        with translated(f"drop run {run_id}"):
+            self._client.delete_run(run_id)
+
     def describe_run(self, run_id: str, note: str, tags: Mapping[str, str]) -> None:
         """Write the description of a run's page (Markdown) and its tags."""
         rows = [RunTag(key, value) for key, value in {MLFLOW_RUN_NOTE: note, **tags}.items()]

@@ -56,6 +56,9 @@ class FolderRegistry:
     def finish_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         self.runs[run_id].status = status
 
+    def drop_run(self, run_id: str) -> None:
+        del self.runs[run_id]
+
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         known = self.runs[run_id].params
         for name, value in params.items():

@@ -33,6 +33,7 @@ from streams.events import RoundChanged
 from streams.state.rounds import Round, RoundConflict, RoundStore
 from streams.state.store import StateStore
 from training.errors import DatasetError, TrainingError
+from training.testing.folder_registry import FakeRun, FolderRegistry
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TRAINED = Trained(adapter_sha256="a", tokens=1, loss=0.5, parent=1)
@@ -242,6 +243,33 @@ def test_a_process_that_wakes_checks_by_itself(room: Room) -> None:
     time.sleep(0.15)
     with pytest.raises(RoundConflict):
         lease.check()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_of_two_runs_begun_at_once_one_is_left(room: Room, lost: bool, tmp_path: Path) -> None:
+    """Two workers looked for the round's run before either had begun one; one of them has lost its lease."""
+
+    class Slow(FolderRegistry):
+        """Between looking for the run and creating it the other worker does both."""
+
+        def start_run(self, round_id: str, run_id: str | None = None) -> str:
+            if run_id is None and not self.runs:
+                self.runs["theirs"] = FakeRun(round_id)
+                theirs = room.rounds.claim("planned", "b", 60.0) if lost else room.rounds.get(round_id)
+                assert theirs is not None
+                room.rounds.bind_run(theirs, "theirs")
+            return super().start_run(round_id, run_id)
+
+    registry, bound = Slow(tmp_path / "registry"), list[str]()
+
+    def work(worker: RoundWorker, round_: LoopRound, lease: Lease) -> None:
+        if lost:
+            room.clock.sleep(100)
+        bound.append(worker.run_of(round_))
+
+    Worker(replace(room.services("a"), registry=registry), work).step()
+    assert registry.runs.keys() == {"theirs"}
+    assert bound == ([] if lost else ["theirs"])
 
 
 def test_long_work_keeps_its_lease(room: Room) -> None:

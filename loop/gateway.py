@@ -10,7 +10,7 @@ from rich.console import Console
 
 from loop.backends import open_log, prepare
 from loop.config import Config
-from serving.gateway.serve import GatewayServer
+from serving.gateway.serve import GatewayServer, closing_s
 from serving.settings import GatewaySettings
 
 
@@ -26,9 +26,20 @@ def run_gateway(config: Config, root: Path, console: Console) -> None:
     server.run(lambda: console.print(_told(config, server), highlight=False))
 
 
+def drain_s(config: Config) -> float:
+    """How long `gateway_beside` may take to close: its users' requests and its spool, in seconds."""
+    settings = _beside(config)
+    return closing_s(settings) if settings else 0.0
+
+
+def _beside(config: Config) -> GatewaySettings | None:
+    settings = config.gateway
+    return settings if settings and settings.capture == "gateway" else None
+
+
 def gateway_beside(config: Config, root: Path, console: Console) -> AbstractContextManager[object]:
     """The gateway in a thread where `[gateway]` is configured and captures; else nothing."""
-    if config.gateway is None or config.gateway.capture == "external":
+    if _beside(config) is None:
         return nullcontext()
     server = open_gateway(config, root)
     console.print(_told(config, server), highlight=False)

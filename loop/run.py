@@ -14,7 +14,7 @@ from rich.console import Console
 from loop.backends import open_log, prepare
 from loop.config import Config, ConfigError
 from loop.embedded import Embedded
-from loop.gateway import gateway_beside
+from loop.gateway import drain_s, gateway_beside
 from loop.stopping import Stop, WorkerStopped
 from loop.wiring import open_services, round_workers, set_up_student
 from loop.workers.live import Switch, lead_users, set_route
@@ -46,7 +46,7 @@ def run_up(config: Config, root: Path, once: bool, listen: Listener, console: Co
     root = prepare(root)
     logger.info("starting the loop of student %r in %s; Ctrl-C stops it", config.student.name, root)
     with (
-        Stop() as stop,
+        Stop(drain_s(config)) as stop,
         _opened(config, root, stop, once, listen) as services,
         _patiently(partial(open_log, config, root), stop, once) as log,
     ):
@@ -57,7 +57,10 @@ def run_up(config: Config, root: Path, once: bool, listen: Listener, console: Co
                 _to_the_end(services, log, embedded.monitor, embedded.catch_up, console)
             else:
                 with gateway_beside(config, root, console):
-                    _until_stopped(embedded.step, stop)
+                    try:
+                        _until_stopped(embedded.step, stop)
+                    finally:
+                        stop.spare()
         finally:
             embedded.monitor.loop.close()
 

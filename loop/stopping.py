@@ -6,6 +6,9 @@
    as after a crash, which costs nothing but its unfinished part, and its round is given back.
 3. After `LIMIT_S` the process ends: threads that wait for a server, or a library that waits for the network,
    cannot be interrupted. State survives that as it survives a kill.
+
+A process that also serves users has longer: what is closed after `Stop.spare` is not interrupted, and the end
+of 3 comes `drain_s` later.
 """
 
 from __future__ import annotations
@@ -38,10 +41,14 @@ class Stop:
     A thread acts on the signals, which Python writes to a socket wherever the main thread is. A handler would
     run in the main thread: not at all while that is in a library, and for good when it sets an event for
     whose lock that thread just holds.
+
+    `drain_s`: how long the requests of users may take beyond that (`serving.gateway.serve.closing_s`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, drain_s: float = 0.0) -> None:
         self.event = threading.Event()
+        self._drain_s = drain_s
+        self._spared = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -70,6 +77,11 @@ class Stop:
             os._exit(0)
         return kind is not None
 
+    def spare(self) -> None:
+        """From here to the end of its block the main thread is not interrupted any more: what it closes has
+        its own bounds."""
+        self._spared = True
+
     def _attend(self) -> None:
         with self._signals as signals:  # open to the end: Python complains of signals that it cannot write
             while (byte := signals.recv(1)) and byte[0] not in (signal.SIGINT, signal.SIGTERM):
@@ -79,13 +91,14 @@ class Stop:
             self.event.set()
             time.sleep(GRACE_S)
             os.kill(os.getpid(), signal.SIGALRM)
-            time.sleep(LIMIT_S - GRACE_S)
-            _end_process()
+            time.sleep(LIMIT_S - GRACE_S + self._drain_s)
+            _end_process(LIMIT_S + self._drain_s)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        raise WorkerStopped
+        if not self._spared:
+            raise WorkerStopped
 
 
-def _end_process() -> None:
-    logger.warning("told to stop %g s ago and still waiting: ending this process, nothing is lost", LIMIT_S)
+def _end_process(waited_s: float) -> None:
+    logger.warning("told to stop %g s ago and still waiting: ending this process, nothing is lost", waited_s)
     os._exit(0)

@@ -34,6 +34,11 @@ BEAT_S = 0.5
 GRACE_S = 30.0
 
 
+def closing_s(settings: GatewaySettings) -> float:
+    """How long a gateway may take to close, in seconds: the requests under way, then its spool."""
+    return GRACE_S + settings.captured.drain_s
+
+
 class GatewayServer:
     """Serves users from `folder`, in which the deployer writes the route table and the spool lies.
 

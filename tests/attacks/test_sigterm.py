@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from agent.budget import Usage
@@ -21,6 +24,9 @@ from graphs.curate.plan import CurationReport
 from loop.workers.curate import DATASET
 from loop.workers.decide import changed
 from loop.workers.record import Curated, Opened, RoundParts, open_rounds
+from serving.http import HttpServer
+from serving.routes import Replica, RouteFile, RouteTable, Share
+from serving.testing.replica import ScriptedReplica
 from streams.state.rounds import Round
 from streams.state.store import StateStore
 from training.mix import write_dataset
@@ -117,6 +123,28 @@ def test_a_monitor_without_mlflow_says_what_it_waits_for_and_ends_in_time(tmp_pa
         until(lambda: "waiting, next attempt" in err.read_text(), process, err)
         assert "127.0.0.1:9" in err.read_text()
         ends(process, err)
+
+
+@pytest.mark.slow
+def test_a_user_whose_answer_is_under_way_gets_it_to_its_end(tmp_path: Path) -> None:
+    """`skillloop gateway` drained; `skillloop up` cut its users off after 4 s."""
+    run, err = tmp_path / "run", tmp_path / "err"
+    replica = ScriptedReplica({"student-v1"}, latency_s=7.0)
+    with HttpServer(replica, "127.0.0.1", 0) as server, ThreadPoolExecutor(1) as user:
+        share = Share(version=1, model="student-v1")
+        table = RouteTable(student="demo", shares=(share,), replicas=(Replica(url=server.url),))
+        RouteFile(run).write(table)
+        file = config(tmp_path, "[gateway]\nport = 0\n")
+        with started([COMMAND, "up", "--dir", run, "--config", file], err) as process:
+            until(lambda: "is served at" in err.read_text(), process, err)
+            address = re.search(r"http://\S+/v1", err.read_text())
+            assert address is not None
+            question = {"model": "demo", "messages": [{"role": "user", "content": "2+2?"}]}
+            asked = user.submit(httpx.post, f"{address[0]}/chat/completions", json=question, timeout=30)
+            until(lambda: replica.bodies, process, err)
+            process.send_signal(signal.SIGTERM)
+            assert asked.result().status_code == 200
+            assert process.wait(ALLOWED_S) == 0, err.read_text()[-3000:]
 
 
 @pytest.mark.slow

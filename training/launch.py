@@ -4,7 +4,10 @@ the worker, and several devices share a round.
 The children run `training.launched` under torchrun, which `accelerate launch` calls as well, or under a
 command of the user's (`LaunchSettings.command`). On their standard output progress comes as JSON behind
 `MARK`; everything else goes to `launch.log` in the round's directory. Their standard input is a pipe from
-this process: when this process dies the pipe ends, and so do they.
+this process: when this process dies the pipe ends, and so do they. A round that is stopped (`StopTraining`)
+is asked to by the file `STOP`: the children save a checkpoint after their present step and end. A launcher
+that is killed with this process (systemd's default) or a step that outlives the worker costs the steps since
+the last checkpoint, `save_every` at most.
 """
 
 from __future__ import annotations
@@ -29,11 +32,12 @@ from streams.files import read_json, write_text
 from training.errors import TrainingError
 from training.settings import LaunchSettings, SftSettings
 from training.sft import begin, finished_result
-from training.trainer import Progress, TrainedAdapter, TrainingJob, unwatched
+from training.trainer import Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 MARK = "skillloop-progress "
 JOB = "launch.json"
 FAILURE = "launch-failed.json"
+STOP = "launch-stop"
 LOG = "launch.log"
 GRACE_S = 5.0  # between asking the children to end and killing them
 SHOWN_LINES = 15
@@ -60,14 +64,15 @@ class LaunchTrainer:
         done = begin(self.settings, job)
         if done is not None:
             return done
-        (job.out_dir / FAILURE).unlink(missing_ok=True)
+        for name in (FAILURE, STOP):
+            (job.out_dir / name).unlink(missing_ok=True)
         absolute = {"base_dir": job.base_dir.resolve(), "out_dir": job.out_dir.resolve()}
         text = {
             "settings": self.settings.model_dump(mode="json"),
             "job": JOBS.dump_python(job, mode="json") | {key: str(path) for key, path in absolute.items()},
         }
         write_text(job.out_dir / JOB, json.dumps(text))
-        tail = _attend(self._command(job.out_dir / JOB), job.out_dir / LOG, on_progress)
+        tail = _attend(self._command(job.out_dir / JOB), job.out_dir, on_progress)
         result = finished_result(job.out_dir)
         if result is None:
             raise _reason(job.out_dir, tail)
@@ -79,20 +84,28 @@ class LaunchTrainer:
         return [*(self.launch.command or torchrun), "-m", "training.launched", str(job_file.resolve())]
 
 
-def _attend(command: list[str], log_file: Path, on_progress: Progress) -> list[str]:
-    """Run the children to their end and report their progress; the last lines of their other output."""
+def _attend(command: list[str], out_dir: Path, on_progress: Progress) -> list[str]:
+    """Run the children to their end and report their progress; the last lines of their other output. Raises
+    `StopTraining` when they have ended because progress raised it."""
     tail: deque[str] = deque(maxlen=SHOWN_LINES)
-    with _children(command) as children, log_file.open("a", encoding="utf-8") as log:
+    stopped: StopTraining | None = None
+    with _children(command) as children, (out_dir / LOG).open("a", encoding="utf-8") as log:
         assert children.stdout is not None
         for line in children.stdout:
-            if line.startswith(MARK):
-                step, total, loss = json.loads(line.removeprefix(MARK))
-                on_progress(step, total, loss)
-            else:
+            if not line.startswith(MARK):
                 log.write(line)
                 log.flush()
                 tail.append(line.rstrip())
+            elif stopped is None:
+                step, total, loss = json.loads(line.removeprefix(MARK))
+                try:
+                    on_progress(step, total, loss)
+                except StopTraining as exc:
+                    stopped = exc
+                    (out_dir / STOP).touch()
         children.wait()
+    if stopped is not None:
+        raise stopped
     return list(tail)
 
 

@@ -8,12 +8,15 @@ import sys
 import threading
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
+
 from serving.adapter_files import CorruptAdapter
 from streams.files import write_text
 from training.errors import TrainingError
-from training.launch import FAILURE, JOBS, MARK, ChildFailure
+from training.launch import FAILURE, JOBS, MARK, STOP, ChildFailure
 from training.settings import SftSettings
 from training.sft import train_begun
+from training.trainer import StopTraining
 
 FAILED = 1
 ORPHANED = 3
@@ -31,14 +34,25 @@ def main() -> int:
         if first:
             sys.stdout.write(MARK + json.dumps([step, total, loss]) + "\n")
             sys.stdout.flush()
+        if _asked_to_stop(job.out_dir):
+            raise StopTraining
 
     try:
         train_begun(settings, job, report)
+    except StopTraining:
+        return 0
     except (TrainingError, CorruptAdapter) as exc:
         failure = ChildFailure(error=type(exc).__name__, message=str(exc))
         write_text(job.out_dir / FAILURE, failure.model_dump_json())
         return FAILED
     return 0
+
+
+def _asked_to_stop(out_dir: Path) -> bool:
+    """Whether the worker stops the round; the first process looks, so that all of them end at one step."""
+    asked = [(out_dir / STOP).exists()]
+    broadcast_object_list(asked)
+    return asked[0]
 
 
 def _end_with_parent() -> None:

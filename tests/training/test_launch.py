@@ -17,7 +17,7 @@ from training.errors import DatasetError, TrainingError
 from training.launch import LOG, LaunchTrainer
 from training.settings import LaunchSettings, SftSettings
 from training.sft import SftTrainer
-from training.trainer import TrainingJob
+from training.trainer import StopTraining, TrainingJob
 
 SETTINGS = SftSettings(lora_r=2, lora_alpha=4, lr=5e-3, save_every=2, report_every=1)
 TWO = LaunchTrainer(SETTINGS, LaunchSettings(processes=2))
@@ -52,6 +52,22 @@ def test_two_processes_share_a_round_and_it_survives_their_death(job: TrainingJo
     assert not _workers(killed.out_dir)
     resumed = TWO.train(killed, lambda step, total, loss: reports.append(step))
     assert resumed.sha256 == together.sha256 and reports[0] > 1
+
+
+@pytest.mark.long
+def test_a_round_that_is_stopped_keeps_what_was_trained(job: TrainingJob) -> None:
+    """The steps since the last checkpoint were lost, `save_every` at most."""
+    trainer = LaunchTrainer(SETTINGS.model_copy(update={"save_every": 0}), LaunchSettings(processes=2))
+    long, reports = replace(job, steps=200), list[int]()
+
+    def stop(step: int, total: int, loss: float) -> None:
+        raise StopTraining
+
+    with pytest.raises(StopTraining):
+        trainer.train(long, stop)
+    assert not _workers(long.out_dir)
+    resumed = trainer.train(long, lambda step, total, loss: reports.append(step))
+    assert reports[0] > 1 and reports == list(range(reports[0], 201)) and resumed.steps == 200
 
 
 def test_what_a_child_says_comes_through(job: TrainingJob) -> None:

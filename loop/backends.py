@@ -20,7 +20,14 @@ class UnusableDirectory(ConfigError):
 
 
 class NothingThere(ConfigError):
-    """There is no run where a command was told to look."""
+    """There is no run where a command was told to look, or to change one."""
+
+    def __init__(self, what: str, root: Path, why: str = "") -> None:
+        because = f" ({why})" if why else ""
+        super().__init__(
+            f"there is no {what} in {root}{because}; name a run's folder with --dir"
+            f" (`skillloop up --dir {root}` begins one there)"
+        )
 
 
 def prepare(root: Path) -> Path:
@@ -72,7 +79,7 @@ def open_store(config: Config, root: Path) -> StateStore:
 def find_log(config: Config, root: Path) -> EventLog:
     """The configured event log for a command that only looks: makes nothing. Raises `NothingThere`."""
     if config.log.kind == "local" and not (root / "log.db").is_file():
-        raise NothingThere(f"there is no event log in {root}; name a run's folder with --dir")
+        raise NothingThere("event log", root)
     return open_log(config, root, None)
 
 
@@ -83,7 +90,7 @@ def find_store(config: Config, root: Path) -> StateStore:
     try:
         return StateStore(_address(config.store, root), create=False)
     except NothingStored as exc:
-        raise NothingThere(f"there is no run in {root} ({exc}); name a run's folder with --dir") from exc
+        raise NothingThere("run", root, str(exc)) from exc
 
 
 def close(opened: object) -> None:

@@ -130,6 +130,14 @@ def ingest(
         raise IngestError(f"cannot read {path}: {exc}") from exc
 
 
+def check_readable(path: Path) -> None:
+    """Raises `IngestError` for a file that cannot be read."""
+    try:
+        path.open("rb").close()
+    except OSError as exc:
+        raise IngestError(f"cannot read {path}: {exc}") from exc
+
+
 def preview(path: Path, defaults: Defaults) -> Ingested:
     """What `ingest` would do with the whole of `path`; nothing is written. Raises `IngestError`."""
     done = Ingested()

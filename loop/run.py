@@ -16,7 +16,7 @@ from loop.config import Config, ConfigError
 from loop.embedded import Embedded
 from loop.gateway import drain_s, gateway_beside
 from loop.stopping import Stop, WorkerStopped
-from loop.wiring import open_services, round_workers, set_up_student
+from loop.wiring import check_run, open_services, round_workers, set_up_student
 from loop.workers.live import Switch, lead_users, set_route
 from loop.workers.messages import Listener
 from loop.workers.monitor import MonitorWorker
@@ -180,9 +180,10 @@ def _until_stopped(step: Callable[[], bool], stop: Stop) -> None:
 
 
 def promote_version(config: Config, root: Path, version: int, switch: Switch, console: Console) -> None:
-    """Make a version the champion, without the gate."""
-    with open_services(config, prepare(root)) as services:
-        set_up_student(services)
+    """Make a version the champion, without the gate. Raises `NothingThere` where no run has begun."""
+    root = root.resolve()
+    check_run(config, root)
+    with open_services(config, root) as services:
         services.load(version)
         services.registry.promote(version)
         _route(services, version, switch, console)
@@ -190,9 +191,10 @@ def promote_version(config: Config, root: Path, version: int, switch: Switch, co
 
 def roll_back(config: Config, root: Path, switch: Switch, console: Console, to: int | None = None) -> None:
     """Make the previous champion, or version `to`, the champion again; a rollback that was interrupted is
-    finished. Raises `ConfigError` when there is none."""
-    with open_services(config, prepare(root)) as services:
-        set_up_student(services)
+    finished. Raises `ConfigError` when there is none, `NothingThere` where no run has begun."""
+    root = root.resolve()
+    check_run(config, root)
+    with open_services(config, root) as services:
         registry, route = services.registry, services.rounds.route(services.student)
         champion = registry.champion().version
         served = route[0] if route else champion

@@ -6,9 +6,10 @@ import logging
 import os
 import secrets
 import socket
+from contextlib import closing
 from pathlib import Path
 
-from loop.backends import open_store
+from loop.backends import NothingThere, find_store, open_store
 from loop.config import Config
 from loop.doors import open_engine, open_registry, open_task, open_trainer
 from loop.workers.curate import CurateWorker
@@ -69,6 +70,17 @@ def set_up_student(services: Services) -> None:
         base = services.registry.register_base(services.task.base_dir)
         if services.rounds.route(services.student) is None:
             set_route(services, base.version, Switch(reason="the student is set up"))
+
+
+def check_run(config: Config, root: Path) -> None:
+    """Check that a command that changes a run is told one that has begun; nothing is made. Raises
+    `NothingThere`."""
+    with closing(find_store(config, root)) as store:
+        if open_rounds(store).route(config.student.name) is None:
+            raise NothingThere("run", root, f"student {config.student.name!r} was never set up")
+    embedded = config.registry.kind == "mlflow" and not config.registry.mlflow.tracking_uri
+    if embedded and not (root / "mlflow.db").is_file():
+        raise NothingThere("registry", root)
 
 
 def round_workers(services: Services) -> tuple[RoundWorker, ...]:

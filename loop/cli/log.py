@@ -140,13 +140,14 @@ def ingest(
 
     from loop.backends import prepare
     from loop.cli.main import load_config
-    from loop.ingest import Defaults, ingest, preview
+    from loop.ingest import Defaults, check_readable, ingest, preview
 
     loaded = load_config(config)
     defaults = Defaults(loaded.student.name, version, loaded.ingest.models)
     if dry_run:
         _show_ingested(preview(file, defaults), "would be written")
         return
+    check_readable(file)  # before the log is made
     name = TextColumn("{task.description}", markup=False)  # a file may be called anything
     with (
         _open(directory, config) as log,

@@ -58,7 +58,8 @@ def stat(
 
     loaded = load_stat(config, os.environ)
     console = open_console()
-    pipeline.check_stage(until)
+    for name in (until, first or until):
+        pipeline.check_stage(name)
     with Watch(console) as watch, open_bench(loaded, run, _strategy(strategy), watch.progress) as bench:
         if first is not None:
             pipeline.forget_from(bench, first)

@@ -12,6 +12,7 @@ import pytest
 from loop.cli.main import open_console
 from loop.offline.records import ProfileRow
 from loop.offline.show import profile_table
+from loop.shipped import CONFIGS
 from streams.local_log import LocalLog
 from streams.state.store import StateStore
 from tests.warm import run_warm
@@ -100,9 +101,16 @@ LOOKING = (
     ["dlq", "redrive"],
     ["store", "compact"],
 )
+CHANGING = (
+    ["promote", "1", "--reason", "r"],
+    ["rollback", "--reason", "r"],
+    ["approvals", "list"],
+    ["approvals", "show", "r1"],
+    ["approvals", "approve", "r1", "--reason", "r"],
+)
 
 
-@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
+@pytest.mark.parametrize("command", LOOKING + CHANGING, ids=" ".join)
 def test_looking_where_nothing_is_makes_nothing_and_says_so(command: list[str], tmp_path: Path) -> None:
     for folder in (tmp_path / "mistyped", tmp_path / "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
@@ -111,6 +119,22 @@ def test_looking_where_nothing_is_makes_nothing_and_says_so(command: list[str], 
         assert "NothingThere: there is no" in done.stderr and folder.name in done.stderr
         assert "--dir" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "mistyped").exists() and not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        (["ingest", "nothing.jsonl"], "--dir"),
+        (["stat", "--config", CONFIGS / "stat/own.toml", "--from", "x"], "--run"),
+    ],
+    ids=["ingest", "stat"],
+)
+def test_a_command_that_refuses_its_arguments_makes_nothing(
+    command: list[str | Path], folder: str, tmp_path: Path
+) -> None:
+    done = run_warm(SKILLLOOP, *command, folder, tmp_path / "new")
+    assert done.returncode == 1 and "Error" in done.stderr, (done.stdout, done.stderr)
+    assert not (tmp_path / "new").exists()
 
 
 HEAVY = ("torch", "transformers", "mlflow", "langgraph", "langchain_core", "peft", "trl")

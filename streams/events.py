@@ -164,6 +164,14 @@ class Diagnosed(Event):
         matter (contract 3)."""
         return f"{self.student}/{self.causation_id or self.event_id}"
 
+    @property
+    def is_monitors(self) -> bool:
+        """Whether it is named as the monitor names its diagnosis of the answer `causation_id` (formerly by
+        the answer's id alone)."""
+        answer = self.causation_id or ""
+        names = (answer, f"{len(self.student)}:{self.student}/{answer}")
+        return self.event_id in [derived_id(name, "diagnose") for name in names]
+
 
 class RoundChanged(Event):
     """A round reached a new state; `detail` is the part that the state adds to the round's record

@@ -154,7 +154,10 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
                 continue
             if isinstance(event, Diagnosed):
                 events.setdefault(event.identity, event)
-    if config.monitor.source == "diagnoses":  # what was refused is not in the profile
+    read = len(events)
+    if config.monitor.source == "outputs":
+        events = _of_counted_answers(events, store, from_day)
+    else:  # what was refused is not in the profile
         known = store.known(events.keys())
         events = {key: in_its_bucket(event, bucket_s) for key, event in events.items() if key in known}
         if from_day is not None:  # what was refused before is forgotten
@@ -167,13 +170,28 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     rebuilt, kept = canonical_bytes(table), canonical_bytes(live)
     same = rebuilt == kept
     console.print(
-        f"{len(events)} diagnoses in the log ({unreadable} unreadable); "
+        f"{read} diagnoses in the log, {read - len(events)} of them not this loop's ({unreadable} unreadable); "
         f"rebuilt profile {len(rebuilt)} bytes, "
         f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}"
         + ("" if from_day is None else f" (compacted: of before {date.fromordinal(from_day)}, what is left)"),
         highlight=False,
     )
     return same
+
+
+def _of_counted_answers(
+    events: dict[EventKey, Diagnosed], store: StateStore, from_day: int | None
+) -> dict[EventKey, Diagnosed]:
+    """The diagnoses that the monitor made: their ids follow from answers that the store has counted. Others
+    may write to the topic too. Before `from_day` the store has forgotten which answers it counted."""
+    ours = {key: event for key, event in events.items() if event.is_monitors}
+    answers = store.known({(event.student, event.causation_id or "") for event in ours.values()})
+    return {
+        key: event
+        for key, event in ours.items()
+        if (event.student, event.causation_id) in answers
+        or (from_day is not None and event.occurred_at.toordinal() < from_day)
+    }
 
 
 def list_rounds(config: Config, root: Path, console: Console) -> None:

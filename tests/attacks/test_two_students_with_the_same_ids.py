@@ -162,3 +162,20 @@ def test_a_profile_of_the_version_before_is_rebuilt_byte_for_byte(tmp_path: Path
     assert rebuilt(tmp_path)
     compact(store, START.toordinal() + 1, 3600)
     assert rebuilt(tmp_path)
+
+
+def test_what_others_write_to_the_diagnoses_does_not_end_a_rebuild(tmp_path: Path) -> None:
+    """It raised for a missing skill that was not needed, and called the profile different for any other."""
+    with LocalLog(tmp_path / "log.db", instance="embedded") as log:
+        log.append([encode(event) for event in answers("ann", 5)])
+        run(log, StateStore(f"sqlite:///{tmp_path}/state.db"))
+        ours = diagnosed(answers("ann", 1)[0])
+        foreign = [
+            {"event_id": "theirs"},
+            {"event_id": "theirs-2", "needed": (), "missing": ("add",)},
+            {"causation_id": "77", "event_id": derived_id("3:ann/77", "diagnose"), "bucket": -(2**53)},
+        ]
+        log.append([encode(ours.model_copy(update=each)) for each in foreign])
+    said = io.StringIO()
+    assert rebuild_profile(load(None), tmp_path, Console(file=said, width=200))
+    assert "8 diagnoses in the log, 3 of them not this loop's" in said.getvalue()

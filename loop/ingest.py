@@ -8,8 +8,9 @@ A line is one of two things:
 - an OpenAI chat completion as it was logged, `{"request": {"messages": [...], "model": ..., "user": ...},
   "response": {"id": ..., "created": ..., "model": ..., "choices": [{"message": {"content": ...}}]}}`, with
   optional `session`, `feedback` ("up", "down") and `gold` beside them. The question is the last user message,
-  every choice is an answer, and the model that the response, else the request, names says which version gave
-  it (`[ingest.models]`). A line of any other model is left out and counted.
+  every choice is an answer, and the model that the response names (the request, where the response names none)
+  says which version gave it (`[ingest.models]`). A line of any other model is left out and counted, also where
+  our student was asked for: a router gave the question to another.
 
 An id that is absent is made from the line's content (and how many lines like it came before), so the same
 lines give the same events again, wherever in the file they stand, and the second copy of each is dropped as
@@ -79,13 +80,19 @@ class Defaults:
         rows = self.models or {self.student: self.version, f"{self.student}-v*": "*"}
         return [(re.compile(_pattern(name, version)), version) for name, version in rows.items()]
 
-    def match(self, *names: str) -> tuple[str, int]:
-        """The first of these names that is our student's, and the version it stands for. Raises `NotOurs`."""
-        for name in names:
-            for pattern, version in self._rows:
-                if matched := pattern.fullmatch(name):
-                    return name, int(matched[1]) if version == "*" else version
-        raise NotOurs(next(filter(None, names), "") or NO_MODEL)
+    def match(self, name: str, asked_for: str = "") -> int:
+        """The version that this model is of our student. Raises `NotOurs`, which says so where the request
+        asked for a name that is our student's."""
+        if (version := self._version(name)) is not None:
+            return version
+        asked = f" (asked for as {asked_for})" if self._version(asked_for) is not None else ""
+        raise NotOurs(f"{name or NO_MODEL}{asked}")
+
+    def _version(self, name: str) -> int | None:
+        for pattern, version in self._rows:
+            if matched := pattern.fullmatch(name):
+                return int(matched[1]) if version == "*" else version
+        return None
 
 
 def _pattern(name: str, version: int | Literal["*"]) -> str:
@@ -225,7 +232,7 @@ def read_line(line: bytes, copies: int, defaults: Defaults) -> tuple[str, list[S
     line_id = derived_id(hashlib.sha256(line.strip()).hexdigest(), f"copy-{copies}")
     if "response" in body:
         events = [_event(fields) for fields in _completions(body, line_id, defaults)]
-        return defaults.match(*_models(body))[0] or NO_MODEL, events
+        return _models(body)[0] or NO_MODEL, events
     who = {"event_id": line_id, "student": defaults.student, "student_version": defaults.version}
     return OUR_EVENT, [_event(who | body)]
 
@@ -258,7 +265,7 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError) as exc:
         raise BadLine(f"no chat completion: {type(exc).__name__}: {exc}") from exc
     cause = str(response["id"]) if response.get("id") else line_id
-    _, version = defaults.match(*_models(body))
+    version = defaults.match(*_models(body))
     extra = {name: body[name] for name in ("feedback", "gold") if body.get(name) is not None}
     session = str(body.get("session") or request.get("user") or "")[:200]
     for number, answer in enumerate(choices):
@@ -271,8 +278,8 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
         yield {**who, "occurred_at": asked_at, "question": question, "answer": answer, **extra}
 
 
-def _models(body: JsonObject) -> tuple[str, ...]:
-    """The names under which a completion was made: the response's, then the request's; "" where neither
-    says."""
-    named = tuple(str(part["model"]) for part in (body["response"], body["request"]) if part.get("model"))
-    return named or ("",)
+def _models(body: JsonObject) -> tuple[str, str]:
+    """The model that made a completion, and the one that was asked for: they differ where a router chose
+    another. The response names it, else the request; "" where neither says."""
+    made, asked = (str(body[part].get("model") or "") for part in ("response", "request"))
+    return made or asked, asked

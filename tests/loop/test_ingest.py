@@ -87,13 +87,16 @@ def test_a_model_that_is_not_ours_is_left_out_and_counted(tmp_path: Path) -> Non
         named("demo"),
         named("demo-v7"),
         named(None),
+        named(None, "demo-v8"),
         named("x", "demo-v8"),
+        named("x", "y"),
     ]
     path, log = lines(tmp_path / "a.jsonl", *bodies, ours(1)), MemoryLog()
     told = preview(path, Defaults("demo", 3))
     done = ingest(path, log, tmp_path, Defaults("demo", 3))
-    assert told == done and (done.lines, done.events, done.bad) == (7, 4, 0)
-    assert done.left_out == {"gpt-4o": 2, "(no model named)": 1}
+    assert told == done and (done.lines, done.events, done.bad) == (9, 4, 0)
+    left_out = {"gpt-4o": 2, "(no model named)": 1, "x": 1}
+    assert done.left_out == left_out | {"x (asked for as demo-v8)": 1}, "a router's other model is not ours"
     assert done.taken == {
         ("demo", "demo", 3): 1,
         ("demo-v7", "demo", 7): 1,
@@ -107,7 +110,7 @@ def test_the_mapping_says_which_version_a_model_is(tmp_path: Path) -> None:
     mapping: dict[str, Any] = {"ft:*:tutor": 4, "tutor/v*": "*", "": 5, "a.b": 6}
     defaults = Defaults("demo", 3, mapping)
     found = {"ft:gpt-4o:tutor": 4, "tutor/v12": 12, "": 5, "a.b": 6}
-    assert {name: defaults.match(name)[1] for name in found} == found
+    assert {name: defaults.match(name) for name in found} == found
     for name in ("demo", "demo-v2", "axb", "tutor/v", "tutor/v0", "tutor/v1x"):
         with pytest.raises(NotOurs, match=name):
             defaults.match(name)

@@ -100,6 +100,13 @@ def show_status(config: Config, root: Path, console: Console) -> None:
         console.print(
             f"refused by the log for good, kept in the store: a record of {refused}: {error}", highlight=False
         )
+    if unknown := unknown_versions(store, rounds, config.student.name):
+        counts = ", ".join(f"{outputs} of version {version}" for version, outputs in unknown.items())
+        console.print(
+            f"answers of versions that this loop has not made: {counts}; they count for that version alone",
+            highlight=False,
+            style="yellow",
+        )
     standing, held_out = _standing(config, root, store)
     console.print(f"held-out set: {held_out}", highlight=False)
     if standing is None:
@@ -111,6 +118,17 @@ def show_status(config: Config, root: Path, console: Console) -> None:
     console.print(f"policy: {standing.decision.kind}")
     for reason in standing.decision.reasons:
         console.print(f"  {reason}", highlight=False)
+
+
+def unknown_versions(store: StateStore, rounds: LoopRounds, student: str) -> dict[int, int]:
+    """Answers watched of each version that was neither made in a round, nor trained on, nor routed to: a
+    producer's mistake, or a version of somebody else's."""
+    known = set(rounds.route(student) or ())
+    for round_ in rounds.list(student):
+        judged = round_.record.judged
+        known |= {round_.record.opened.champion, judged.version if judged else None}
+    marks = store.watermarks(student)
+    return {version: marks[version][0] for version in sorted(marks.keys() - known)}
 
 
 def lag(config: Config, log: EventLog, store: StateStore) -> int:

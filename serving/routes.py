@@ -32,6 +32,8 @@ ROUTES = "routes.json"
 ACTIVITY = "gateways"
 FRESH_S = 10.0
 """An activity file older than this is one of a gateway that is gone."""
+REMOVED_S = 600.0
+"""Such a file is removed after this time: a gateway that was killed leaves its own."""
 
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+(/[^\s?#]*[^\s/?#])?$")]
 
@@ -168,6 +170,17 @@ class Activity(Settings):
 def report(folder: Path, activity: Activity) -> None:
     """Write a gateway's activity beside the table."""
     write_json(folder / ACTIVITY / f"{activity.gateway}.json", activity.model_dump())
+
+
+def sweep(folder: Path, gateway: str) -> None:
+    """Remove what killed gateways left, `REMOVED_S` before this one last reported: both times are the file
+    system's, whatever the hosts' clocks say."""
+    own = folder / ACTIVITY / f"{gateway}.json"
+    newest = own.stat().st_mtime
+    for path in own.parent.iterdir():
+        with suppress(FileNotFoundError):
+            if newest - path.stat().st_mtime > REMOVED_S:
+                path.unlink()
 
 
 def activities(folder: Path, now: float | None = None) -> Iterator[Activity]:

@@ -35,6 +35,7 @@ def set_up_logging(
     verbose = level == "DEBUG"
     if not verbose:
         handler.addFilter(FloodGate("kafka"))
+        handler.addFilter(FloodGate("uvicorn", logging.WARNING))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("INFO" if verbose else "WARNING")
@@ -75,17 +76,18 @@ class JsonLines(logging.Formatter):
 
 
 class FloodGate(logging.Filter):
-    """Lets one line of a library through in `FLOOD_S` seconds: kafka-python repeats itself several times a
-    second while a broker is away, and our own line says what that means."""
+    """Lets one line of a library, of level `highest` at most, through in `FLOOD_S` seconds: kafka-python
+    repeats itself several times a second while a broker is away, and our own line says what that means;
+    uvicorn warns of every request that is not HTTP, of which a stranger may send many."""
 
-    def __init__(self, library: str) -> None:
+    def __init__(self, library: str, highest: int = logging.CRITICAL) -> None:
         super().__init__()
-        self._library = library
+        self._library, self._highest = library, highest
         self._open_at = float("-inf")
         self._held = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.partition(".")[0] != self._library:
+        if record.name.partition(".")[0] != self._library or record.levelno > self._highest:
             return True
         now = time.monotonic()
         if now < self._open_at:

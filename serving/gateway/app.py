@@ -101,8 +101,9 @@ class Gateway:
 
     def _known(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
         values = [value for name, value in headers if name == b"authorization"]
-        token = values[0].removeprefix(b"Bearer ") if len(values) == 1 else b""
-        return any([hmac.compare_digest(token, key) for key in self._keys])
+        scheme, _, token = (values[0] if len(values) == 1 else b"").partition(b" ")
+        known = [hmac.compare_digest(token.strip(), key) for key in self._keys]
+        return scheme.lower() == b"bearer" and any(known)
 
     def _too_large(self) -> Refusal:
         return Refusal(

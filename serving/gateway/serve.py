@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 import signal
@@ -23,7 +24,7 @@ from serving.gateway.forward import Upstream
 from serving.gateway.ship import Shipper
 from serving.gateway.spool import Spool
 from serving.http import HttpServer
-from serving.routes import ACTIVITY, Activity, RouteFile, report
+from serving.routes import ACTIVITY, Activity, RouteFile, report, sweep
 from serving.settings import GatewaySettings
 from streams.log import EventLog
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 SPOOL = "spool"
 BEAT_S = 0.5
+SWEEP_BEATS = 600
 GRACE_S = 30.0
 
 
@@ -111,10 +113,12 @@ class GatewayServer:
             await self.desk.upstream.close()
 
     async def _beat(self) -> None:
-        """Say every half second what goes on, for the deployer."""
-        while True:
+        """Say every half second what goes on, for the deployer; remove now and then what others left."""
+        for beat in itertools.count():
             try:
                 await asyncio.to_thread(report, self._folder, self._activity())
+                if beat % SWEEP_BEATS == 0:
+                    await asyncio.to_thread(sweep, self._folder, self.name)
             except OSError as exc:
                 logger.warning("the gateway's activity cannot be written: %s", exc)
             await asyncio.sleep(BEAT_S)

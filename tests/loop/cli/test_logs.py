@@ -31,8 +31,8 @@ def _levels() -> Iterator[None]:
         logger.handlers[:] = handlers
 
 
-def record(name: str, text: str) -> logging.LogRecord:
-    return logging.LogRecord(name, logging.WARNING, __file__, 1, text, (), None)
+def record(name: str, text: str, level: int = logging.WARNING) -> logging.LogRecord:
+    return logging.LogRecord(name, level, __file__, 1, text, (), None)
 
 
 def test_a_json_line_has_the_message_its_fields_and_the_exception() -> None:
@@ -58,6 +58,17 @@ def test_a_flood_of_a_library_becomes_one_line() -> None:
     assert passed == [True] + 74 * [False]
     assert gate.filter(record("streams.consume", "retry")), "our own lines pass"
     assert gate.filter(record("kafkaesque", "other"))
+
+
+@pytest.mark.usefixtures("_levels")
+def test_requests_that_are_not_http_do_not_fill_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each was a line."""
+    set_up_logging("WARNING")
+    for _ in range(50):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "Invalid HTTP" in said[0] and "Exception in ASGI" in said[1]
 
 
 def test_without_a_terminal_messages_are_json_lines(

@@ -179,11 +179,12 @@ def test_a_stream_of_null_is_none(tmp_path: Path) -> None:
 def test_keys_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
     with site(tmp_path, api_keys=("right",), upstream_api_key="inner") as running:
         url = f"{running.gateway.url}/v1/chat/completions"
+        values = ("", "Bearer wrong", "right", "Basic right", "Bearer", "Bearer right", "bearer right")
         statuses = [
-            httpx.post(url, json=question(), headers=headers).status_code
-            for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Bearer right"})
+            httpx.post(url, json=question(), headers={"authorization": value}).status_code for value in values
         ]
-    assert statuses == [401, 401, 200]
+        statuses.append(httpx.post(url, json=question()).status_code)
+    assert statuses == [401, 401, 401, 401, 401, 200, 200, 401]
     assert (b"authorization", b"Bearer inner") in running.replicas[0].headers[0]
 
 

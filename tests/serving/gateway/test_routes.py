@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from serving.routes import (
     ACTIVITY,
     FRESH_S,
+    REMOVED_S,
     Activity,
     Replica,
     RouteFile,
@@ -17,6 +19,7 @@ from serving.routes import (
     Share,
     drained,
     report,
+    sweep,
 )
 from streams.files import write_json
 
@@ -74,3 +77,16 @@ def test_a_gateway_of_another_version_keeps_models_where_they_are(tmp_path: Path
     write_json(tmp_path / ACTIVITY / "newer.json", {"gateway": "newer", "at": time.time(), "mood": "good"})
     assert not drained(tmp_path, 2, "student-v1")
     assert drained(tmp_path, 2, "student-v1", now=time.time() + 2 * FRESH_S)  # it is gone
+
+
+def test_the_files_of_gateways_that_were_killed_are_removed(tmp_path: Path) -> None:
+    """They stayed for good."""
+    for name in ("gone", "here", "own"):
+        report(tmp_path, Activity(gateway=name, at=time.time()))
+    folder = tmp_path / ACTIVITY
+    (folder / ".gone.json.1.tmp").write_text("{")
+    own = (folder / "own.json").stat().st_mtime
+    for name, age_s in (("gone.json", REMOVED_S + 1), (".gone.json.1.tmp", REMOVED_S + 1), ("here.json", 60)):
+        os.utime(folder / name, (own - age_s, own - age_s))
+    sweep(tmp_path, "own")
+    assert sorted(path.name for path in folder.iterdir()) == ["here.json", "own.json"]

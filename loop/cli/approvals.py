@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from loop.config import Config
     from streams.state.approvals import ApprovalAsked, ApprovalStore
 
+RULE_WIDTH = 80
 approvals_app = typer.Typer(
     no_args_is_help=True, help="What waits for a person: a round's data, or a version that is to be deployed."
 )
@@ -40,6 +41,8 @@ def approvals_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = No
 @approvals_app.command("show")
 def approvals_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
     """Show what is to be decided: samples of the data, or the gate's table."""
+    from rich.rule import Rule
+
     from loop.cli.look import show_round
     from loop.cli.main import load_config, open_console
 
@@ -53,7 +56,7 @@ def approvals_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: Co
     for sample in asked.shown["samples"]:
         provenance = sample["provenance"]
         origin = " ".join(filter(None, (provenance["strategy"], provenance.get("skill"))))
-        console.rule(origin, align="left", style="dim")
+        console.print(Rule(origin, align="left", style="dim"), width=RULE_WIDTH)
         console.print(sample["prompt"], markup=False, highlight=False)
         console.print(sample["completion"], markup=False, highlight=False, style="cyan")
     shown = len(asked.shown["samples"])

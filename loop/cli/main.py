@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from loop.config import Config
 
 LOG_LEVEL = "SKILLLOOP_LOG_LEVEL"
+UNWRAPPED = 100_000
 app = typer.Typer(
     name="skillloop",
     no_args_is_help=True,
@@ -127,10 +128,14 @@ def load_config(path: Path | None, **overrides: object) -> Config:
 
 
 def open_console() -> Console:
-    """Where commands print. Names and messages come from outside: `[a,b]` in them is no markup."""
+    """Where commands print. Names and messages come from outside: `[a,b]` in them is no markup. Lines are
+    wrapped for people only, at the width of their terminal or at COLUMNS."""
     from rich.console import Console
 
-    return Console(markup=False, emoji=False)
+    console = Console(markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = UNWRAPPED
+    return console
 
 
 @app.command()

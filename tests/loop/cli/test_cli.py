@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from loop.cli.main import open_console
 from loop.offline.records import ProfileRow
@@ -85,6 +86,23 @@ def test_brackets_and_colons_in_names_are_printed_as_they_are(capsys: pytest.Cap
     console.print(profile_table([row]))
     console.print(name)
     assert capsys.readouterr().out.count(name) == 2
+
+
+def test_lines_are_not_wrapped_where_nobody_reads_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 columns `grep` found half a sentence, and a table's names without their ends."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    console, line = open_console(), "word " * 100 + "end"
+    table = Table("one", "two")
+    table.add_row(line, line)
+    console.print(line)
+    console.print(table)
+    said = capsys.readouterr().out
+    assert said.count(line) == 3 and max(map(len, said.splitlines())) < 3 * len(line)
+    monkeypatch.setenv("COLUMNS", "40")
+    open_console().print(line)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
 LOOKING = (

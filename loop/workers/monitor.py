@@ -32,6 +32,7 @@ from streams.events import StudentOutput
 from streams.log import EventLog, LogUnavailable
 from streams.state.labels import StoredLabels
 from streams.state.outbox import OutboxRelay
+from streams.state.server_clock import judging_clock
 from streams.state.store import StoreUnavailable
 from streams.topics import MONITOR_GROUP
 from training.errors import RegistryUnavailable
@@ -55,7 +56,8 @@ class MonitorWorker:
             look_first=not folds,
         )
         self.reserve = Reserve(services.config, task, services.held_out, partial(taught_prompts, services))
-        handler: Handler = ExternalDiagnoses(task.catalog, settings, services.clock)
+        clock = judging_clock(services.store, services.clock)
+        handler: Handler = ExternalDiagnoses(task.catalog, settings, clock)
         if not folds:
             labels = StoredLabels(services.store, task.catalog)
             context = MonitorContext(
@@ -70,7 +72,7 @@ class MonitorWorker:
                 context,
                 labels,
                 settings,
-                services.clock,
+                clock,
                 callers(services.config.teacher.chat),
                 book=not task.books_itself,
                 reserve=self.reserve,

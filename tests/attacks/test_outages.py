@@ -9,7 +9,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -46,8 +46,9 @@ with warnings.catch_warnings():
 DLQ = "student-outputs.dlq"
 
 
-def monitor(store: StateStore, teacher: Any, log: MemoryLog) -> MonitorWorker:
-    clock = SystemClock()
+def monitor(
+    store: StateStore, teacher: Any, log: MemoryLog, clock: SystemClock = SystemClock()
+) -> MonitorWorker:
     catalog = SkillCatalog.of(("add", ""), ("sub", ""))
     services = Services(
         config=load(None),
@@ -122,15 +123,40 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     server.cleanup()
 
 
+def postgres_store(database: Any) -> StateStore:
+    with psycopg.connect(database.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE loop")
+    url = sa.make_url(database.get_uri()).set(drivername="postgresql+psycopg", database="loop")
+    return StateStore(url.render_as_string(hide_password=False))
+
+
+class HourSlow(SystemClock):
+    """A host whose clock is an hour behind."""
+
+    def now(self) -> datetime:
+        return super().now() - timedelta(hours=1)
+
+
+@pytest.mark.postgres
+def test_a_host_whose_clock_is_slow_makes_no_dead_letter(database: Any) -> None:
+    """All of its good answers became dead letters: they "lie in the future"."""
+    log, store = answers(8), postgres_store(database)
+    late = datetime.now(UTC) + timedelta(hours=1)
+    answer = StudentOutput(
+        event_id="late", occurred_at=late, student="demo", student_version=1, question="q", answer="x"
+    )
+    log.append([encode(answer)])
+    until_counted(monitor(store, ScriptedTeacher(), log, HourSlow()), store, 8)
+    assert sum(log.end_offsets(DLQ).values()) == 1, "what the database's clock calls future is refused"
+    store.close()
+
+
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_a_database_that_restarts_makes_no_dead_letter(
     tmp_path: Path, database: Any, record_property: Callable[[str, object], None]
 ) -> None:
     """53 of 64 good answers became dead letters."""
-    with psycopg.connect(database.get_uri(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE loop")
-    url = sa.make_url(database.get_uri()).set(drivername="postgresql+psycopg", database="loop")
 
     def restart() -> None:
         process = database.get_postmaster_info().process
@@ -139,7 +165,7 @@ def test_a_database_that_restarts_makes_no_dead_letter(
         Timer(2.3, database.ensure_postgres_running).start()
 
     log = answers(64)
-    store = StateStore(url.render_as_string(hide_password=False))
+    store = postgres_store(database)
     worker = monitor(store, Interrupted(restart), log)
     until_waits = time.monotonic() + 60
     while not worker.loop.waiting and time.monotonic() < until_waits:

@@ -249,10 +249,14 @@ class ConsumeLoop:
         for key, why in failed.items():
             if key not in first:
                 raise LookupError(f"the handler failed event {key}, which is not in its batch")
-            yield dead_letter(first[key], "failed", why, self.settings.max_attempts)
+            yield self._letter(first[key], "failed", why, self.settings.max_attempts)
+
+    def _letter(self, record: Record, reason: str, message: str, attempts: int = 1) -> Outgoing:
+        topic_id = self._continuity.topic_ids.get(record.partition.topic, "")
+        return dead_letter(record, reason, message, attempts, topic_id)
 
     def _park(self, record: Record, why: StoreRefused) -> int:
-        letter = dead_letter(record, "refused", str(why), 1)
+        letter = self._letter(record, "refused", str(why))
         self._commit([record], [], Effects(outbox=[letter]))
         self.counts.update(records=1, dead_letters=1)
         return 1
@@ -290,10 +294,10 @@ class ConsumeLoop:
             try:
                 event = decode(record)
             except DecodeError as exc:
-                letters.append(dead_letter(record, exc.reason, str(exc), 1))
+                letters.append(self._letter(record, exc.reason, str(exc)))
                 continue
             if event.occurred_at.toordinal() < self._known_from:
-                letters.append(dead_letter(record, "expired", self._expired(event), 1))
+                letters.append(self._letter(record, "expired", self._expired(event)))
                 continue
             events.setdefault((event.student, event.event_id), event)
         if self._look:

@@ -33,6 +33,8 @@ class Continuity:
         self._positions = TopicPositions(store)
         self._group = group
         self._checked_at = time.monotonic()
+        self.topic_ids: dict[str, str] = {}
+        """Of the topics that were checked."""
 
     def check_now_and_then(self, offsets: Mapping[Partition, int]) -> None:
         """`check`, at most every `check_every_s`: a topic made anew may have grown past our offsets,
@@ -49,6 +51,7 @@ class Continuity:
                 raise TopicChanged(
                     self._advice(topic, "was deleted and made anew, so the stored offsets mean nothing")
                 )
+            self.topic_ids[topic] = topic_id
             own = {partition: offset for partition, offset in offsets.items() if partition.topic == topic}
             self._check_bounds(topic, own)
             if topic not in known:

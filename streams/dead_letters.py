@@ -1,7 +1,8 @@
 """Dead letters: records that can never be processed, kept with the reason on `<topic>.dlq` (precedents:
 KIP-298, KIP-1034).
 
-A letter is named by the original record's place, and keeps that name when it is redriven and fails again.
+A letter is named by the original record's place and the topic's identity, since a topic that is made anew
+under its name counts from 0 again. It keeps that name when it is redriven and fails again.
 All of it is bounded, key and headers too: its topic takes every letter.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from streams.files import text_sha256
 from streams.log import EventLog, Headers, Outgoing, Record
 from streams.topics import MAX_LETTER_BYTES, dead_letter_topic
 
@@ -36,15 +38,19 @@ class DeadLetter:
     attempts: int
     cut_from: int = 0
     origin: str = ""
+    topic_id: str = ""
 
     @property
     def letter_id(self) -> str:
-        """Where the original stands: one name per poison record, however often it was redriven."""
-        return self.origin or f"{self.topic}/{self.partition}/{self.offset}"
+        """Where the original stands: one name per poison record, however often it was redriven. A letter of an
+        earlier version does not say which topic of this name it was."""
+        place = f"{self.topic}/{self.partition}/{self.offset}"
+        return self.origin or (f"{place}@{text_sha256(self.topic_id)[:8]}" if self.topic_id else place)
 
 
-def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Outgoing:
+def dead_letter(record: Record, reason: str, message: str, attempts: int, topic_id: str = "") -> Outgoing:
     """The dead letter of a record: raw bytes, key and headers, plus headers that say what went wrong.
+    `topic_id` is the identity of the record's topic (`EventLog.topic_id`).
 
     What is over the bounds is cut: the value to `MAX_LETTER_BYTES` (its size is then in a header
     `dlq_cut_from`), the key to 64 KiB, the headers to the first thousand, 1 MiB in all.
@@ -56,6 +62,7 @@ def dead_letter(record: Record, reason: str, message: str, attempts: int) -> Out
         "partition": str(record.partition.number),
         "offset": str(record.offset),
         "attempts": str(attempts),
+        "topic_id": topic_id,
     }
     original = _bounded(_original_headers(record))
     key = None if record.key is None else record.key[:_KEY_BYTES]
@@ -100,6 +107,7 @@ def parse(record: Record) -> DeadLetter:
         offset=_number(found.get("offset"), -1),
         attempts=_number(found.get("attempts"), 0),
         cut_from=_number(found.get("cut_from"), 0),
+        topic_id=found.get("topic_id", ""),
         origin=next((text.decode(errors="replace") for name, text in record.headers if name == ORIGIN), ""),
     )
 

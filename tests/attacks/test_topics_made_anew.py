@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streams import dead_letters
 from streams.codec import encode
 from streams.consume import ConsumeLoop, ConsumeSettings
 from streams.continuity import Continuity, TopicChanged
 from streams.local_log import LocalLog
-from streams.log import Partition
+from streams.log import Outgoing, Partition
 from streams.memory_log import MemoryLog
 from streams.state.outbox import OutboxRelay
 from streams.state.positions import TopicPositions
+from streams.state.redrives import send_again
 from streams.state.store import StateStore
 from streams.testing.synthetic import diagnose, output
 
@@ -127,3 +130,20 @@ def test_a_store_from_before_takes_the_topic_as_it_is(store: StateStore) -> None
     assert TopicPositions(store).topic_ids("g") == {TOPIC: log.identity}
     assert Continuity(log, store, "other").adopt(TOPIC) == []
     assert log.begin_offsets(TOPIC)[Partition(TOPIC, 0)] == 0
+
+
+def test_dead_letters_of_two_lives_of_a_topic_have_names_of_their_own(store: StateStore) -> None:
+    """The second was taken for the first, sent again already, and stayed where it was."""
+    log, letters = MemoryLog(), list[dead_letters.DeadLetter]()
+    for name in ("one", "two"):
+        log.append([Outgoing(TOPIC, b"k", name.encode())])
+        run(loop(log, store))
+        OutboxRelay(store, log).step()
+        letters += dead_letters.latest(log, TOPIC).values()
+        assert send_again(store, {letters[-1].letter_id: dead_letters.redrive(letters[-1])}) == 1
+        log.make_anew()
+        Continuity(log, store, "g").adopt(TOPIC)
+    one, two = letters
+    assert one.letter_id != two.letter_id and one.position.offset == two.position.offset
+    of_before = replace(one, topic_id="")
+    assert of_before.letter_id == one.letter_id.partition("@")[0] == f"{TOPIC}/{one.partition}/{one.offset}"

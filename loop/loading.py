@@ -93,7 +93,8 @@ def open_kind(table: Table[Callable[P, T]], section: KindSection, *args: P.args,
         raise ConfigError(f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from exc
     except ModuleNotFoundError as exc:
         raise ConfigError(
-            f"{name} needs {exc.name}, which is not installed (pyproject.toml: extras)"
+            f"{name} needs {exc.name}, which is not installed; the extras kafka, llm and postgres bring what "
+            "these need (`pip install '<the wheel>[kafka,llm,postgres]'`)"
         ) from exc
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -107,3 +109,28 @@ def test_nothing_cites_a_document_outside_the_repository() -> None:
 @pytest.mark.parametrize("number", range(1, 9))
 def test_the_contracts_that_the_code_cites_are_explained(number: int) -> None:
     assert re.search(rf"^{number}\. \*\*", texts()["docs/architecture.md"], re.MULTILINE)
+
+
+def _messages(source: str) -> Iterator[str]:
+    """The texts of a module that are no docstrings, joined where they stand in one expression."""
+    tree = ast.parse(source)
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+            docs |= {id(part) for part in node.values}
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+
+
+def test_messages_name_a_command_that_a_wheels_user_has() -> None:
+    """`make` needs a checkout."""
+    told = [
+        (name, message)
+        for name, text in texts().items()
+        if name.endswith(".py") and name.split("/")[0] in set(PACKAGES) - {"benchmarks"}
+        for message in _messages(text)
+        if re.search(r"make [a-z]+(-[a-z]+)*(`|$)", message) and "pip install" not in message
+    ]
+    assert told == []

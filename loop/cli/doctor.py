@@ -158,7 +158,7 @@ def _libraries() -> str:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise LoopError(f"not installed: {', '.join(missing)}; run `make setup`")
+        raise LoopError(f"not installed: {', '.join(missing)}; run `pip install {' '.join(missing)}`")
     return ", ".join(installed)
 
 
@@ -192,7 +192,10 @@ def _store(store: StateStore) -> str:
 def _log(config: Config, root: Path) -> str:
     codecs = missing_codecs() if config.log.kind == "kafka" else []
     if codecs:
-        raise LoopError(f"batches packed with {', '.join(codecs)} could not be read; run `make setup`")
+        raise LoopError(
+            f"batches packed with {', '.join(codecs)} could not be read; "
+            "run `pip install lz4 python-snappy zstandard`"
+        )
     with open_log(config, root, None) as log:
         return ", ".join(f"{spec.name} {sum(log.end_offsets(spec.name).values())}" for spec in TOPICS)
 

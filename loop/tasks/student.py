@@ -99,7 +99,7 @@ def base_dir(base: Path | str) -> Path:
     path = Path(base)
     if not (path / "config.json").is_file():
         raise ConfigError(
-            f"student.base {str(base)!r} is not a model directory (it has no config.json); "
-            "`make student` trains the shipped ones"
+            f"student.base {str(base)!r} is not a model directory (it has no config.json); name one, or "
+            f"a shipped student: {', '.join(BUILTIN + name for name in ARCHITECTURES)}"
         )
     return path

@@ -8,9 +8,9 @@ A line is one of two things:
 - an OpenAI chat completion as it was logged, `{"request": {"messages": [...], "model": ..., "user": ...},
   "response": {"id": ..., "created": ..., "model": ..., "choices": [{"message": {"content": ...}}]}}`, with
   optional `session`, `feedback` ("up", "down") and `gold` beside them. The question is the last user message,
-  every choice is an answer, and the model that the response names (the request, where the response names none)
-  says which version gave it (`[ingest.models]`). A line of any other model is left out and counted, also where
-  our student was asked for: a router gave the question to another.
+  every choice is an answer, and the model that the response names (the request, where the response names
+  none) says which version gave it (`[ingest.models]`). A line of any other model is left out and counted,
+  also where our student was asked for: a router gave the question to another.
 
 An id that is absent is made from the line's content (and how many lines like it came before), so the same
 lines give the same events again, wherever in the file they stand, and the second copy of each is dropped as

@@ -26,9 +26,10 @@ INTRODUCTION = """# Configuration
 
 Every key, with its default, bounds and unit, written from the program's models by
 `python -m loop.reference`. A file is TOML; `skillloop init FOLDER --template demo|online|offline|compose`
-writes a commented one. Any key also comes from the environment, as `SKILLLOOP_<SECTION>__<KEY>` (`SKILLLOOP_TEACHER__CHAT__API_KEY`), which is
-read after the file. Relative paths in a file start at its folder, those of the environment at the current
-one. An unknown key is an error that names the nearest right one, or where a key of earlier versions went.
+writes a commented one. Any key also comes from the environment, as `SKILLLOOP_<SECTION>__<KEY>`
+(`SKILLLOOP_TEACHER__CHAT__API_KEY`), which is read after the file. Relative paths in a file start at its
+folder, those of the environment at the current one. An unknown key is an error that names the nearest right
+one, or where a key of earlier versions went.
 
 `SKILLLOOP_CONFIG` and `SKILLLOOP_DIR` stand for `--config` and `--dir`, `SKILLLOOP_LOG_LEVEL` for how much is
 logged (`WARNING`).

@@ -42,8 +42,8 @@ class DeadLetter:
 
     @property
     def letter_id(self) -> str:
-        """Where the original stands: one name per poison record, however often it was redriven. A letter of an
-        earlier version does not say which topic of this name it was."""
+        """Where the original stands: one name per poison record, however often it was redriven. A letter of
+        an earlier version does not say which topic of this name it was."""
         place = f"{self.topic}/{self.partition}/{self.offset}"
         return self.origin or (f"{place}@{text_sha256(self.topic_id)[:8]}" if self.topic_id else place)
 

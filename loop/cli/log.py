@@ -200,7 +200,8 @@ def _letters(log: EventLog, topic: str) -> Iterator[DeadLetter]:
 def dlq_list(
     directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, topic: TopicOption = DEFAULT_TOPIC
 ) -> None:
-    """List dead letters: id (topic/partition/offset of the original, @ and which topic of its name), size, reason and message."""
+    """List dead letters: id (topic/partition/offset of the original, @ and which topic of its name), size,
+    reason and message."""
     with _find_log(directory, config) as log:
         count = 0
         for letter in _letters(log, topic):

@@ -188,8 +188,8 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     rebuilt, kept = canonical_bytes(table), canonical_bytes(live)
     same = rebuilt == kept
     console.print(
-        f"{read} diagnoses in the log, {read - len(events)} of them not this loop's ({unreadable} unreadable); "
-        f"rebuilt profile {len(rebuilt)} bytes, "
+        f"{read} diagnoses in the log, {read - len(events)} of them not this loop's "
+        f"({unreadable} unreadable); rebuilt profile {len(rebuilt)} bytes, "
         f"live {len(kept)} bytes: {'identical' if same else 'DIFFERENT'}"
         + ("" if from_day is None else f" (compacted: of before {date.fromordinal(from_day)}, what is left)"),
         highlight=False,

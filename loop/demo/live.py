@@ -173,8 +173,8 @@ def run_live(root: Path, vllm: Path, console: Console) -> dict[str, object]:
     """The demo in `root`; its figures. Raises `LiveDemoFailed`."""
     if not vllm.exists():
         raise LiveDemoFailed(
-            f"vLLM is not in {vllm}: `make vllm-env` in a checkout, or `pip install vllm` into an environment "
-            "of its own and name its Python with --vllm"
+            f"vLLM is not in {vllm}: `make vllm-env` in a checkout, or `pip install vllm` into an "
+            "environment of its own and name its Python with --vllm"
         )
     if (root / "state.db").exists():
         raise LiveDemoFailed(f"{root} holds a run already; remove it, or choose another --dir")

@@ -19,6 +19,9 @@ finish() {
     [ -n "${KEEP:-}" ] || rm -rf "$work"
 }
 trap finish EXIT
+quietly() { # quietly COMMAND...: what it says is shown when it fails
+    "$@" >"$work/pip.log" 2>&1 || { cat "$work/pip.log" >&2; return 1; }
+}
 phase() { echo "--- $((SECONDS)) s: $*"; }
 start() { # start NAME COMMAND...: in the background, with a log of its own
     local name=$1
@@ -41,14 +44,14 @@ phase "a fresh environment with $(basename "$wheel")"
 "${PYTHON:-python3.11}" -m venv env
 if [ -n "${LEND:-}" ]; then
     echo "$LEND" >"$(env/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
-    env/bin/pip install --quiet --disable-pip-version-check --no-deps --no-index --ignore-installed "$wheel"
+    quietly env/bin/pip install --disable-pip-version-check --no-deps --no-index --ignore-installed "$wheel"
 else
-    install="env/bin/pip install --quiet --disable-pip-version-check --constraint $checkout/constraints.txt"
+    install="quietly env/bin/pip install --disable-pip-version-check --constraint $checkout/constraints.txt"
     $install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
     $install "$wheel[kafka,llm]"
 fi
 PATH=$work/env/bin:$PATH
-export OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error COLUMNS=150
+export OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error
 skillloop --version
 
 phase "my configuration, my questions with my labels, and a student that cannot multiply"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import not_
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -33,7 +34,7 @@ class Decision(Frozen):
 
     `examples` counts distinct target examples, replay not included; `steps` are optimizer steps. `reasons`
     are sentences with the numbers behind them: first what decided, then one for each skill that was passed
-    over.
+    over. A `reinforced` round trains by GRPO (`training.grpo`) instead of supervision.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Decision(Frozen):
     examples: int = 0
     steps: int = 0
     reasons: tuple[str, ...]
+    reinforced: bool = Field(default=False, exclude_if=not_)
 
 
 class PoolState(Frozen):
@@ -74,6 +76,7 @@ class RoundRecord(Frozen):
     steps: int = Field(default=0, ge=0)
     strategies: Mapping[str, Teaching] = Field(default_factory=dict)
     error: str = ""
+    reinforced: bool = False
 
     @model_validator(mode="after")
     def _mix_says_which(self) -> RoundRecord:
@@ -89,7 +92,11 @@ class RoundRecord(Frozen):
 
 
 class PolicySettings(Settings):
-    """The policy's numbers; the reasons for the defaults are in docs/decisions/0003-policy-defaults.md."""
+    """The policy's numbers; the reasons for the defaults are in docs/decisions/0003-policy-defaults.md.
+
+    `reinforce`: a skill at its ceiling (a synthesis round without gain) gets one round of GRPO, of
+    `reinforced_steps` steps, before it is put aside.
+    """
 
     min_answers: int = Field(default=600, ge=1)
     min_needed: int = Field(default=20, ge=1)
@@ -112,6 +119,8 @@ class PolicySettings(Settings):
     max_failures: int = Field(default=3, ge=1)
     min_held_out: int = Field(default=20, ge=0)
     allow_mix: bool = False
+    reinforce: bool = False
+    reinforced_steps: int = Field(default=60, ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> PolicySettings:

@@ -10,7 +10,7 @@ Rules, in order:
 3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs
    it;
 4. a ceiling: a synthesis round without gain for a skill puts it aside, for a while (a selection round never
-   does: the pool may have been the limit);
+   does: the pool may have been the limit), or, with `reinforce`, has it taught by GRPO, once;
 5. most harmful skills first (miss rate x share), few per round;
 6. select while the pool has enough distinct items or the round would not pass them too often, else
    synthesize; also synthesize when a selection round has left the skill missing;
@@ -33,14 +33,13 @@ from agent.decision import (
     PolicyInput,
     PolicySettings,
     PoolState,
-    RoundRecord,
     SkillTarget,
     Teaching,
 )
+from agent.past import alone, ceiling, cooldown, gained, reinforced_next, rejections, set_aside, taught
 from agent.posterior import SkillEstimate
 
 DEFAULT_POLICY = PolicySettings()
-_MAX_COOLDOWN_FACTOR = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,7 @@ class _Candidate:
     strategy: Teaching
     why_strategy: str
     nearly: bool = False
+    reinforced: bool = False
 
 
 def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Decision:
@@ -104,6 +104,7 @@ def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Dec
         skills=targets,
         examples=sum(target.examples for target in targets),
         steps=steps,
+        reinforced=chosen[0].reinforced,
         reasons=(
             why,
             *(f"{c.estimate.skill}: {_evidence(c.estimate, settings)}; {c.why_strategy}" for c in chosen),
@@ -131,7 +132,7 @@ def _blocks(given: PolicyInput, settings: PolicySettings) -> list[str]:
         )
     ended = [record for record in given.history if record.outcome != "active"]
     if ended:
-        pause, since = _cooldown(ended, settings), given.answers_total - ended[-1].decided_at_answers
+        pause, since = cooldown(ended, settings), given.answers_total - ended[-1].decided_at_answers
         if since < pause:
             blocks.append(
                 f"{since} of {pause} answers since round {ended[-1].round_id} ({ended[-1].outcome})"
@@ -139,43 +140,8 @@ def _blocks(given: PolicyInput, settings: PolicySettings) -> list[str]:
     return blocks
 
 
-def _cooldown(ended: Sequence[RoundRecord], settings: PolicySettings) -> int:
-    in_a_row = 0
-    for record in reversed(ended):
-        if record.outcome == "promoted":
-            break
-        in_a_row += 1
-    factor = min(settings.rejected_cooldown_factor**in_a_row, _MAX_COOLDOWN_FACTOR)
-    return int(settings.cooldown_answers * max(factor, 1.0))
-
-
-def _rejections(given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
-    """Rejected rounds that still count: since the last promotion, and not too old."""
-    recent: list[RoundRecord] = []
-    for record in given.history:
-        if record.outcome == "promoted":
-            recent = []
-        elif record.outcome == "rejected" and _age(record, given) < settings.ceiling_expires_answers:
-            recent.append(record)
-    return recent
-
-
-def _failures(skill: str, given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
-    """The latest rounds on a skill, as far as they failed in a row; none when the last of them is old."""
-    in_a_row: list[RoundRecord] = []
-    for record in given.history:
-        if skill in record.skills and record.outcome != "active":
-            in_a_row = [*in_a_row, record] if record.outcome == "failed" else []
-    old = not in_a_row or _age(in_a_row[-1], given) >= settings.ceiling_expires_answers
-    return [] if old else in_a_row
-
-
-def _age(record: RoundRecord, given: PolicyInput) -> int:
-    return given.answers_total - record.decided_at_answers
-
-
 def _skill_cap(given: PolicyInput, settings: PolicySettings) -> int:
-    sizes = [len(record.skills) for record in _rejections(given, settings)]
+    sizes = [len(record.skills) for record in rejections(given, settings)]
     return min([settings.max_skills, *(max(1, size // 2) for size in sizes)])
 
 
@@ -196,65 +162,24 @@ def _candidate(
             f" to promote it: {'wait for traffic, or ' if given.held_out_grows else ''}add questions to"
             " task.held_out"
         )
-    aside = _set_aside(estimate.skill, strategy, given, settings)
+    aside = set_aside(estimate.skill, strategy, given, settings)
+    reinforced = reinforced_next(estimate.skill, given, settings)
+    reached = ceiling(estimate.skill, given, settings)
+    if reinforced and reached is not None:
+        why += f"; by GRPO, since {gained(reached, estimate.skill)}"
     half_seen = settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
     nearly = half_seen and estimate.low > settings.miss_threshold and not aside
-    return _Candidate(estimate, ", ".join([*obstacles, *aside]), strategy, why, nearly)
-
-
-def _set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[str]:
-    """Failures that a person must mend, the ceiling rule, and rejections that leave nothing to change."""
-    reasons = []
-    failed = _failures(skill, given, settings)
-    if len(failed) >= settings.max_failures:
-        last, expires = failed[-1], settings.ceiling_expires_answers - _age(failed[-1], given)
-        reasons.append(
-            f"{len(failed)} rounds on it failed, the last is {last.round_id} ({last.error or 'unknown'})"
-            f"; a person must mend the cause; tried again in {expires} answers"
-        )
-    synthesized = [
-        r for r in _taught(skill, given) if r.strategy_of(skill) == "synthesize" and skill in r.gains
-    ]
-    if synthesized:
-        last, expires = synthesized[-1], settings.ceiling_expires_answers
-        gain, age = last.gains[skill], _age(synthesized[-1], given)
-        if gain < settings.min_gain and age < expires:
-            reasons.append(
-                f"ceiling: synthesis round {last.round_id} gained {gain:+.2f}, "
-                f"expires in {expires - age} answers"
-            )
-    for record in _alone(skill, strategy, given, settings):
-        if 0 < record.steps < 2 * settings.min_steps:
-            reasons.append(
-                f"round {record.round_id} on it alone was rejected at {record.steps} steps: "
-                "nothing is left to reduce"
-            )
-    return reasons
-
-
-def _taught(skill: str, given: PolicyInput) -> list[RoundRecord]:
-    """Rounds that really taught the skill: neither active nor crashed."""
-    return [
-        record
-        for record in given.history
-        if skill in record.skills and record.outcome in ("promoted", "rejected")
-    ]
-
-
-def _alone(skill: str, strategy: Teaching, given: PolicyInput, settings: PolicySettings) -> list[RoundRecord]:
-    return [
-        r for r in _rejections(given, settings) if r.skills == (skill,) and r.strategy_of(skill) == strategy
-    ]
+    return _Candidate(estimate, ", ".join([*obstacles, *aside]), strategy, why, nearly, reinforced)
 
 
 def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: int) -> tuple[Teaching, str]:
     """Select or synthesize for one of `skills` targets, with the reason."""
     pool = given.pools.get(skill, PoolState(available=0))
-    taught = _taught(skill, given)
-    selected = [record.round_id for record in taught if record.strategy_of(skill) == "select"]
-    if selected and taught[-1].strategy_of(skill) == "select":
+    lessons = taught(skill, given)
+    selected = [record.round_id for record in lessons if record.strategy_of(skill) == "select"]
+    if selected and lessons[-1].strategy_of(skill) == "select":
         return "synthesize", f"still missing after selection round {selected[-1]}"
-    refused = [r.round_id for r in _rejections(given, settings) if r.strategy_of(skill) == "synthesize"]
+    refused = [r.round_id for r in rejections(given, settings) if r.strategy_of(skill) == "synthesize"]
     if selected and refused:
         return (
             "synthesize",
@@ -285,12 +210,13 @@ def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: 
 def _choose(
     ready: Sequence[_Candidate], cap: int, settings: PolicySettings
 ) -> tuple[Kind, list[_Candidate], str]:
-    """The targets: by default all of one strategy, the one whose best `cap` skills spoil most answers."""
-    groups: dict[Teaching, list[_Candidate]] = {"select": [], "synthesize": []}
-    for candidate in ready:
-        groups[candidate.strategy].append(candidate)
+    """The targets: all of one method, the one whose best `cap` skills spoil most answers. Without `allow_mix`
+    selection and synthesis are methods of their own, as reinforcement always is."""
     if settings.allow_mix:
-        chosen = list(ready[:cap])
+        best = max(
+            (False, True), key=lambda method: _total([c for c in ready if c.reinforced == method][:cap])
+        )
+        chosen = [c for c in ready if c.reinforced == best][:cap]
         kinds = {candidate.strategy for candidate in chosen}
         kind: Kind = "mix" if len(kinds) > 1 else chosen[0].strategy
         return (
@@ -298,22 +224,30 @@ def _choose(
             chosen,
             f"{kind}: {_names(chosen)} of {len(ready)} missing skills, total priority {_total(chosen):.3f}",
         )
-    totals = {strategy: _total(group[:cap]) for strategy, group in groups.items()}
-    best: Teaching = "select" if totals["select"] >= totals["synthesize"] else "synthesize"
-    other: Teaching = "synthesize" if best == "select" else "select"
-    chosen = groups[best][:cap]
-    return (
-        best,
-        chosen,
-        f"{best}: {_names(chosen)}, total priority {totals[best]:.3f} (to {other}: {totals[other]:.3f})",
+    methods: dict[tuple[Teaching, bool], list[_Candidate]] = {
+        ("select", False): [],
+        ("synthesize", False): [],
+    }
+    for candidate in ready:
+        methods.setdefault((candidate.strategy, candidate.reinforced), []).append(candidate)
+    totals = {method: _total(group[:cap]) for method, group in methods.items()}
+    method = max(totals, key=lambda each: totals[each])  # of equals the first: selection
+    others = ", ".join(
+        f"to {strategy}{' by GRPO' if reinforced else ''}: {total:.3f}"
+        for (strategy, reinforced), total in totals.items()
+        if (strategy, reinforced) != method
     )
+    chosen = methods[method][:cap]
+    return method[0], chosen, f"{method[0]}: {_names(chosen)}, total priority {totals[method]:.3f} ({others})"
 
 
 def _steps(chosen: Sequence[_Candidate], given: PolicyInput, settings: PolicySettings) -> tuple[int, str]:
+    if chosen[0].reinforced:
+        return settings.reinforced_steps, f"{settings.reinforced_steps} steps of GRPO"
     planned = _planned_steps(len(chosen), settings)
     if len(chosen) == 1:
         only = chosen[0]
-        tried = [r.steps for r in _alone(only.estimate.skill, only.strategy, given, settings)]
+        tried = [r.steps for r in alone(only.estimate.skill, only.strategy, given, settings)]
         if tried:
             least = min((steps for steps in tried if steps), default=planned)
             halved = max(least // 2, settings.min_steps)

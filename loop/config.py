@@ -30,7 +30,7 @@ from loop.loading import KindSection, load_settings
 from serving.settings import EngineSettings, GatewaySettings, VllmSettings
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
-from training.settings import LaunchSettings, SftSettings
+from training.settings import GrpoSettings, LaunchSettings, SftSettings
 
 BUILTIN = "builtin:"
 
@@ -178,10 +178,12 @@ class TrainSection(KindSection):
     batch_size: int = Field(default=32, gt=0)
     max_length: int = Field(default=1024, gt=1)
     sft: SftSettings = SftSettings()
+    grpo: GrpoSettings = GrpoSettings()
     launch: LaunchSettings = LaunchSettings()
 
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
+        self.grpo.micro_batches(self.batch_size)
         if self.kind in {"sft", "launch"}:
             self.sft.micro_batches(self.batch_size, self.launch.processes if self.kind == "launch" else 1)
         return self

@@ -126,18 +126,31 @@ def _sft(section: TrainSection) -> Trainer:
     return SftTrainer(section.sft)
 
 
+def _grpo(section: TrainSection) -> Trainer:
+    from training.grpo import GrpoTrainer
+
+    return GrpoTrainer(section.grpo, section.sft)
+
+
 def _launch(section: TrainSection) -> Trainer:
     from training.launch import LaunchTrainer
 
     return LaunchTrainer(section.sft, section.launch)
 
 
-TRAINERS: Table[Callable[[TrainSection], Trainer]] = Table("trainer", {"sft": _sft, "launch": _launch})
+TRAINERS: Table[Callable[[TrainSection], Trainer]] = Table(
+    "trainer", {"sft": _sft, "grpo": _grpo, "launch": _launch}
+)
 
 
 def open_trainer(section: TrainSection) -> Trainer:
     """What turns a round's examples into an adapter."""
     return open_kind(TRAINERS, section, section)
+
+
+def open_reinforcer(section: TrainSection) -> Trainer:
+    """What trains the rounds that the policy wants reinforced."""
+    return _grpo(section)
 
 
 def _mlflow(section: RegistrySection, student: str, root: Path) -> Registry:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loop.backends import NothingThere, find_store, open_store
 from loop.config import Config
-from loop.doors import open_engine, open_registry, open_task, open_trainer
+from loop.doors import open_engine, open_registry, open_reinforcer, open_task, open_trainer
 from loop.workers.curate import CurateWorker
 from loop.workers.deploy import DeployWorker
 from loop.workers.judge import JudgeWorker
@@ -46,6 +46,7 @@ def open_services(config: Config, root: Path, ports: Ports = Ports()) -> Service
         owner=ports.owner or worker_name(),
         listen=ports.listen,
         stop=ports.stop,
+        reinforcer=ports.reinforcer or (open_reinforcer(config.train) if config.policy.reinforce else None),
     )
 
 

@@ -20,7 +20,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -69,7 +69,8 @@ class LaunchTrainer:
         absolute = {"base_dir": job.base_dir.resolve(), "out_dir": job.out_dir.resolve()}
         text = {
             "settings": self.settings.model_dump(mode="json"),
-            "job": JOBS.dump_python(job, mode="json") | {key: str(path) for key, path in absolute.items()},
+            "job": JOBS.dump_python(replace(job, right=None), mode="json")
+            | {key: str(path) for key, path in absolute.items()},
         }
         write_text(job.out_dir / JOB, json.dumps(text))
         tail = _attend(self._command(job.out_dir / JOB), job.out_dir, on_progress)

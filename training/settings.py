@@ -41,6 +41,39 @@ class SftSettings(Settings):
         return share // micro
 
 
+class GrpoSettings(Settings):
+    """The recipe of a reinforced round (`training.grpo`): `generations` answers to each question, of at most
+    `max_new_tokens`, drawn at `temperature`; `kl` weighs the distance to the champion (0: none, as in the
+    paper).
+
+    `micro_batch_size` (None: all of a step) is how many answers one device holds at a time. `save_every` 0
+    writes no checkpoints.
+    """
+
+    generations: int = Field(default=8, gt=1)
+    max_new_tokens: int = Field(default=512, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    lr: float = Field(default=1e-5, gt=0)
+    kl: float = Field(default=0.0, ge=0)
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    gradient_checkpointing: bool = False
+    save_every: int = Field(default=20, ge=0)
+    report_every: int = Field(default=5, gt=0)
+
+    def micro_batches(self, batch_size: int) -> int:
+        """Into how many parts the answers of a step are divided. Raises `ValueError` when they do not
+        divide."""
+        answers = batch_size * self.generations
+        parts, rest = divmod(answers, self.micro_batch_size or answers)
+        if rest:
+            raise ValueError(
+                f"batch_size {batch_size} x generations {self.generations} is not a multiple of"
+                f" micro_batch_size {self.micro_batch_size}"
+            )
+        return parts
+
+
 class LaunchSettings(Settings):
     """How the processes of a round start. `processes`: how many on this host, one for each device.
 

@@ -20,11 +20,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -35,6 +35,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -44,6 +45,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
+from agent.settings import Settings
 from serving.adapter_files import adapter_sha256
 from streams.files import read_json, write_json
 from training.adapters import base_name, base_sha256, canonicalise, load_check
@@ -59,10 +61,11 @@ from training.checkpoints import (
 )
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
-from training.settings import SftSettings
+from training.settings import GrpoSettings, SftSettings
 from training.trainer import CurvePoint, Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 @dataclass(frozen=True)
@@ -105,41 +108,48 @@ class SftTrainer:
 def begin(settings: SftSettings, job: TrainingJob) -> TrainedAdapter | None:
     """Claim the job's directory; the result of a finished round, or None. Raises `TrainingError` when the
     directory belongs to another job."""
-    claim(job.out_dir, _fingerprint(settings, job))
+    claim(job.out_dir, fingerprint(job, settings))
     return finished_result(job.out_dir)
 
 
 def train_begun(settings: SftSettings, job: TrainingJob, on_progress: Progress = unwatched) -> None:
     """Train a round that has begun, up to its result. In a launched round each process calls this, and the
     first one writes what is written."""
-    tokenizer, model = _load(settings, job)
+    tokenizer, model = load_student(settings, job)
     rows = encode(job.examples, tokenizer, job.max_length)
     plan = batch_plan([len(row.input_ids) for row in rows], job.steps, job.batch_size, job.seed)
     data = Dataset.from_dict(
         {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
     )
     tokens = _trained_tokens([len(rows[i].input_ids) for i in plan], job.batch_size)
-    before = _trainable(model)
+    before = trainable(model)
     config = _trainer_config(settings, job)
     processes = PartialState()
     with processes.main_process_first():
         checkpoint = last_complete(job.out_dir / CHECKPOINTS)
-    watch = _Watch(on_progress, tokens, read_marker(checkpoint))
+    watch = TrainingWatch(on_progress, read_marker(checkpoint), tokens)
     trainer = SFTTrainer(
         model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[watch]
     )
-    _run(trainer, checkpoint)
-    if watch.stopped is not None:
-        raise watch.stopped
-    _check_moved(before, _trainable(model))
+    run(trainer, checkpoint, watch)
     if processes.is_main_process:
-        adapter = _save_adapter(model, job)
-        figures = (job.steps, watch.seconds(), tokens[-1], watch.loss)
-        trained = {row.example_id for row in rows}
-        left_out = tuple(e.example_id for e in job.examples if e.example_id not in trained)
-        curve = _curve(trainer.state.log_history)
-        _finish(TrainedAdapter(adapter, adapter_sha256(adapter), *figures, left_out, curve))
+        finish(job, model, before, watch, {row.example_id for row in rows})
     processes.wait_for_everyone()
+
+
+def finish(
+    job: TrainingJob,
+    model: PeftModel,
+    before: Mapping[str, torch.Tensor],
+    watch: TrainingWatch,
+    trained: Collection[str],
+) -> None:
+    """Write adapter and result of a round that has been trained to its end on the examples `trained`."""
+    _check_moved(before, trainable(model))
+    adapter = _save_adapter(model, job)
+    left_out = tuple(e.example_id for e in job.examples if e.example_id not in trained)
+    figures = (job.steps, watch.seconds(), watch.tokens(), watch.loss)
+    _finish(TrainedAdapter(adapter, adapter_sha256(adapter), *figures, left_out, watch.curve()))
 
 
 def finished_result(out_dir: Path) -> TrainedAdapter | None:
@@ -161,22 +171,43 @@ def finished_result(out_dir: Path) -> TrainedAdapter | None:
     return TrainedAdapter(adapter_dir=adapter_dir, **found, left_out=left_out, curve=curve)
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class TrainingWatch(TrainerCallback):  # type: ignore[misc]
     """Reports progress, stops at the first loss that is not finite, and marks checkpoints as whole.
 
-    `tokens` are those trained after each step. What it adds to the trainer's own log of a step is kept in
-    checkpoints with that log.
+    `planned` are the tokens trained after each step; without them the trainer counts (`num_tokens`). What it
+    adds to the trainer's own log of a step is kept in checkpoints with that log.
     """
 
-    def __init__(self, on_progress: Progress, tokens: Sequence[int], resumed: Marker | None) -> None:
+    def __init__(self, on_progress: Progress, resumed: Marker | None, planned: Sequence[int] = ()) -> None:
         self.loss = resumed.loss if resumed else math.nan
         self.stopped: StopTraining | None = None
         self._on_progress = on_progress
-        self._tokens = tokens
+        self._planned = planned
+        self._state = TrainerState()
         self._started = time.monotonic() - (resumed.seconds if resumed else 0.0)
 
     def seconds(self) -> float:
+        """Training seconds of all attempts."""
         return time.monotonic() - self._started
+
+    def tokens(self) -> int:
+        """Tokens trained so far."""
+        step = self._state.global_step
+        return self._planned[step - 1] if self._planned else int(self._state.num_input_tokens_seen)
+
+    def curve(self) -> tuple[CurvePoint, ...]:
+        """The trainer's log as points; a checkpoint of an earlier version has some without all figures."""
+        names = [each.name for each in fields(CurvePoint)]
+        return tuple(
+            CurvePoint(**{name: entry[name] for name in names})
+            for entry in self._state.log_history
+            if all(name in entry for name in names)
+        )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        self._state = state
 
     def on_log(
         self,
@@ -195,7 +226,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
                 f"at step {state.global_step} of {state.max_steps}; "
                 "lower the learning rate and check the champion's adapter"
             )
-        rate = self._tokens[state.global_step - 1] / self.seconds()
+        rate = self.tokens() / self.seconds()
         state.log_history[-1] |= {"tokens_per_s": rate, "at_ms": time.time_ns() // 1_000_000}
         try:
             self._on_progress(state.global_step, state.max_steps, self.loss)
@@ -218,18 +249,9 @@ def _trained_tokens(lengths: Sequence[int], batch_size: int) -> list[int]:
     return list(accumulate(sum(lengths[start : start + batch_size]) for start in batches))
 
 
-def _curve(history: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
-    """The trainer's log as points; a checkpoint of an earlier version has some without all figures."""
-    names = [each.name for each in fields(CurvePoint)]
-    return tuple(
-        CurvePoint(**{name: entry[name] for name in names})
-        for entry in history
-        if all(name in entry for name in names)
-    )
-
-
-def _fingerprint(settings: SftSettings, job: TrainingJob) -> str:
-    digest = hashlib.sha256(settings.model_dump_json().encode())
+def fingerprint(job: TrainingJob, *recipe: Settings) -> str:
+    """What a round's directory belongs to: its recipe, size, data, base and champion."""
+    digest = hashlib.sha256("".join(settings.model_dump_json() for settings in recipe).encode())
     digest.update(f"{job.steps} {job.batch_size} {job.max_length} {job.seed}".encode())
     digest.update(base_sha256(job.base_dir).encode())
     digest.update(b"none" if job.champion is None else adapter_sha256(job.champion).encode())
@@ -240,7 +262,7 @@ def _fingerprint(settings: SftSettings, job: TrainingJob) -> str:
     return digest.hexdigest()
 
 
-def _load(settings: SftSettings, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, PeftModel]:
+def load_student(settings: SftSettings, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, PeftModel]:
     base_dir, champion = job.base_dir, job.champion
     set_seed(job.seed)
     transformers_logging.disable_progress_bar()
@@ -288,43 +310,57 @@ def _check_lineage(settings: SftSettings, champion: Path) -> None:
 
 
 def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
-    cuda = torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     micro_batches = settings.micro_batches(job.batch_size, processes)
-    config = SFTConfig(
-        output_dir=str(job.out_dir / CHECKPOINTS),
-        max_steps=job.steps,
-        per_device_train_batch_size=job.batch_size // micro_batches // processes,
-        gradient_accumulation_steps=micro_batches,
-        learning_rate=settings.lr,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_ratio,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="sequential",
-        dataloader_num_workers=0,
-        dataloader_pin_memory=cuda,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=cuda,
-        use_cpu=not cuda,
-        seed=job.seed,
-        logging_steps=settings.report_every,
-        logging_nan_inf_filter=False,
-        save_strategy="steps" if settings.save_every else "no",
-        save_steps=settings.save_every or 1,
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        ddp_find_unused_parameters=False,
+    return one_device(
+        SFTConfig(
+            **common_arguments(settings, job),
+            per_device_train_batch_size=job.batch_size // micro_batches // processes,
+            gradient_accumulation_steps=micro_batches,
+            lr_scheduler_type="cosine",
+            warmup_steps=settings.warmup_ratio,
+            weight_decay=settings.weight_decay,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            train_sampling_strategy="sequential",
+            gradient_checkpointing=settings.gradient_checkpointing,
+        )
     )
-    # On a host with several devices DataParallel would multiply the batch; `launch` is the way to use them.
-    config._n_gpu = min(config.n_gpu, 1)  # noqa: SLF001
-    return config
 
 
-def _run(trainer: SFTTrainer, checkpoint: Path | None) -> None:
+def common_arguments(settings: SftSettings | GrpoSettings, job: TrainingJob) -> dict[str, Any]:
+    """The trainer's arguments that do not depend on the method."""
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(job.out_dir / CHECKPOINTS),
+        "max_steps": job.steps,
+        "learning_rate": settings.lr,
+        "max_grad_norm": settings.max_grad_norm,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": cuda,
+        "bf16": cuda,
+        "use_cpu": not cuda,
+        "seed": job.seed,
+        "logging_steps": settings.report_every,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if settings.save_every else "no",
+        "save_steps": settings.save_every or 1,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "ddp_find_unused_parameters": False,
+    }
+
+
+def one_device(arguments: Arguments) -> Arguments:
+    """The arguments without DataParallel, which on a host with several devices would multiply the batch;
+    `launch` is the way to use them."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
+    return arguments
+
+
+def run(trainer: Trainer, checkpoint: Path | None, watch: TrainingWatch) -> None:
+    """Train from the checkpoint or the beginning. Raises `TrainingError`, and what stopped the round."""
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
             trainer.remove_callback(callback)
@@ -334,9 +370,11 @@ def _run(trainer: SFTTrainer, checkpoint: Path | None) -> None:
         raise TrainingError(
             f"the device ran out of memory; set a smaller micro_batch_size or gradient_checkpointing ({exc})"
         ) from exc
+    if watch.stopped is not None:
+        raise watch.stopped
 
 
-def _trainable(model: PeftModel) -> dict[str, torch.Tensor]:
+def trainable(model: PeftModel) -> dict[str, torch.Tensor]:
     return {
         name: weight.detach().cpu().clone()
         for name, weight in model.named_parameters()
@@ -344,7 +382,7 @@ def _trainable(model: PeftModel) -> dict[str, torch.Tensor]:
     }
 
 
-def _check_moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
+def _check_moved(before: Mapping[str, torch.Tensor], after: dict[str, torch.Tensor]) -> None:
     if not all(bool(torch.isfinite(weight).all()) for weight in after.values()):
         raise TrainingDiverged("the trained adapter holds NaN or infinite weights; lower the learning rate")
     if before.keys() != after.keys() or all(torch.equal(before[name], after[name]) for name in before):

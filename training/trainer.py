@@ -6,7 +6,7 @@ Every trainer passes `training.testing.trainer_conformance`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,10 @@ Progress = Callable[[int, int, float], None]
 """Called with (step, total steps, mean loss since the last call). What it raises stops the round and is not
 caught: so a worker that lost its lease ends its training. On `StopTraining` a checkpoint is saved first,
 where the trainer has any."""
+
+
+Right = Callable[[str, str], bool | None]
+"""(an example's completion, a student's answer to its prompt) -> right, wrong, or None: cannot tell."""
 
 
 class StopTraining(BaseException):
@@ -55,7 +59,8 @@ class TrainingJob:
 
     `batch_size` is examples per optimizer step over all devices, `steps` the whole budget, `max_length` the
     most tokens that an example may have. `out_dir` belongs to this job alone. `base_name` is what the adapter
-    calls its base; None: as `training.adapters.base_name` finds it.
+    calls its base; None: as `training.adapters.base_name` finds it. `right` grades answers, for trainers that
+    need it; it is no part of what the round is.
     """
 
     base_dir: Path
@@ -67,6 +72,7 @@ class TrainingJob:
     max_length: int = 1024
     seed: int = 0
     base_name: BaseName | None = None
+    right: Right | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

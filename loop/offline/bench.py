@@ -31,10 +31,6 @@ STUDENT = "offline"
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything a stage may use. `open_student` and `embed` are called only by the stages that need them;
-    `student_id` is a hash of the student's files, `rewards_id` one of the reward model's; `ledger` is what
-    was paid, `replies` what the teacher said."""
-
     """Everything a stage may use. `open_student`, `open_trainer` and `embed` are called only by the stages
     that need them; `student_id` is a hash of the student's files, `rewards_id` one of the reward model's;
     `ledger` is what was paid, `replies` what the teacher said."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.catalog import SkillCatalog, SkillMap
 from agent.items import HeldOutItem, PoolItem
+from graphs.filters.final_answers import final_answer
 from graphs.teacher import PaidTeacher, Teacher
 from training.errors import HeldOutOverlap
 from training.mix import normalised
@@ -32,7 +33,8 @@ class Task:
 
     `prompt` is the form in which the student is asked. `teacher_of` is the teacher whose calls are booked on
     a round. `levels` are the difficulties of pool items, where known; `grader` names what `grade`
-    is, so that no evaluation by another one is taken for its own. `close` ends what the task holds open.
+    is, so that no evaluation by another one is taken for its own. `final` reads the final answer of a worked
+    solution. `close` ends what the task holds open.
 
     Raises `HeldOutOverlap` when a held-out question is in the pool: a gate on it would measure memory.
     """
@@ -46,6 +48,7 @@ class Task:
     prompt: Callable[[str], str] = unchanged
     levels: Mapping[str, int] = field(default_factory=dict)
     grader: str = ""
+    final: Callable[[str], str | None] = final_answer
     close: Callable[[], None] = field(default=nothing_open, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +73,11 @@ class Task:
     def teacher_of(self, round_id: str) -> Teacher:
         """The teacher for a round's work."""
         return self.teacher.for_round(round_id) if isinstance(self.teacher, PaidTeacher) else self.teacher
+
+    def right(self, solution: str, answer: str) -> bool | None:
+        """Whether an answer ends as a worked solution does; None where it cannot tell."""
+        expected = self.final(solution)
+        return None if expected is None else self.grade(expected, answer)
 
     @property
     def skill_map(self) -> SkillMap:

@@ -183,4 +183,5 @@ def round_record(round_: LoopRound) -> RoundRecord:
         steps=record.decision.steps,
         strategies={target.skill: target.strategy for target in record.decision.skills},
         error=ended.error if ended else "",
+        reinforced=record.decision.reinforced,
     )

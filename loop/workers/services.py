@@ -38,6 +38,7 @@ class Ports:
     teacher: Teacher | None = None
     engine: Engine | None = None
     trainer: Trainer | None = None
+    reinforcer: Trainer | None = None
     registry: Registry | None = None
     clock: Clock = field(default_factory=SystemClock)
     crash: CrashPoint | None = None
@@ -50,7 +51,8 @@ class Ports:
 class Services:
     """`root` is the run's directory: what rounds keep there are copies of what the registry stores, fetched
     when they are missing. `listen` is told what happens, for display only; `stop` is set when the process has
-    to end. A context manager that closes what it holds."""
+    to end; `reinforcer` trains the rounds that the policy wants reinforced. A context manager that closes
+    what it holds."""
 
     config: Config
     root: Path
@@ -65,6 +67,7 @@ class Services:
     owner: str
     listen: Listener = nobody
     stop: Event = field(default_factory=Event)
+    reinforcer: Trainer | None = None
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from loop.workers.services import Services, today
 from streams.files import write_text
 from streams.state.ledger import entry_row
 from training.attempts import begin_attempt, sweep_attempts
+from training.errors import TrainingError
 from training.mix import assert_disjoint, write_as_trained
 from training.trainer import BaseName, StopTraining, TrainedAdapter, TrainingJob
 
@@ -94,8 +95,15 @@ class TrainWorker(RoundWorker):
             max_length=size.max_length,
             seed=round_seed(services.config.seed, round_),
             base_name=_named(services),
+            right=services.task.right,
         )
-        return services.trainer.train(job, progress)
+        if not round_.record.decision.reinforced:
+            return services.trainer.train(job, progress)
+        if services.reinforcer is None:
+            raise TrainingError(
+                "the round is to be reinforced, and policy.reinforce is off here: set it everywhere"
+            )
+        return services.reinforcer.train(job, progress)
 
     def _store(self, round_: LoopRound, examples: list[Example], result: TrainedAdapter) -> tuple[str, str]:
         """Adapter, data as trained and curve into the round's run; the hashes of the last two."""

@@ -212,6 +212,35 @@ def test_no_ceiling_after_selection_or_without_a_measured_gain(record: RoundReco
     assert "gcd" in names(decide(given_input(history=(record,)), PolicySettings(allow_mix=True)))
 
 
+def test_with_reinforce_a_skill_at_its_ceiling_gets_one_round_of_grpo() -> None:
+    settings = PolicySettings(reinforce=True)
+    synthesized = round_of("synthesize", "gcd", gain=0.01)
+    decision = decide(given_input(history=(synthesized,)), settings)
+    assert decision.reinforced and names(decision) == ("gcd",)
+    assert decision.steps == settings.reinforced_steps
+    assert any("gcd" in r and "GRPO" in r and "gained +0.01" in r for r in decision.reasons)
+
+    reinforced = synthesized.model_copy(
+        update={"round_id": "grpo", "reinforced": True, "decided_at_answers": 9_200}
+    )
+    after = decide(given_input(history=(synthesized, reinforced)), settings)
+    assert not after.reinforced and names(after) == ("left",)
+    assert any("gcd" in r and "ceiling: reinforced round grpo" in r for r in after.reasons)
+    lifted = reinforced.model_copy(update={"gains": {"gcd": 0.2}})
+    assert "gcd" in names(decide(given_input(history=(synthesized, lifted)), settings))
+
+
+def test_supervised_and_reinforced_skills_never_share_a_round() -> None:
+    history = (round_of("synthesize", "left", gain=0.0),)
+    for allow_mix in (False, True):
+        decision = decide(given_input(history=history), PolicySettings(reinforce=True, allow_mix=allow_mix))
+        assert names(decision) == ("gcd",) and not decision.reinforced
+
+
+def test_a_decision_that_is_not_reinforced_is_stored_as_before() -> None:
+    assert "reinforced" not in decide(given_input()).model_dump_json()
+
+
 def test_a_later_gain_lifts_the_ceiling() -> None:
     history = (
         round_of("synthesize", "gcd", gain=0.0, at=8_000),

@@ -126,7 +126,7 @@ class ScriptedLoop:
 
     def __post_init__(self) -> None:
         self.clock, self.log, self.trainer = HandClock(START), MemoryLog(), ScriptedTrainer()
-        self.teacher = NamingTeacher()
+        self.reinforcer, self.teacher = ScriptedTrainer(), NamingTeacher()
         base = self.root / "base"
         base.mkdir(parents=True, exist_ok=True)
         (base / "model.safetensors").write_bytes(b"base")
@@ -147,7 +147,13 @@ class ScriptedLoop:
         store = StateStore(f"sqlite:///{self.root / 'state.db'}")
         engine = ScriptedEngine(lambda prompt, version, sample: self.answer(version, prompt))
         ports = Ports(
-            store=store, task=task, engine=engine, trainer=self.trainer, clock=self.clock, owner="test"
+            store=store,
+            task=task,
+            engine=engine,
+            trainer=self.trainer,
+            reinforcer=self.reinforcer,
+            clock=self.clock,
+            owner="test",
         )
         opened = open_services(self.config, self.root, ports)
         return dataclasses.replace(opened, rounds=RoundStore(store, parse_record, self.clock))

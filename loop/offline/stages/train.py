@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.items import Example, Frozen, HeldOutItem, Provenance
+from graphs.filters.final_answers import final_answer
 from loop.config import ConfigError
 from loop.offline.bench import Bench
 from loop.offline.config import StatTrainSection
@@ -115,6 +116,7 @@ def _train(bench: Bench) -> Result:
         batch_size=section.batch_size,
         max_length=section.max_length,
         seed=bench.config.seed,
+        right=lambda solution, answer: bench.grade("", final_answer(solution) or "", answer),
     )
     trainer = bench.open_trainer()
     done = trainer.train(job, lambda step, total, loss: bench.runner.progress("train", step, total))

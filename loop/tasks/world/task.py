@@ -11,7 +11,7 @@ from graphs.teacher import PaidTeacher, Teacher
 from loop.config import Config, ConfigError, DemoSection
 from loop.tasks.student import Student
 from loop.tasks.task import Task
-from loop.tasks.world.checker import grade
+from loop.tasks.world.checker import final_answer, grade
 from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS
 from loop.tasks.world.world import COMMON, DESCRIPTIONS, SKILLS, STUBBORN, HeldOutSizes, held_out, pool
 
@@ -58,4 +58,4 @@ def demo_task(config: Config, student: Student, teacher: Teacher) -> Task:
     ]
     labelled: tuple[PoolItem, ...] = tuple(item for item in items if item.skills)
     held_out = items_of("gate", config.demo)
-    return Task(catalog, labelled, held_out, grade, teacher, student.base, grader="world")
+    return Task(catalog, labelled, held_out, grade, teacher, student.base, grader="world", final=final_answer)

@@ -77,6 +77,19 @@ def test_a_round_that_teaches_nothing_is_rejected_and_the_skill_put_aside(tmp_pa
     assert any(f"ceiling: synthesis round {second.round_id} gained" in why for why in waits.decision.reasons)
 
 
+def test_with_reinforce_a_skill_that_supervision_does_not_lift_is_taught_by_grpo_once(tmp_path: Path) -> None:
+    room = loop_of(tmp_path, useless, cooldown_answers=100, reinforce=True, reinforced_steps=7)
+    third = room.serve_until(rounds=3, at_most=3_000)
+    assert_rejected(room, third, "no proven gain")
+    (job,) = room.reinforcer.jobs
+    assert job.steps == 7 and [len(room.trainer.jobs), third.record.decision.reinforced] == [2, True]
+    assert job.right is not None and job.right("way 1\nthe answer is 4", "the answer is 4") is True
+    room.serve(900)
+    waits = room.workers.monitor.decider.standing()
+    assert waits is not None and waits.decision.kind == "wait" and len(room.rounds) == 3
+    assert any(f"ceiling: reinforced round {third.round_id}" in why for why in waits.decision.reasons)
+
+
 def test_a_round_that_harms_is_rejected_and_never_repeated_as_it_was(tmp_path: Path) -> None:
     room = loop_of(tmp_path, harmful, cooldown_answers=100)
     first = room.serve_until(rounds=1, at_most=1_000)

@@ -40,7 +40,7 @@ class UnknownSkill(AgentError, KeyError):
 class Skill(Frozen):
     """One skill that can be taught. No name begins with `*`: the profile's own rows do."""
 
-    name: str = Field(min_length=1, max_length=199)
+    name: str = Field(min_length=1, max_length=197)
     description: str = ""
 
     @field_validator("name")

@@ -1,13 +1,13 @@
-"""Drift: has a skill's miss rate risen since this version began? A two-sample likelihood ratio over every
-point at which the change may have happened (Siegmund 1985, ch. 3; the one-sided form of ADWIN's question,
-Bifet and Gavaldà 2007).
+"""Drift: has a skill's miss rate risen under this version, or with it? A two-sample likelihood ratio over
+every point at which the change may have happened (Siegmund 1985, ch. 3; the one-sided form of ADWIN's
+question, Bifet and Gavaldà 2007).
 
 For a skill needed by n answers and missed in m of them, split into n0, m0 before and n1, m1 after, with
 l(n, m) = m log(m / n) + (n - m) log(1 - m / n):
 
     G = l(n0, m0) + l(n1, m1) - l(n, m)  where m1 / n1 > m0 / n0, else 0;    alarm when max over splits G > h
 
-1. The reference is the version's own evidence before the split, at least `reference` opportunities of it. Its
+1. The reference is the evidence before the split, at least `reference` opportunities of it. Its
    uncertainty is in G, so there is no miss rate that counts as "in order", and nothing to know beforehand.
 2. The law of max G hardly depends on the miss rate, and its tail falls as exp(-h): `threshold` is a formula,
    fitted to simulations of it and checked by others in tests (docs/decisions/0005).
@@ -16,24 +16,26 @@ l(n, m) = m log(m / n) + (n - m) log(1 - m / n):
    says depends on its own buckets, the settings and the size of the catalog, on nothing else that arrives.
 4. An alarm stays until the same scan, the other way round and from the change on, shows a fall by the same
    evidence. Then what was seen before the change and since the fall is the reference, and a new alarm can
-   come.
+   come. A fall without an alarm makes what follows it the reference.
+5. A version's series begins with its predecessor's newest `horizon` opportunities: a version that is bad from
+   its first answer, or drifts at the moment of its promotion, is seen, and what it mended is a fall.
 
 The same scan runs over the part of the answers that nobody could judge or explain. Shares of the traffic are
 compared in windows (`TrafficScan`): two-sided, and a new mixture is the reference for the next one.
+`agent.scanner` runs all of it over one version.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from agent.posterior import ProfileView
-from agent.profile import ALL, RESERVED, UNDECIDED, UNEXPLAINED, BucketKey, Counts
+from agent.profile import ALL, RESERVED, UNDECIDED, UNEXPLAINED, Counts
 from agent.settings import Settings
 
 Kind = Literal["miss rate", "traffic", "abstention"]
@@ -74,7 +76,8 @@ class Alarm:
     `started` is the most likely first bucket of the change; `statistic` passed `threshold` (nats) at
     `bucket`; `before` and `after` are the counts on both sides of the change; `cleared` is the bucket at
     which the alarm ended, None while it stands. For traffic, `needed` counts answers and `missing` those that
-    needed the skill.
+    needed the skill. `inherited`: it was raised by answers of the version before, and stood when that was
+    replaced.
     """
 
     kind: Kind
@@ -86,6 +89,7 @@ class Alarm:
     before: Counts
     after: Counts
     cleared: int | None = None
+    inherited: bool = False
 
 
 def sidak(false_alarm: float, tests: int) -> float:
@@ -164,24 +168,30 @@ class DriftWatch:
             return
         self._cells.append(self._open)
         self._open = None
-        alarm = self.active
-        split, statistic = self._best_split(falls=alarm is not None)
-        if statistic <= self._h:
-            return
-        before, after = _sum(self._cells[:split]), _sum(self._cells[split:])
-        if alarm is not None:
-            self.alarms[-1] = replace(alarm, cleared=bucket)
-            self._cells = [(alarm.started, *alarm.before), *self._cells[split:]]
-        elif _odds(after) >= self._settings.odds_ratio * _odds(before):
-            where = (bucket, self._cells[split][0], statistic, self._h)
-            self.alarms.append(Alarm(self._kind, self._skill, *where, before, after))
-            self._cells = self._cells[split:]
+        rise, fall = self._best_splits()
+        if (alarm := self.active) is not None:
+            if fall.statistic > self._h:
+                self.alarms[-1] = replace(alarm, cleared=bucket)
+                self._cells = [(alarm.started, *alarm.before), *self._cells[fall.at :]]
+        elif rise.statistic > self._h:
+            before, after = _sum(self._cells[: rise.at]), _sum(self._cells[rise.at :])
+            if _odds(after) >= self._settings.odds_ratio * _odds(before):
+                where = (bucket, self._cells[rise.at][0], rise.statistic, self._h)
+                self.alarms.append(Alarm(self._kind, self._skill, *where, before, after))
+                self._cells = self._cells[rise.at :]
+        elif fall.statistic > self._h:
+            self._cells = self._cells[fall.at :]
 
-    def _best_split(self, falls: bool) -> tuple[int, float]:
-        """The cell that the change most likely began with, and its statistic; joins cells that have become
-        fine on the way."""
+    def succeed(self) -> None:
+        """The next answers are of the next version. Of the alarms so far it keeps the one that stands."""
+        self.alarms = [replace(self.active, inherited=True)] if self.active else []
+        self._cells += [self._open] if self._open else []
+        self._open = None
+
+    def _best_splits(self) -> tuple[_Split, _Split]:
+        """Where a rise and a fall most likely began; joins cells that have become fine on the way."""
         n, m = _sum(self._cells)
-        whole, n1, m1, best, at = _fit(n, m), 0, 0, 0.0, 0
+        whole, n1, m1, rise, fall = _fit(n, m), 0, 0, _Split(), _Split()
         kept: list[_Cell] = []
         for first, needed, missing in reversed(self._cells):
             if kept and needed + kept[-1][1] <= _COARSE * (n1 - kept[-1][1]):
@@ -189,14 +199,17 @@ class DriftWatch:
             else:
                 kept.append((first, needed, missing))
             n1, m1 = n1 + needed, m1 + missing
-            if n1 < n and (m1 * n < m * n1 if falls else self._rises(n - n1, n1, m1, n, m)):
+            falls = m1 * n < m * n1
+            if n1 < n and (falls or self._rises(n - n1, n1, m1, n, m)):
                 value = _fit(n - n1, m - m1) + _fit(n1, m1) - whole
-                if not falls and m - m1 < self._settings.mastered * (n - n1):
+                if falls:
+                    fall = max(fall, _Split(value, len(kept) - 1))
+                    continue
+                if m - m1 < self._settings.mastered * (n - n1):
                     value = min(value, _divergence(n1, m1, self._settings.mastered))
-                if value > best:
-                    best, at = value, len(kept) - 1
+                rise = max(rise, _Split(value, len(kept) - 1))
         self._cells = kept[::-1]
-        return len(kept) - 1 - at, best
+        return rise.turned(len(kept)), fall.turned(len(kept))
 
     def _rises(self, n0: int, n1: int, m1: int, n: int, m: int) -> bool:
         enough = n0 >= self._settings.reference and m1 > self._settings.mastered * n1
@@ -205,6 +218,17 @@ class DriftWatch:
 
 _Cell = tuple[int, int, int]
 """First bucket, needed, missing."""
+
+
+class _Split(NamedTuple):
+    """How much a change explains (0: there is none), and the cell that it begins with."""
+
+    statistic: float = 0.0
+    at: int = 0
+
+    def turned(self, cells: int) -> _Split:
+        """Its place counted from the other end."""
+        return _Split(self.statistic, cells - 1 - self.at)
 
 
 def _sum(cells: Iterable[_Cell]) -> Counts:
@@ -243,6 +267,10 @@ class TrafficScan:
         _count(self._reference, self._window)
         self._window, self._first = {}, None
 
+    def succeed(self) -> None:
+        """The next answers are of the next version; it keeps the reference."""
+        self.alarms = []
+
     def _compare(self, bucket: int, first: int) -> Alarm | None:
         n0, n1 = self._reference.get(ALL, 0), self._window[ALL]
         best: Alarm | None = None
@@ -265,80 +293,3 @@ def _is_share(skill: str) -> bool:
 def _count(sums: dict[str, int], more: Mapping[str, int]) -> None:
     for skill, count in more.items():
         sums[skill] = sums.get(skill, 0) + count
-
-
-class Scanner:
-    """Watches one version: every skill's miss rate, the abstentions and the traffic.
-
-    `catalog` is the number of skills that could be met. Rows are put in as they become known, in any order;
-    `advance` scans what is closed by then, once. A row that changes after it was scanned makes `advance` scan
-    the version again from `history`.
-    """
-
-    def __init__(self, catalog: int, settings: DriftSettings = DEFAULT_DRIFT) -> None:
-        self._settings, self._tests = settings, max(catalog, 1)
-        self._restart()
-
-    def _restart(self) -> None:
-        self._open: dict[int, dict[str, Counts]] = {}
-        self._closed: int | None = None
-        self._late = False
-        self._traffic = TrafficScan(self._settings, self._tests)
-        self._watches = {name: DriftWatch(name, self._settings, 2, "abstention") for name in ABSTENTIONS}
-
-    def put(self, rows: Iterable[tuple[str, int, Counts]]) -> None:
-        """Take rows (skill, bucket, counts) as they are now, in place of what was known of them."""
-        for skill, bucket, counts in rows:
-            if self._closed is not None and bucket <= self._closed:
-                self._late = True
-            else:
-                self._open.setdefault(bucket, {})[skill] = counts
-
-    def advance(
-        self, as_of_bucket: int, history: Callable[[], Iterable[tuple[str, int, Counts]]] | None = None
-    ) -> None:
-        """Scan the buckets that are closed as of `as_of_bucket`."""
-        if self._late and history is not None:
-            self._restart()
-            self.put(history())
-        last = as_of_bucket - self._settings.lateness_buckets - 1
-        for bucket in sorted(bucket for bucket in self._open if bucket <= last):
-            counts = self._open.pop(bucket)
-            for skill in counts:
-                if not skill.startswith(RESERVED) and skill not in self._watches:
-                    self._watches[skill] = DriftWatch(skill, self._settings, self._tests)
-            for skill in counts:
-                if skill in self._watches:
-                    self._watches[skill].add(bucket, counts)
-            self._traffic.add(bucket, counts)
-        self._closed = last if self._closed is None else max(self._closed, last)
-
-    @property
-    def alarms(self) -> tuple[Alarm, ...]:
-        """All alarms of the version so far, by bucket; those that were cleared too."""
-        every = [
-            *self._traffic.alarms,
-            *(alarm for watch in self._watches.values() for alarm in watch.alarms),
-        ]
-        return tuple(sorted(every, key=lambda alarm: (alarm.bucket, alarm.kind, alarm.skill)))
-
-
-def scan_version(
-    view: ProfileView,
-    student: str,
-    version: int,
-    as_of_bucket: int,
-    catalog: int,
-    settings: DriftSettings = DEFAULT_DRIFT,
-) -> tuple[Alarm, ...]:
-    """Every alarm of a version whose whole history is in `view`, as of a bucket."""
-    scanner = Scanner(catalog, settings)
-    for skill in view.names(student, version):
-        scanner.put((skill, *row) for row in view.buckets(student, version, skill).items())
-    scanner.advance(as_of_bucket)
-    return scanner.alarms
-
-
-def rows_of(table: Mapping[BucketKey, Counts]) -> Iterable[tuple[str, int, Counts]]:
-    """The rows of one version's table, for `Scanner.put`."""
-    return ((key.skill, key.bucket, counts) for key, counts in table.items())

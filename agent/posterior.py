@@ -8,7 +8,7 @@ For each skill, with w(b) = 2^(-(as_of - b) / half_life) for the buckets b insid
 
 Answers judged wrong that nobody could explain are opportunities with an unknown miss. They count as misses in
 the proportion of the explained ones that needed the same skill, and both counts shrink to what that guess is
-worth (`_explained`; docs/decisions/0028).
+worth (`agent.imputation`; docs/decisions/0028).
 
 The prior (a0, b0) is `prior_strength` pseudo-answers at `prior_mean`, plus the predecessor's evidence in the
 same window, scaled by `predecessor_weight` and capped at `predecessor_cap` pseudo-answers: a promoted student
@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from pydantic import Field
 
 from agent.beta import quantile
+from agent.imputation import NOTHING, SkillEvidence, impute
 from agent.profile import (
     ALL,
     RESERVED,
@@ -194,12 +195,12 @@ class ProfileView:
         """
         own = self._evidence(student, version, as_of_bucket, settings)
         before = {} if predecessor is None else self._evidence(student, predecessor, as_of_bucket, settings)
-        total = own.get(ALL, _NOTHING)
+        total = own.get(ALL, NOTHING)
         estimates = []
         for skill in {*own, *before}:
-            seen, prior = own.get(skill, _NOTHING), before.get(skill, _NOTHING)
+            seen, prior = own.get(skill, NOTHING), before.get(skill, NOTHING)
             if not skill.startswith(RESERVED) and (seen.raw.needed or prior.raw.needed):
-                wrong = own.get(wrong_row(skill), _NOTHING).raw
+                wrong = own.get(wrong_row(skill), NOTHING).raw
                 estimates.append(_estimate(skill, (seen, prior), wrong, total.needed, settings))
         return Profile(
             student=student,
@@ -214,9 +215,9 @@ class ProfileView:
 
     def _evidence(
         self, student: str, version: int, as_of: int, settings: ReadSettings
-    ) -> dict[str, _Evidence]:
+    ) -> dict[str, SkillEvidence]:
         series = self._versions.get((student, version), {})
-        return _explained({skill: rows.discounted(as_of, settings) for skill, rows in series.items()})
+        return impute({skill: rows.discounted(as_of, settings) for skill, rows in series.items()})
 
 
 def read(
@@ -232,19 +233,6 @@ def read(
     wanted = {(student, version), (student, predecessor)}
     rows = {key: counts for key, counts in table.items() if (key.student, key.version) in wanted}
     return ProfileView(rows).read(student, version, as_of_bucket, settings, predecessor)
-
-
-@dataclass(frozen=True, slots=True)
-class _Evidence:
-    """Discounted counts and plain ones. `worth` is the part of `needed` that the posterior may count."""
-
-    needed: float
-    missing: float
-    raw: Counts
-    worth: float = 1.0
-
-
-_NOTHING = _Evidence(0.0, 0.0, Counts())
 
 
 _Part = tuple[float, float, int, int]
@@ -273,7 +261,7 @@ class _Series:
                 del self.rows[bucket]
             self._sums.pop(block, None)
 
-    def discounted(self, as_of: int, settings: ReadSettings) -> _Evidence:
+    def discounted(self, as_of: int, settings: ReadSettings) -> SkillEvidence:
         """The sum of the buckets in the window."""
         oldest = -math.inf if settings.window_buckets is None else as_of - settings.window_buckets
         half_life, needed, missing, raw_needed, raw_missing = settings.half_life_buckets, 0.0, 0.0, 0, 0
@@ -292,7 +280,7 @@ class _Series:
             missing += weight * part[1]
             raw_needed += part[2]
             raw_missing += part[3]
-        return _Evidence(needed, missing, Counts(raw_needed, raw_missing))
+        return SkillEvidence(needed, missing, Counts(raw_needed, raw_missing))
 
     def _whole(self, block: int, last: int, half_life: float | None) -> _Part:
         known = self._sums.get(block)
@@ -313,43 +301,12 @@ class _Series:
 
 
 _NO_SERIES = _Series()
-_GUESSED = 0.5
-"""How many of its needed skills a wrong answer misses, before any was explained."""
 
 
-def _explained(seen: dict[str, _Evidence]) -> dict[str, _Evidence]:
-    """Give the unexplained wrong answers of each skill their expected misses.
-
-    Of n answers that needed the skill W were judged wrong, w of them explained and m of those missed it. An
-    unexplained one missed it with probability c, about m / w (one pseudo-answer at the pooled proportion of
-    all skills keeps it defined), so the misses are m + (W - w) c. Guessing costs evidence: by the delta
-    method n shrinks by 1 + W (W - w) c (1 - c) / ((w + 1) n p (1 - p)), which is 1 when all are explained,
-    and when c is 1: a question's only skill.
-    """
-    skills = [skill for skill in seen if not skill.startswith(RESERVED) and wrong_row(skill) in seen]
-    rows = [(seen[skill].missing, seen[wrong_row(skill)]) for skill in skills]
-    if not any(wrong.missing for _, wrong in rows):
-        return seen
-    explained = sum(wrong.needed - wrong.missing for _, wrong in rows)
-    pooled = min(sum(missing for missing, _ in rows) / explained, 1.0) if explained else _GUESSED
-    return seen | {skill: _guess(seen[skill], seen[wrong_row(skill)], pooled) for skill in skills}
-
-
-def _guess(seen: _Evidence, wrong: _Evidence, pooled: float) -> _Evidence:
-    explained = wrong.needed - wrong.missing
-    c = min((seen.missing + pooled) / (explained + 1.0), 1.0)
-    missing = min(seen.missing + wrong.missing * c, seen.needed)
-    spread = missing * (1.0 - missing / seen.needed) if seen.needed else 0.0
-    if not wrong.missing or spread <= 0.0:
-        return replace(seen, missing=missing)
-    extra = wrong.needed * wrong.missing * c * (1.0 - c) / (explained + 1.0)
-    return replace(seen, missing=missing, worth=1.0 / (1.0 + extra / spread))
-
-
-def _coverage(own: Mapping[str, _Evidence]) -> Coverage:
+def _coverage(own: Mapping[str, SkillEvidence]) -> Coverage:
     """Plain counts of the pseudo-skills' rows."""
     undecided, unlabelled, unexplained = (
-        own.get(name, _NOTHING).raw for name in (UNDECIDED, UNLABELLED, UNEXPLAINED)
+        own.get(name, NOTHING).raw for name in (UNDECIDED, UNLABELLED, UNEXPLAINED)
     )
     judged = undecided.needed - undecided.missing
     return Coverage(
@@ -362,7 +319,11 @@ def _coverage(own: Mapping[str, _Evidence]) -> Coverage:
 
 
 def _estimate(
-    skill: str, evidence: tuple[_Evidence, _Evidence], wrong: Counts, total: float, settings: ReadSettings
+    skill: str,
+    evidence: tuple[SkillEvidence, SkillEvidence],
+    wrong: Counts,
+    total: float,
+    settings: ReadSettings,
 ) -> SkillEstimate:
     """`evidence` is the version's own and its predecessor's."""
     seen, prior = evidence

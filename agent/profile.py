@@ -30,10 +30,19 @@ UNEXPLAINED = "**unexplained"
 """`needed` counts labelled answers judged wrong, `missing` those whose missing skill nobody could say."""
 
 
+ALONE = 3 * RESERVED
+"""What the names of `alone_row` begin with, and no other."""
+
+
 def wrong_row(skill: str) -> str:
     """The pseudo-skill beside a skill: `needed` counts answers judged wrong that needed the skill, `missing`
     those of them that nobody could explain."""
     return RESERVED + skill
+
+
+def alone_row(skill: str) -> str:
+    """The pseudo-skill for the part of `wrong_row` whose questions need no other skill."""
+    return ALONE + skill
 
 
 class BucketKey(NamedTuple):
@@ -203,7 +212,7 @@ def rows_of(
     >>> rows_of(("gcd",), (), wrong=True, judged=None)
     [('*', True), ('gcd', False)]
     >>> rows_of(("gcd",), (), wrong=True, judged=True)[2:]
-    [('**undecided', False), ('**unexplained', True), ('*gcd', True)]
+    [('**undecided', False), ('**unexplained', True), ('*gcd', True), ('***gcd', True)]
     """
     if judged is False:
         return [(UNDECIDED, True)]
@@ -213,7 +222,8 @@ def rows_of(
         if not needed:
             rows.append((UNLABELLED, True))
         elif wrong:
-            rows += [(name, not missing) for name in (UNEXPLAINED, *map(wrong_row, needed))]
+            alone = (alone_row(needed[0]),) if len(needed) == 1 else ()
+            rows += [(name, not missing) for name in (UNEXPLAINED, *map(wrong_row, needed), *alone)]
     return rows
 
 

@@ -29,9 +29,10 @@ from rich.table import Table
 from river import drift
 
 from agent.beta import quantile
-from agent.drift import DriftSettings, scan_version
+from agent.drift import DriftSettings
 from agent.posterior import ProfileView, ReadSettings
 from agent.profile import BucketKey, Counts, Observation, fold
+from agent.scanner import scan_version
 
 BASE, LENGTH, SKILLS_PER_STUDENT, BATCH = 0.8, 1_000, 10, 1_000
 Detector = Callable[[Sequence[int]], list[int]]

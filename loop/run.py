@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 IDLE_S = 1.0
 RETRY_S = 5.0
-SETUP_S = 120
+SETUP_S = 600
 SAYS_S = 2
 T = TypeVar("T")
 WORKERS = {"curate": ("planned",), "train": ("curated", "trained"), "deploy": ("judged",)}

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agent.profile import canonical_bytes
+from agent.profile import ALONE, ProfileTable, canonical_bytes
 from agent.standing import Standing
 from graphs.teacher import Teacher
 from loop.backends import close, find_log, find_store
@@ -185,7 +185,8 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
     table = fold_diagnoses(events.values())
     if from_day is not None:
         table = without_removed(table, live, from_day, bucket_s)
-    rebuilt, kept = canonical_bytes(table), canonical_bytes(live)
+    first = min((key.bucket for key in live if key.skill.startswith(ALONE)), default=None)
+    rebuilt, kept = canonical_bytes(_known(table, first)), canonical_bytes(_known(live, first))
     same = rebuilt == kept
     console.print(
         f"{read} diagnoses in the log, {read - len(events)} of them not this loop's "
@@ -209,6 +210,15 @@ def _of_counted_answers(
         for key, event in ours.items()
         if (event.student, event.causation_id) in answers
         or (from_day is not None and event.occurred_at.toordinal() < from_day)
+    }
+
+
+def _known(table: ProfileTable, first: int | None) -> ProfileTable:
+    """Without the rows that the version before did not write; `first` is the first bucket that has any."""
+    return {
+        key: counts
+        for key, counts in table.items()
+        if not key.skill.startswith(ALONE) or (first is not None and key.bucket > first)
     }
 
 

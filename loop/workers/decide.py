@@ -4,6 +4,7 @@ policy, opens rounds. The teach graph (graphs/teach) calls its three steps."""
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -133,11 +134,12 @@ class Decider:
         )
 
     def _publish_alarms(self, seen: Seen) -> None:
-        student = seen.profile.student
+        student, count = seen.profile.student, Counter[tuple[str, str]]()
         for alarm in seen.drifts:
-            cause = f"{student}/{seen.version}/{alarm.kind}/{alarm.skill}/{alarm.bucket}"
+            count[alarm.kind, alarm.skill] += 1
+            cause = f"{student}/{seen.version}/{alarm.kind}/{alarm.skill}/{count[alarm.kind, alarm.skill]}"
             event_id = derived_id(cause, "alert")
-            if event_id in self._announced:
+            if alarm.inherited or event_id in self._announced:
                 continue
             ended = (alarm.bucket + 1) * self._config.monitor.bucket_s
             event = Alert(

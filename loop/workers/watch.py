@@ -3,9 +3,12 @@ since the last one, so its cost does not grow with history. The first look of a 
 
 from __future__ import annotations
 
-from agent.drift import Alarm, Scanner, rows_of
+from functools import partial
+
+from agent.drift import Alarm
 from agent.posterior import Profile, ProfileView
 from agent.profile import Counts
+from agent.scanner import Scanner, rows_of, series_of
 from loop.config import Config
 from streams.state.store import StateStore
 
@@ -21,11 +24,14 @@ class ProfileWatch:
         self._profile: Profile | None = None
 
     def look(self, version: int, predecessor: int | None, as_of: int) -> tuple[Profile, tuple[Alarm, ...]]:
-        """The profile as of the bucket `as_of`, and every alarm of the version so far."""
+        """The profile as of the bucket `as_of`, and every alarm of the version so far. A predecessor that is
+        newer, after a return to an older version, is no reference for alarms."""
         if self._route != (version, predecessor):
             self._route = (version, predecessor)
             self._view, self._batches, self._profile = ProfileView(), {}, None
-            self._scanner = Scanner(self._catalog, self._config.drift)
+            older = predecessor if predecessor is not None and predecessor < version else None
+            before = partial(series_of, self._view, self._student, older)
+            self._scanner = Scanner(self._catalog, self._config.drift, before)
         new = [self._read(known, as_of) for known in (version, predecessor) if known is not None]
         if self._profile is None or any(new) or as_of != self._profile.as_of_bucket:
             self._scanner.advance(as_of, self._history)
@@ -42,6 +48,8 @@ class ProfileWatch:
         self._batches[version], rows = self._store.written_since(self._student, version, last, since)
         if scanned:
             self._scanner.put(rows_of(rows))
+        else:
+            self._scanner.put_before(rows_of(rows))
         self._view.put({key: c for key, c in rows.items() if oldest is None or key.bucket > oldest})
         if oldest is not None:
             self._view.forget(self._student, version, oldest)

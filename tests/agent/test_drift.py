@@ -16,14 +16,12 @@ from agent.drift import (
     Alarm,
     DriftSettings,
     DriftWatch,
-    Scanner,
-    rows_of,
-    scan_version,
     sidak,
     threshold,
 )
 from agent.posterior import ProfileView
 from agent.profile import UNDECIDED, UNEXPLAINED, Counts, Observation, fold
+from agent.scanner import Scanner, rows_of, scan_version
 
 SETTINGS = DriftSettings()
 
@@ -150,6 +148,41 @@ def test_a_scanner_that_is_fed_in_parts_says_what_one_look_says(
         scanner.put(row for row in known if row[1] + shift >= start)
         scanner.advance(end, history=partial(iter, known))
     assert scanner.alarms == scan_version(ProfileView(table), "s", 1, 200, catalog=20)
+
+
+def of_versions(phases: list[tuple[int, float]], seed: int, version: int) -> tuple[Alarm, ...]:
+    """Alarms of a version on one skill; each phase is (version, miss rate) of 300 answers in 30 buckets."""
+    rng = random.Random(seed)
+    stream = [
+        Observation("s", of, 30 * phase + b, ("gcd",), ("gcd",) if rng.random() < rate else ())
+        for phase, (of, rate) in enumerate(phases)
+        for b in range(30)
+        for _ in range(10)
+    ]
+    return scan_version(ProfileView(fold(stream)), "s", version, 1_000, 100, predecessor=version - 1 or None)
+
+
+def test_a_drift_at_or_just_before_a_promotion_is_an_alarm_of_the_new_version() -> None:
+    (alarm,) = of_versions([(1, 0.1), (2, 0.5)], 0, version=2)
+    assert alarm.started == 30 and not alarm.inherited and alarm.before.needed == 300
+
+
+def test_what_a_promotion_mends_is_no_alarm_and_the_new_level_is_the_reference() -> None:
+    assert of_versions([(1, 0.6), (2, 0.1)], 0, version=2) == ()
+    (alarm,) = of_versions([(1, 0.6), (2, 0.1), (2, 0.4)], 0, version=2)
+    assert 55 <= alarm.started <= 65 and alarm.before.missing < 0.15 * alarm.before.needed
+
+
+def test_an_alarm_stands_over_a_promotion_until_the_new_version_shows_a_fall() -> None:
+    (stands,) = of_versions([(1, 0.1), (1, 0.5), (2, 0.5)], 0, version=2)
+    assert stands.inherited and stands.cleared is None and 28 <= stands.started <= 33
+    (mended,) = of_versions([(1, 0.1), (1, 0.5), (2, 0.1)], 0, version=2)
+    assert mended.inherited and mended.cleared is not None and mended.cleared > 60
+
+
+def test_equal_versions_raise_nothing() -> None:
+    raised = [of_versions([(1, 0.2), (2, 0.2), (2, 0.2)], seed, version=2) for seed in range(100)]
+    assert sum(map(bool, raised)) <= 2
 
 
 def test_a_grader_that_falls_silent_is_an_alarm() -> None:

@@ -6,12 +6,14 @@ import io
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from agent.budget import Usage
+from agent.profile import ALONE
 from graphs.monitor.diagnose import OutputDiagnosis
 from loop.cli.look import rebuild_profile
 from loop.config import load
@@ -20,6 +22,7 @@ from streams import dead_letters
 from streams.codec import encode
 from streams.consume import ConsumeLoop, ConsumeSettings, Effects, Handler
 from streams.events import Event, StudentOutput, derived_id
+from streams.folding import fold_diagnoses
 from streams.local_log import LocalLog
 from streams.log import EventLog
 from streams.memory_log import MemoryLog
@@ -179,3 +182,28 @@ def test_what_others_write_to_the_diagnoses_does_not_end_a_rebuild(tmp_path: Pat
     said = io.StringIO()
     assert rebuild_profile(load(None), tmp_path, Console(file=said, width=200))
     assert "8 diagnoses in the log, 3 of them not this loop's" in said.getvalue()
+
+
+def test_a_profile_of_before_answers_to_one_skill_were_kept_apart_is_rebuilt(tmp_path: Path) -> None:
+    def only_add(events: Sequence[Event], told: bool = True) -> Effects:
+        misses = {"verdict": "incorrect", "judged": "incorrect", "needed": ("add",), "missing": ("add",)}
+        found = [
+            diagnosed(event).model_copy(update={**misses, "bucket": int(event.event_id) // 5})
+            for event in events
+            if isinstance(event, StudentOutput)
+        ]
+        rows = fold_diagnoses(found)
+        known = {key: counts for key, counts in rows.items() if told or not key.skill.startswith(ALONE)}
+        return replace(diagnose(events), buckets=known, outbox=[encode(event) for event in found])
+
+    store = StateStore(f"sqlite:///{tmp_path}/state.db")
+    with LocalLog(tmp_path / "log.db", instance="embedded") as log:
+        log.append([encode(event) for event in answers("ann", 7)])
+        run(log, store, partial(only_add, told=False))
+        assert rebuilt(tmp_path)
+        log.append([encode(event) for event in answers("ann", 20)[7:]])
+        run(log, store, only_add)
+        assert rebuilt(tmp_path)
+        log.append([encode(event) for event in answers("ann", 21)[20:]])
+        run(log, store, lambda events: replace(only_add(events), buckets={}))
+    assert not rebuilt(tmp_path)

@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.postgres,
     pytest.mark.slow,
     pytest.mark.long,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(2700),
     pytest.mark.skipif(find_home() is None, reason=f"no Kafka: {HOW_TO_GET_ONE}"),
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def store(tmp_path: Path) -> StateStore:
 
 def commit(store: StateStore, seen: Sequence[Observation]) -> None:
     at, newest = store.offsets("g").get(P0, 0), max(o.bucket for o in seen)
-    marks = {("demo", 1): (len(seen), newest * 60.0 + 59)}
+    marks = {("demo", seen[0].version): (len(seen), newest * 60.0 + 59)}
     store.commit(
         Batch(group="g", expected={P0: at}, offsets={P0: at + 1}, buckets=fold(seen), watermarks=marks)
     )
@@ -95,6 +96,18 @@ def test_an_alert_is_sent_once_and_says_the_threshold_that_was_used(store: State
     assert (standing := teach(GRAPH, again)) is not None and set(standing.alarms) == {"gcd"}
     teach(GRAPH, again)
     assert [one for one in alerts(store) if one.kind == "miss rate"] == [alert]
+
+
+def test_an_alarm_that_stands_over_a_promotion_is_not_sent_again(store: StateStore) -> None:
+    config, clock = load(None), HandClock(NOW)
+    commit(store, [*answers("gcd", range(40), 0.2), *answers("gcd", range(40, 60), 0.8)])
+    teach(GRAPH, decider(store, clock, config))
+    deployed = Deployed(event_id="d2", occurred_at=NOW, student="demo", version=2, action="promote")
+    RoundStore(store, parse_record, clock).set_route("demo", 2, None, deployed)
+    commit(store, [replace(answer, version=2) for answer in answers("gcd", range(60, 80), 0.8)])
+    assert (standing := teach(GRAPH, decider(store, clock, config))) is not None
+    assert standing.version == 2 and set(standing.alarms) == {"gcd"}
+    assert [one.student_version for one in alerts(store) if one.kind == "miss rate"] == [1]
 
 
 def test_a_bucket_outside_of_time_does_not_stop_the_policy(store: StateStore) -> None:

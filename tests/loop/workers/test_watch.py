@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from agent.drift import scan_version
 from agent.posterior import ProfileView
 from agent.profile import Observation, fold
+from agent.scanner import scan_version
 from loop.config import load
 from loop.workers.watch import ProfileWatch
 from streams.log import Partition
@@ -56,8 +56,30 @@ def test_looking_often_says_what_one_look_says(tmp_path: Path) -> None:
     profile, alarms = looked
     view = ProfileView(store.buckets("s"))
     assert profile == view.read("s", 2, as_of, CONFIG.profile, predecessor=1)
-    assert alarms == scan_version(view, "s", 2, as_of, 3, CONFIG.drift)
+    assert alarms == scan_version(view, "s", 2, as_of, 3, CONFIG.drift, predecessor=1)
     assert [(a.skill, 245 < a.started < 262) for a in alarms if a.kind == "miss rate"] == [("gcd", True)]
+
+
+def test_a_version_that_is_bad_from_its_first_answers_raises_an_alarm(tmp_path: Path) -> None:
+    """A skill that drifted in the moment of a promotion raised none: a version was compared with itself."""
+    store, rng = StateStore(f"sqlite:///{tmp_path / 's.db'}"), random.Random(3)
+    often = ProfileWatch(CONFIG, store, catalog=3)
+    for number in range(40):
+        version = 1 if number < 20 else 2
+        batch = []
+        for _ in range(30):
+            skill = rng.choice(["add", "gcd", "max"])
+            miss = rng.random() < (0.6 if (skill, version) == ("gcd", 2) else 0.1)
+            batch.append(Observation("s", version, number, (skill,), (skill,) if miss else (), miss, True))
+        write(store, number, batch)
+        alarms = often.look(version, version - 1 or None, number)[1]
+    (alarm,) = [alarm for alarm in alarms if alarm.kind == "miss rate"]
+    assert (alarm.skill, alarm.started, alarm.inherited) == ("gcd", 20, False) and alarm.bucket < 30
+    straggler = Observation("s", 1, 19, ("gcd",), (), False, True)
+    write(store, 40, [straggler])
+    assert often.look(2, 1, 39) == ProfileWatch(CONFIG, store, catalog=3).look(2, 1, 39)
+    assert [a.skill for a in often.look(2, 1, 39)[1] if a.kind == "miss rate"] == ["gcd"]
+    assert ProfileWatch(CONFIG, store, catalog=3).look(2, None, 39)[1] == ()
 
 
 def test_a_look_reads_only_rows_that_are_new(tmp_path: Path) -> None:

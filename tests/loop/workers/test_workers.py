@@ -13,7 +13,7 @@ import pytest
 from agent.catalog import SkillCatalog
 from agent.decision import Decision, SkillTarget
 from agent.items import HeldOutItem, PoolItem
-from agent.profile import ALL, UNDECIDED, UNEXPLAINED, wrong_row
+from agent.profile import ALL, UNDECIDED, UNEXPLAINED, alone_row, wrong_row
 from graphs.teacher import Diagnosis
 from graphs.testing.scripted import ScriptedTeacher
 from loop.backends import prepare
@@ -142,6 +142,7 @@ def test_unknown_skills_of_a_teacher_are_discarded_and_counted(tmp_path: Path) -
     fold_outputs(services, [output(1), output(2)])
     counts = {key[2]: value for key, value in services.store.buckets("demo").items()}
     coverage = {UNDECIDED: (2, 0), UNEXPLAINED: (2, 0), wrong_row("add"): (2, 0)}
+    coverage[alone_row("add")] = (2, 0)
     assert counts == {"add": (2, 2), ALL: (2, 2), **coverage}
 
 

@@ -3,22 +3,30 @@ batch, learning rate and machine.
 
     python -m benchmarks.round --json out.json [--models shipped,50m] [--repeats 3] [--steps 60]
 
-On a GPU: `--models 0.6b,4b,8b --batch 16`. Every cell is a process of its own (`benchmarks.round_cell`), so
-that memory is its own and nothing is warm; contenders take turns. `shipped` is the demo's student on the
-demo's examples. The other students are Llama shapes with random weights and a vocabulary of 8,000 words, on
-examples whose lengths follow the solutions of MATH (quantiles only; nothing of it is here). Useful tokens are
-those of the rows, padding is what fills them up to the longest of their micro-batch. The share of the
-device's matrix products (`mfu`) is 4 x parameters x useful tokens, which is LoRA's forward pass and the part
-of its backward pass that full training needs as well, over what a product of 2,048 x 2,048 reaches.
+On a GPU: `--models 0.6b,4b,8b --batch 16`, which adds packed rounds, and QLoRA for the 8 B. Every cell is a
+process of its own (`benchmarks.round_cell`), so that memory is its own and nothing is warm; contenders take
+turns, each turn with a seed of its own. `shipped` is the demo's student on the demo's examples. The other
+students are Llama shapes with random weights and a vocabulary of 8,000 words, on examples whose lengths
+follow the solutions of MATH (quantiles only; nothing of it is here).
+
+TRL's default is bfloat16 under autocast, on a CPU too; `trl-fp32` is the same in the type that this project
+trains in there. Useful tokens are those of the rows, padding is what fills them up to the longest of their
+micro-batch. Seconds of processor time are what a shared machine leaves comparable. `outside_s` is what a warm
+worker needs besides training: load, tokenise, save. The share of the device's matrix products (`mfu`) is
+4 x parameters x useful tokens, which is LoRA's forward pass and the part of its backward pass that full
+training needs as well, over what a product of 2,048 x 2,048 reaches. `loss` is that of the trained student on
+32 examples.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +34,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-CONTENDERS = ("skillloop", "trl")
 FIGURES = (
-    "tokens_per_s", "padding", "peak_mib", "training_s", "outside_s", "mfu", "loss",
+    "tokens_per_s", "tokens_per_cpu_s", "padding", "peak_mib", "training_s", "outside_s", "mfu", "loss",
 )  # fmt: skip
+Figures = dict[str, Any]
+Cell = Callable[..., Figures]
+"""Called with the words of `benchmarks.round_cell`'s command line."""
 
 
 def main(
@@ -39,51 +49,78 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round.")] = 60,
     batch: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 32,
 ) -> None:
-    """Measure rounds of both trainers and print medians."""
-    report: dict[str, Any] = {"steps": steps, "batch": batch, "repeats": repeats}
-    for model in models.split(","):
-        cells: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-        for turn in range(repeats):
-            for contender in CONTENDERS if turn % 2 == 0 else reversed(CONTENDERS):
-                cells[contender].append(_cell(model, contender, steps, batch))
-        medians = {name: _medians(rows) for name, rows in cells.items()}
-        ratio = medians["skillloop"]["tokens_per_s"] / medians["trl"]["tokens_per_s"]
-        report[model] = {**medians, "cells": cells}
-        report[f"{model}_ratio_to_trl"] = round(ratio, 3)
-        report["device"] = cells["trl"][0]["device"]
-        _show(model, medians, ratio)
+    """Measure rounds of all contenders and print medians."""
+    report = measure(models.split(","), repeats, steps, batch, in_a_process)
     if json_file is not None:
         json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for model in models.split(","):
+        show(model, report[model]["medians"])
+    if report["failed"]:
+        raise SystemExit("\n".join(report["failed"]))
 
 
-def _cell(model: str, contender: str, steps: int, batch: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.round_cell",
-            model,
-            contender,
-            str(steps),
-            str(batch),
-            folder,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+def measure(models: Sequence[str], repeats: int, steps: int, batch: int, cell: Cell) -> Figures:
+    """The report: for each model all cells, their medians and, under `<model>_ratio_to_<contender>`, how many
+    times as many useful tokens a second skillloop's round has."""
+    report: Figures = {"steps": steps, "batch": batch, "repeats": repeats, "failed": [], "load": [load()]}
+    for model in models:
+        with tempfile.TemporaryDirectory() as folder:
+            prepared = cell("base", model, folder)
+            report["device"], contenders = prepared["device"], prepared["contenders"]
+            cells: dict[str, list[Figures]] = {name: [] for name in contenders}
+            for turn in range(repeats):
+                for name in contenders if turn % 2 == 0 else contenders[::-1]:
+                    try:
+                        cells[name].append(cell(name, model, folder, steps, batch, turn))
+                    except RuntimeError as exc:  # the others' figures are worth having
+                        report["failed"].append(f"{model} with {name}: {exc}")
+        medians = {name: _medians(rows, prepared["ceiling"]) for name, rows in cells.items() if rows}
+        report[model] = {"medians": medians, "cells": cells, "parameters": prepared["parameters"]}
+        report |= _ratios(model, medians)
+        report["load"].append(load())
+    return report
+
+
+def in_a_process(*words: object) -> Figures:
+    """`benchmarks.round_cell` in a process of its own. Raises `RuntimeError` with the end of its output."""
+    command = [sys.executable, "-m", "benchmarks.round_cell", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{model} with {contender} failed:\n{done.stderr[-3000:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
-def _medians(rows: list[dict[str, Any]]) -> dict[str, float]:
-    return {name: round(statistics.median(row[name] for row in rows), 4) for name in FIGURES}
+def load() -> float:
+    """How many processes want to run on this machine, over the last minute."""
+    return round(os.getloadavg()[0], 1)
 
 
-def _show(model: str, medians: dict[str, dict[str, float]], ratio: float) -> None:
-    table = Table(*("", *FIGURES), title=f"{model}: {ratio:.2f} of TRL's useful tokens per second")
+def _medians(rows: Sequence[Figures], ceiling: float) -> dict[str, float]:
+    medians = {name: statistics.median(row[name] for row in rows) for name in FIGURES if name in rows[0]}
+    medians["mfu"] = statistics.median(row["flops_per_s"] for row in rows) / ceiling
+    medians["loss_spread"] = max(row["loss"] for row in rows) - min(row["loss"] for row in rows)
+    return {name: round(value, 4) for name, value in medians.items()}
+
+
+def _ratios(model: str, medians: dict[str, dict[str, float]]) -> dict[str, float]:
+    ratios = {}
+    ours = medians.get("skillloop", {})
+    for name, theirs in medians.items():
+        if name.startswith("trl") and ours:
+            for figure, key in (("tokens_per_s", ""), ("tokens_per_cpu_s", "cpu_"), ("peak_mib", "memory_")):
+                ratios[f"{model}_{key}ratio_to_{name.replace('-', '_')}"] = round(
+                    ours[figure] / theirs[figure], 3
+                )
+    return ratios
+
+
+def show(model: str, medians: dict[str, dict[str, float]]) -> None:
+    """The medians as a table."""
+    table = Table(*("", *FIGURES), title=model)
     for name, figures in medians.items():
         table.add_row(name, *(f"{figures[key]:,.3f}" for key in FIGURES))
-    Console().print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

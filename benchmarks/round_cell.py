@@ -6,10 +6,14 @@ import bisect
 import json
 import math
 import random
-import resource
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +34,17 @@ from agent.items import Example, Provenance
 from loop.tasks.student import chat_prompt, student_dir
 from loop.tasks.world.world import SKILLS, pool
 from training.encode import batch_plan, encode
+from training.loading import memory_plan
+from training.micro import positions
 from training.settings import SftSettings
 from training.sft import SftTrainer
+from training.steps import MICRO_BATCHES, step_rows
 from training.trainer import TrainingJob
 
 # (hidden, layers, heads, key-value heads, feed-forward)
 SHAPES = {
-    "50m": (512, 12, 8, 8, 1536), "0.6b": (1024, 28, 16, 8, 3072), "4b": (2560, 36, 32, 8, 9728),
+    "tiny": (32, 2, 2, 2, 64), "50m": (512, 12, 8, 8, 1536), 
+    "0.6b": (1024, 28, 16, 8, 3072), "4b": (2560, 36, 32, 8, 9728),
     "8b": (4096, 36, 32, 8, 12288),
 }  # fmt: skip
 # Words and signs in the solutions of MATH train: the length below which each share of them lies.
@@ -44,99 +52,183 @@ SHARES = (0.0, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.
 LENGTHS = (8, 31, 47, 60, 81, 102, 128, 157, 193, 248, 329, 495, 663, 1067)
 WORDS = 8000
 MAX_LENGTH = 1024
-SEED = 0
+QLORA_LENGTH = 2048
+PROBES = 32
+STATUS = Path("/proc/self/status")
 LR = 2e-4
-SETTINGS = SftSettings(lr=LR, save_every=0)
+SETTINGS = SftSettings(lr=LR, save_every=0, report_every=1)
+Figures = dict[str, Any]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def main(model: str, contender: str, steps: int, batch: int, folder: Path) -> dict[str, Any]:
-    """Train and measure."""
-    base, examples = shipped() if model == "shipped" else random_student(model, folder / "base")
-    began = time.monotonic()
-    job = TrainingJob(base, None, examples, folder / "round", steps, batch, MAX_LENGTH, SEED)
-    tokens, positions, training_s, trained = {"skillloop": _ours, "trl": _stock}[contender](job)
-    outside_s = time.monotonic() - began - training_s
-    peak = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if DEVICE == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    )
-    weights = sum(weight.numel() for weight in trained.parameters())
+def main(contender: str, model: str, folder: str, *size: str) -> Figures:
+    """Train and measure; as the contender `base` write the student and say what it can be compared with."""
+    base = student_dir("llama") if model == "shipped" else Path(folder) / "base"
+    if contender == "base":
+        return _base(model, base)
+    steps, batch, seed = map(int, size)
+    examples = shipped(base) if model == "shipped" else random_examples()
+    long = contender == "skillloop-qlora"
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        job = TrainingJob(
+            base, None, examples, Path(out), steps, batch, QLORA_LENGTH if long else MAX_LENGTH, seed
+        )
+        began = time.monotonic()
+        with peak_mib() as peak:
+            run = _stock(job, contender) if contender.startswith("trl") else _ours(job, contender)
+        outside_s = time.monotonic() - began - run.training_s
+        student = run.student()
+        weights = sum(weight.numel() for name, weight in student.named_parameters() if "lora_" not in name)
+        return {
+            "tokens_per_s": run.tokens / run.training_s,
+            "tokens_per_cpu_s": run.tokens / run.cpu_s,
+            "padding": 1 - run.tokens / run.positions,
+            "peak_mib": max(peak),
+            "training_s": run.training_s,
+            "outside_s": outside_s,
+            "flops_per_s": 4 * weights * run.tokens / run.training_s,
+            "loss": probe_loss(student, base, examples),
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A measured round: useful tokens and positions with padding, seconds, processor seconds, and what loads
+    the trained student."""
+
+    tokens: int
+    positions: int
+    training_s: float
+    cpu_s: float
+    student: Callable[[], Any]
+
+
+@contextmanager
+def peak_mib() -> Iterator[list[float]]:
+    """What a block needs of the device, as the largest number of the list: on CUDA what was allocated, on a
+    CPU the process's own memory (`RssAnon`, every 20 ms), since the kernel may take back mapped files."""
+    seen, done = [0.0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.02):
+            status = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+            seen.append(int(status["RssAnon"].split()[0]) / 1024)
+
+    watch = threading.Thread(target=look)
+    if DEVICE == "cpu":
+        watch.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        if DEVICE == "cuda":
+            seen.append(torch.cuda.max_memory_allocated() / 2**20)
+        else:
+            watch.join()
+
+
+def _base(model: str, base: Path) -> Figures:
+    contenders = ["skillloop", "trl"]
+    if DEVICE == "cpu":
+        contenders.append("trl-fp32")
+    else:
+        contenders += ["skillloop-packed", *(["skillloop-qlora"] if model == "8b" else [])]
+    if model != "shipped":
+        random_student(model, base)
     return {
-        "tokens_per_s": tokens / training_s,
-        "padding": 1 - tokens / positions,
-        "peak_mib": peak,
-        "training_s": training_s,
-        "outside_s": outside_s,
-        "mfu": 4 * weights * tokens / training_s / ceiling(),
-        "loss": probe_loss(trained, base, examples),
         "device": torch.cuda.get_device_name()
         if DEVICE == "cuda"
         else f"{torch.get_num_threads()} CPU threads",
+        "contenders": contenders,
+        "ceiling": ceiling(),
+        "parameters": AutoModelForCausalLM.from_pretrained(base).num_parameters(),
     }
 
 
-def _ours(job: TrainingJob) -> tuple[int, int, float, Any]:
+def _settings(contender: str) -> SftSettings:
+    if contender == "skillloop-packed":
+        flash = "flash_attention_2" if find_spec("flash_attn") else None
+        return SETTINGS.model_copy(update={"packing": True, "attention": flash})
+    if contender == "skillloop-qlora":
+        return SETTINGS.model_copy(update={"qlora": True, "micro_batch_size": 1})
+    return SETTINGS
+
+
+def _ours(job: TrainingJob, contender: str) -> Run:
+    settings = _settings(contender)
     marks: list[float] = []
-    result = SftTrainer(SETTINGS).train(job, lambda step, total, loss: marks.append(time.monotonic()))
+    result = SftTrainer(settings).train(job, lambda step, total, loss: marks.append(time.process_time()))
     rows = encode(job.examples, AutoTokenizer.from_pretrained(job.base_dir), job.max_length)
     lengths = [len(row.input_ids) for row in rows]
-    plan = [lengths[i] for i in batch_plan(lengths, job.steps, job.batch_size, job.seed)]
-    micro = job.batch_size // SETTINGS.micro_batches(job.batch_size)
-    positions = sum(micro * max(plan[start : start + micro]) for start in range(0, len(plan), micro))
-    base = AutoModelForCausalLM.from_pretrained(job.base_dir, dtype=torch.float32)
-    base.load_adapter(str(result.adapter_dir))
-    return result.tokens, positions, result.seconds, base
+    order = batch_plan(lengths, job.steps, job.batch_size, job.seed)
+    memory = memory_plan(settings, job.base_dir, job.max_length, job.batch_size)
+    planned = step_rows(rows, order, job.batch_size, memory.tokens, 1, settings.packs)
+    filled = sum(
+        positions(micro, lengths, packed=settings.packs) for step in planned for micro in step[MICRO_BATCHES]
+    )
+
+    def student() -> Any:
+        base = AutoModelForCausalLM.from_pretrained(job.base_dir, dtype=getattr(torch, memory.dtype))
+        base.load_adapter(str(result.adapter_dir))
+        return base
+
+    # Reports begin with the first step; what that one took is taken to be as much as the others did.
+    cpu_s = (marks[-1] - marks[0]) * len(marks) / max(1, len(marks) - 1) if len(marks) > 1 else marks[0]
+    return Run(result.tokens, filled, result.seconds, cpu_s, student)
 
 
-def _stock(job: TrainingJob) -> tuple[int, int, float, Any]:
-    """TRL's defaults, but for what must be equal: batch, learning rate, LoRA's shape, seed."""
+def _stock(job: TrainingJob, contender: str) -> Run:
+    """TRL's defaults, but for what must be equal: batch, learning rate and its schedule, LoRA's shape,
+    seed."""
     config = SFTConfig(
         output_dir=str(job.out_dir),
         max_steps=job.steps,
+        per_device_train_batch_size=min(8, job.batch_size),
         gradient_accumulation_steps=max(1, job.batch_size // 8),
         learning_rate=LR,
+        lr_scheduler_type="cosine",
+        warmup_steps=SETTINGS.warmup_ratio,
         seed=job.seed,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
+        use_cpu=DEVICE == "cpu",
+        dataloader_pin_memory=DEVICE == "cuda",
+        **({"bf16": False} if contender == "trl-fp32" else {}),
+    )
+    lora = LoraConfig(
+        r=SETTINGS.lora_r,
+        lora_alpha=SETTINGS.lora_alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
     rows = [{"prompt": example.prompt, "completion": example.completion} for example in job.examples]
     trainer = SFTTrainer(
-        model=str(job.base_dir),
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        peft_config=LoraConfig(
-            r=SETTINGS.lora_r,
-            lora_alpha=SETTINGS.lora_alpha,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
+        model=str(job.base_dir), args=config, train_dataset=Dataset.from_list(rows), peft_config=lora
     )
-    began = time.monotonic()
+    collate, sizes = trainer.data_collator, list[tuple[int, int]]()
+
+    def counted(features: Any) -> Any:
+        batch = collate(features)
+        sizes.append((int(batch["attention_mask"].sum()), batch["input_ids"].numel()))
+        return batch
+
+    trainer.data_collator = counted
+    began, cpu = time.monotonic(), time.process_time()
     trainer.train()
-    training_s = time.monotonic() - began
-    tokens = positions = 0
-    loader, batches = iter(trainer.get_train_dataloader()), job.steps * config.gradient_accumulation_steps
-    for _ in range(batches):
-        try:
-            batch = next(loader)
-        except StopIteration:
-            loader = iter(trainer.get_train_dataloader())
-            batch = next(loader)
-        tokens += int(batch["attention_mask"].sum())
-        positions += batch["input_ids"].numel()
-    return tokens, positions, training_s, trainer.model
+    training_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
+    used = sizes[: job.steps * config.gradient_accumulation_steps]  # a batch too many is fetched ahead
+    tokens, filled = (sum(numbers) for numbers in zip(*used, strict=True))
+    return Run(tokens, filled, training_s, cpu_s, lambda: trainer.model)
 
 
 def probe_loss(model: Any, base: Path, examples: Sequence[Example]) -> float:
-    """Mean loss a completion token on the first 64 examples."""
+    """Mean loss a completion token on the first examples."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = model.to(DEVICE).eval()
     total = count = 0.0
     with torch.no_grad():
-        for row in encode(examples[:64], tokenizer, MAX_LENGTH):
+        for row in encode(examples[:PROBES], tokenizer, MAX_LENGTH):
             ids, labels = (torch.tensor([values], device=DEVICE) for values in (row.input_ids, row.labels))
             wanted = int((labels[:, 1:] != -100).sum())
             total += float(model(input_ids=ids, labels=labels).loss) * wanted
@@ -145,32 +237,30 @@ def probe_loss(model: Any, base: Path, examples: Sequence[Example]) -> float:
 
 
 def ceiling() -> float:
-    """Floating-point operations a second of a large matrix product, the best of ten."""
+    """Floating-point operations a second of a large matrix product, at best."""
     size, dtype = 2048, torch.bfloat16 if DEVICE == "cuda" else torch.float32
     left, right = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
     best = math.inf
-    for _ in range(10):
+    for _ in range(5 if DEVICE == "cpu" else 50):
         began = time.monotonic()
-        for _ in range(3):
-            left @ right
+        left @ right
         if DEVICE == "cuda":
             torch.cuda.synchronize()
-        best = min(best, (time.monotonic() - began) / 3)
+        best = min(best, time.monotonic() - began)
     return 2 * size**3 / best
 
 
-def shipped() -> tuple[Path, list[Example]]:
-    """The demo's Llama and 1,500 of its examples."""
-    base = student_dir("llama")
+def shipped(base: Path) -> list[Example]:
+    """1,500 of the demo's examples."""
     prompt = _prompts(base)
-    items = pool(SEED, dict.fromkeys(SKILLS, 100))
-    return base, [_example(n, prompt(item.question), item.solution) for n, item in enumerate(items)]
+    items = pool(0, dict.fromkeys(SKILLS, 100))
+    return [_example(n, prompt(item.question), item.solution) for n, item in enumerate(items)]
 
 
-def random_student(model: str, folder: Path) -> tuple[Path, list[Example]]:
-    """A Llama of that shape with random weights, and 1,500 examples of random words."""
+def random_student(model: str, folder: Path) -> None:
+    """A Llama of that shape with random weights."""
     hidden, layers, heads, pairs, inner = SHAPES[model]
-    torch.manual_seed(SEED)
+    torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=WORDS, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=pairs, intermediate_size=inner, max_position_embeddings=2 * MAX_LENGTH,
@@ -185,12 +275,16 @@ def random_student(model: str, folder: Path) -> tuple[Path, list[Example]]:
     PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     ).save_pretrained(folder)
-    rng = random.Random(SEED)
+
+
+def random_examples() -> list[Example]:
+    """1,500 examples of random words, as long as those of MATH."""
+    rng = random.Random(0)
 
     def text(length: int) -> str:
         return " ".join(f"w{rng.randrange(40)}" for _ in range(length))
 
-    return folder, [_example(n, text(rng.randint(20, 80)), text(_length(rng.random()))) for n in range(1500)]
+    return [_example(n, text(rng.randint(20, 80)), text(_length(rng.random()))) for n in range(1500)]
 
 
 def _length(share: float) -> int:
@@ -211,5 +305,4 @@ def _example(number: int, prompt: str, completion: str) -> Example:
 
 
 if __name__ == "__main__":
-    name, contender, steps, batch, folder = sys.argv[1:]
-    print(json.dumps(main(name, contender, int(steps), int(batch), Path(folder))))
+    print(json.dumps(main(*sys.argv[1:])))

@@ -185,7 +185,7 @@ class TrainSection(KindSection):
     def _batches_divide(self) -> Self:
         self.grpo.micro_batches(self.batch_size)
         if self.kind in {"sft", "launch"}:
-            self.sft.micro_batches(self.batch_size, self.launch.processes if self.kind == "launch" else 1)
+            self.sft.share(self.batch_size, self.launch.processes if self.kind == "launch" else 1)
         return self
 
 

@@ -30,6 +30,11 @@ class Encoded:
     input_ids: list[int]
     labels: list[int]
 
+    @property
+    def taught(self) -> int:
+        """How many of its tokens the loss counts; nothing precedes the first one, so nothing predicts it."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
     """Tokenise prompt + completion + end of sequence; the loss counts the completion and its end only.

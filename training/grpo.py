@@ -21,6 +21,8 @@ from training import sft
 from training.checkpoints import CHECKPOINTS, claim, last_complete, read_marker
 from training.encode import batch_plan, encode
 from training.errors import DatasetError
+from training.loading import load_student, memory_plan
+from training.memory import MemoryPlan
 from training.settings import GrpoSettings, SftSettings
 from training.trainer import Progress, Right, TrainedAdapter, TrainingJob, unwatched
 
@@ -49,7 +51,8 @@ class GrpoTrainer:
         return done
 
     def _train(self, job: TrainingJob, right: Right, on_progress: Progress) -> None:
-        tokenizer, model = sft.load_student(self.shape, job)
+        memory = memory_plan(self.shape, job.base_dir, job.max_length, job.batch_size)
+        tokenizer, model = load_student(self.shape, job, memory)
         rows = encode(job.examples, tokenizer, job.max_length)
         by_id = {example.example_id: example for example in job.examples}
         plan = batch_plan([len(row.input_ids) for row in rows], job.steps, job.batch_size, job.seed)
@@ -60,7 +63,7 @@ class GrpoTrainer:
         trainer = GRPOTrainer(
             model=model,
             reward_funcs=rewards(right),
-            args=self._arguments(job),
+            args=self._arguments(job, memory),
             train_dataset=Dataset.from_dict(
                 {"prompt": [e.prompt for e in asked], "reference": [e.completion for e in asked]}
             ),
@@ -70,11 +73,11 @@ class GrpoTrainer:
         sft.run(trainer, checkpoint, watch)
         sft.finish(job, model, before, watch, {row.example_id for row in rows})
 
-    def _arguments(self, job: TrainingJob) -> GRPOConfig:
+    def _arguments(self, job: TrainingJob, memory: MemoryPlan) -> GRPOConfig:
         settings, parts = self.settings, self.settings.micro_batches(job.batch_size)
         return sft.one_device(
             GRPOConfig(
-                **sft.common_arguments(settings, job),
+                **sft.common_arguments(settings, job, memory),
                 per_device_train_batch_size=job.batch_size * settings.generations // parts,
                 gradient_accumulation_steps=parts,
                 num_generations=settings.generations,

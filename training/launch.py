@@ -30,8 +30,9 @@ from agent.items import Frozen
 from serving.adapter_files import CorruptAdapter
 from streams.files import read_json, write_text
 from training.errors import TrainingError
+from training.loading import memory_plan, require_positions
 from training.settings import LaunchSettings, SftSettings
-from training.sft import begin, finished_result
+from training.sft import begin, checked, finished_result
 from training.trainer import Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 MARK = "skillloop-progress "
@@ -58,6 +59,14 @@ class LaunchTrainer:
     settings: SftSettings
     launch: LaunchSettings
 
+    def check(self, base_dir: Path, max_length: int, batch_size: int) -> str:
+        """See `training.sft.SftTrainer.check`; the devices are taken to be like this process's own."""
+        require_positions(base_dir, max_length)
+        count = self.launch.processes
+        shards = count if self.launch.fsdp else 1
+        chosen = memory_plan(self.settings, base_dir, max_length, batch_size, count, shards)
+        return f"{count} processes, {checked(self.settings, chosen)}"
+
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`. Raises `TrainingError` with the end of the children's output
         when they die without saying why."""
@@ -69,6 +78,7 @@ class LaunchTrainer:
         absolute = {"base_dir": job.base_dir.resolve(), "out_dir": job.out_dir.resolve()}
         text = {
             "settings": self.settings.model_dump(mode="json"),
+            "fsdp": self.launch.fsdp,
             "job": JOBS.dump_python(replace(job, right=None), mode="json")
             | {key: str(path) for key, path in absolute.items()},
         }

@@ -38,7 +38,7 @@ def main() -> int:
             raise StopTraining
 
     try:
-        train_begun(settings, job, report)
+        train_begun(settings, job, report, fsdp=text["fsdp"])
     except StopTraining:
         return 0
     except (TrainingError, CorruptAdapter) as exc:

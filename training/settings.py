@@ -3,6 +3,8 @@ library."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from agent.settings import Settings
@@ -11,8 +13,15 @@ from agent.settings import Settings
 class SftSettings(Settings):
     """The recipe of a LoRA round; its size (steps, batch, length) is the job's (`training.trainer`).
 
-    `micro_batch_size` (None: the whole batch) is what one device holds at a time. `save_every` 0 writes no
-    checkpoints.
+    `save_every` 0 writes no checkpoints. What is left open (none) follows from the base's size and the
+    device's memory (`training.memory`; `skillloop doctor` tells): `dtype` of the base; `qlora`, the base in
+    NF4 with paged 8-bit AdamW, which needs CUDA and bitsandbytes; `micro_batch_size`, how many examples of
+    the greatest length a device holds at a time (as many shorter ones as have the same number of tokens);
+    `gradient_checkpointing`: true recomputes layers always, false never, none where they would not fit.
+
+    `attention` is transformers' implementation (`sdpa`, `flash_attention_2`, ...; none: its own choice).
+    `packing` puts a micro-batch's examples into one row without padding, each attending to itself only;
+    none: where the attention is a flash one. With others it costs more than the padding.
     """
 
     lora_r: int = Field(default=16, gt=0)
@@ -20,25 +29,30 @@ class SftSettings(Settings):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
     lr: float = Field(default=2e-4, gt=0)
+    dtype: Literal["float32", "bfloat16"] | None = None
+    qlora: bool | None = None
     micro_batch_size: int | None = Field(default=None, gt=0)
+    attention: str | None = None
+    packing: bool | None = None
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     save_every: int = Field(default=50, ge=0)
     report_every: int = Field(default=10, gt=0)
 
-    def micro_batches(self, batch_size: int, processes: int = 1) -> int:
-        """How many micro-batches each of `processes` goes through for one batch over all of them. Raises
-        `ValueError` when they do not divide it."""
+    @property
+    def packs(self) -> bool:
+        """Whether micro-batches are packed."""
+        return "flash" in (self.attention or "") if self.packing is None else self.packing
+
+    def share(self, batch_size: int, processes: int = 1) -> int:
+        """How many examples of a step each of `processes` has. Raises `ValueError` when they do not divide
+        it."""
         share, rest = divmod(batch_size, processes)
-        micro = self.micro_batch_size or share
-        if rest or share % micro:
-            raise ValueError(
-                f"batch_size {batch_size} is not a multiple of micro_batch_size {micro} x {processes} "
-                "processes"
-            )
-        return share // micro
+        if rest:
+            raise ValueError(f"batch_size {batch_size} is not a multiple of {processes} processes")
+        return share
 
 
 class GrpoSettings(Settings):
@@ -80,8 +94,9 @@ class LaunchSettings(Settings):
     `command` replaces `torchrun --standalone --nproc-per-node=<processes>`, for instance by `["accelerate",
     "launch", "--num_processes=8"]`, or by what starts them on several hosts that share the run's directory;
     `processes` must then say how many there are. `-m training.launched JOB` is appended. The processes hold
-    whole copies of the student (DDP); sharded ones (FSDP) are not supported yet.
+    whole copies of the student (DDP), or with `fsdp` each a part of it, for bases that do not fit one device.
     """
 
     processes: int = Field(default=1, gt=0)
+    fsdp: bool = False
     command: tuple[str, ...] = ()

@@ -28,22 +28,10 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.utils import logging as transformers_logging
-from trl import SFTConfig, SFTTrainer
+from peft import PeftModel
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig
 
 from agent.settings import Settings
 from serving.adapter_files import adapter_sha256
@@ -61,7 +49,10 @@ from training.checkpoints import (
 )
 from training.encode import batch_plan, encode
 from training.errors import AdapterError, NothingLearned, TrainingDiverged, TrainingError
+from training.loading import load_student, memory_plan, require_positions
+from training.memory import MemoryPlan
 from training.settings import GrpoSettings, SftSettings
+from training.steps import StepTrainer, step_rows
 from training.trainer import CurvePoint, Progress, StopTraining, TrainedAdapter, TrainingJob, unwatched
 
 logger = logging.getLogger(__name__)
@@ -74,26 +65,11 @@ class SftTrainer:
 
     settings: SftSettings
 
-    def check(self, base_dir: Path, max_length: int) -> str:
+    def check(self, base_dir: Path, max_length: int, batch_size: int) -> str:
         """What can be said of these settings without training: the base's layers have the adapter's targets,
-        and its positions an example's length. Raises `TrainingError`."""
-        try:
-            config = AutoConfig.from_pretrained(base_dir, local_files_only=True)
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(config)
-        except (OSError, ValueError, KeyError) as exc:
-            raise TrainingError(f"the base student in {base_dir} cannot be loaded ({exc})") from exc
-        positions = getattr(config, "max_position_embeddings", None) or max_length
-        if max_length > positions:
-            raise TrainingError(f"max_length {max_length} is above the base's {positions} positions")
-        layers = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]
-        targets = self.settings.target_modules
-        named = () if isinstance(targets, str) else targets
-        unknown = [t for t in named if not any(f".{name}".endswith(f".{t}") for name in layers)]
-        if unknown:
-            known = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
-            raise TrainingError(f"target_modules {', '.join(unknown)}: the base has {known}")
-        return f"rank {self.settings.lora_r} on {targets}, {max_length} of {positions} positions"
+        its positions an example's length, and the device's memory the round. Raises `TrainingError`."""
+        require_positions(base_dir, max_length)
+        return checked(self.settings, memory_plan(self.settings, base_dir, max_length, batch_size))
 
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`."""
@@ -112,29 +88,46 @@ def begin(settings: SftSettings, job: TrainingJob) -> TrainedAdapter | None:
     return finished_result(job.out_dir)
 
 
-def train_begun(settings: SftSettings, job: TrainingJob, on_progress: Progress = unwatched) -> None:
+def checked(settings: SftSettings, memory: MemoryPlan) -> str:
+    """One line about a plan. Raises `TrainingError` when the round is too large for the device."""
+    if not memory.fits:
+        raise TrainingError(
+            f"the round does not fit this device: {memory.told()}; take a smaller base or max_length, another"
+            " device, qlora = true, or [train] kind = 'launch' with fsdp over several"
+        )
+    return f"rank {settings.lora_r} on {settings.target_modules}; {memory.told()}"
+
+
+def train_begun(
+    settings: SftSettings, job: TrainingJob, on_progress: Progress = unwatched, *, fsdp: bool = False
+) -> None:
     """Train a round that has begun, up to its result. In a launched round each process calls this, and the
-    first one writes what is written."""
-    tokenizer, model = load_student(settings, job)
+    first one writes what is written; with `fsdp` each holds a part of the student."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    shards = count if fsdp else 1
+    memory = memory_plan(settings, job.base_dir, job.max_length, job.batch_size, count, shards)
+    logger.info("round in %s: %s", job.out_dir, checked(settings, memory))
+    tokenizer, model = load_student(settings, job, memory)
     rows = encode(job.examples, tokenizer, job.max_length)
-    plan = batch_plan([len(row.input_ids) for row in rows], job.steps, job.batch_size, job.seed)
-    data = Dataset.from_dict(
-        {"input_ids": [rows[i].input_ids for i in plan], "labels": [rows[i].labels for i in plan]}
-    )
-    tokens = _trained_tokens([len(rows[i].input_ids) for i in plan], job.batch_size)
+    order = batch_plan([len(row.input_ids) for row in rows], job.steps, job.batch_size, job.seed)
+    tokens = _trained_tokens([len(rows[i].input_ids) for i in order], job.batch_size)
     before = trainable(model)
-    config = _trainer_config(settings, job)
-    processes = PartialState()
-    with processes.main_process_first():
+    config = _trainer_config(settings, job, memory, fsdp=fsdp)
+    with PartialState().main_process_first():
         checkpoint = last_complete(job.out_dir / CHECKPOINTS)
     watch = TrainingWatch(on_progress, read_marker(checkpoint), tokens)
-    trainer = SFTTrainer(
-        model=model, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[watch]
+    trainer = StepTrainer(
+        rows=rows,
+        memory=memory,
+        packed=settings.packs,
+        model=model,
+        args=config,
+        train_dataset=step_rows(rows, order, job.batch_size, memory.tokens, count, settings.packs),
+        processing_class=tokenizer,
+        callbacks=[watch],
     )
     run(trainer, checkpoint, watch)
-    if processes.is_main_process:
-        finish(job, model, before, watch, {row.example_id for row in rows})
-    processes.wait_for_everyone()
+    finish(job, model, before, watch, {row.example_id for row in rows})
 
 
 def finish(
@@ -144,12 +137,16 @@ def finish(
     watch: TrainingWatch,
     trained: Collection[str],
 ) -> None:
-    """Write adapter and result of a round that has been trained to its end on the examples `trained`."""
-    _check_moved(before, trainable(model))
-    adapter = _save_adapter(model, job)
-    left_out = tuple(e.example_id for e in job.examples if e.example_id not in trained)
-    figures = (job.steps, watch.seconds(), watch.tokens(), watch.loss)
-    _finish(TrainedAdapter(adapter, adapter_sha256(adapter), *figures, left_out, watch.curve()))
+    """Write adapter and result of a round that has been trained to its end on the examples `trained`. Every
+    process calls this, since a sharded student is gathered from all of them."""
+    after, processes = trainable(model), PartialState()
+    _check_moved(before, after)
+    if processes.is_main_process:
+        adapter = _save_adapter(model, job, after)
+        left_out = tuple(e.example_id for e in job.examples if e.example_id not in trained)
+        figures = (job.steps, watch.seconds(), watch.tokens(), watch.loss)
+        _finish(TrainedAdapter(adapter, adapter_sha256(adapter), *figures, left_out, watch.curve()))
+    processes.wait_for_everyone()
 
 
 def finished_result(out_dir: Path) -> TrainedAdapter | None:
@@ -262,73 +259,27 @@ def fingerprint(job: TrainingJob, *recipe: Settings) -> str:
     return digest.hexdigest()
 
 
-def load_student(settings: SftSettings, job: TrainingJob) -> tuple[PreTrainedTokenizerBase, PeftModel]:
-    base_dir, champion = job.base_dir, job.champion
-    set_seed(job.seed)
-    transformers_logging.disable_progress_bar()
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
-        base = AutoModelForCausalLM.from_pretrained(
-            base_dir, dtype=dtype, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as exc:
-        raise TrainingError(f"the base student in {base_dir} cannot be loaded ({exc})") from exc
-    if champion is None:
-        targets = (
-            settings.target_modules
-            if isinstance(settings.target_modules, str)
-            else set(settings.target_modules)
-        )
-        lora = LoraConfig(
-            r=settings.lora_r,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=settings.lora_dropout,
-            task_type="CAUSAL_LM",
-        )
-        lora.target_modules = targets
-        return tokenizer, get_peft_model(base, lora)
-    _check_lineage(settings, champion)
-    try:
-        model = PeftModel.from_pretrained(base, str(champion), is_trainable=True)
-        # A name that is no local path makes PEFT ask the Hub at every save.
-        model.peft_config["default"].base_model_name_or_path = str(base_dir)
-        return tokenizer, model
-    except (RuntimeError, ValueError) as exc:
-        raise AdapterError(f"{champion} does not fit the base student in {base_dir} ({exc})") from exc
-
-
-def _check_lineage(settings: SftSettings, champion: Path) -> None:
-    config = load_check(champion)
-    found = (config["r"], config["lora_alpha"])
-    if found != (settings.lora_r, settings.lora_alpha):
-        raise AdapterError(
-            f"the champion's adapter has (r, alpha) = {found}, "
-            f"the settings say {(settings.lora_r, settings.lora_alpha)}; "
-            "a lineage keeps its shape: change the settings, or start a new lineage from the base"
-        )
-
-
-def _trainer_config(settings: SftSettings, job: TrainingJob) -> SFTConfig:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro_batches = settings.micro_batches(job.batch_size, processes)
+def _trainer_config(settings: SftSettings, job: TrainingJob, memory: MemoryPlan, *, fsdp: bool) -> SFTConfig:
     return one_device(
         SFTConfig(
-            **common_arguments(settings, job),
-            per_device_train_batch_size=job.batch_size // micro_batches // processes,
-            gradient_accumulation_steps=micro_batches,
+            **common_arguments(settings, job, memory),
+            per_device_train_batch_size=1,  # row of `step_rows`, which is a whole step's share
             lr_scheduler_type="cosine",
             warmup_steps=settings.warmup_ratio,
             weight_decay=settings.weight_decay,
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
             train_sampling_strategy="sequential",
-            gradient_checkpointing=settings.gradient_checkpointing,
+            gradient_checkpointing=False,  # `StepTrainer` decides it for each micro-batch
+            fsdp=fsdp,
         )
     )
 
 
-def common_arguments(settings: SftSettings | GrpoSettings, job: TrainingJob) -> dict[str, Any]:
+def common_arguments(
+    settings: SftSettings | GrpoSettings, job: TrainingJob, memory: MemoryPlan
+) -> dict[str, Any]:
     """The trainer's arguments that do not depend on the method."""
     cuda = torch.cuda.is_available()
     return {
@@ -337,8 +288,9 @@ def common_arguments(settings: SftSettings | GrpoSettings, job: TrainingJob) -> 
         "learning_rate": settings.lr,
         "max_grad_norm": settings.max_grad_norm,
         "dataloader_num_workers": 0,
-        "dataloader_pin_memory": cuda,
-        "bf16": cuda,
+        "dataloader_pin_memory": False,
+        "optim": "paged_adamw_8bit" if memory.qlora else "adamw_torch",
+        "bf16": memory.dtype == "bfloat16",
         "use_cpu": not cuda,
         "seed": job.seed,
         "logging_steps": settings.report_every,
@@ -375,8 +327,9 @@ def run(trainer: Trainer, checkpoint: Path | None, watch: TrainingWatch) -> None
 
 
 def trainable(model: PeftModel) -> dict[str, torch.Tensor]:
+    """A copy of the weights that are trained; those of a sharded student are gathered on each process."""
     return {
-        name: weight.detach().cpu().clone()
+        name: (weight.full_tensor() if isinstance(weight, DTensor) else weight).detach().cpu().clone()
         for name, weight in model.named_parameters()
         if weight.requires_grad
     }
@@ -392,11 +345,11 @@ def _check_moved(before: Mapping[str, torch.Tensor], after: dict[str, torch.Tens
         )
 
 
-def _save_adapter(model: PeftModel, job: TrainingJob) -> Path:
+def _save_adapter(model: PeftModel, job: TrainingJob, weights: dict[str, torch.Tensor]) -> Path:
     temporary, final = job.out_dir / "adapter.tmp", job.out_dir / "adapter"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(final, ignore_errors=True)
-    model.save_pretrained(temporary, save_embedding_layers=False)
+    model.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
     canonicalise(temporary, job.base_name or base_name(job.base_dir))
     load_check(temporary)
     return temporary.rename(final)

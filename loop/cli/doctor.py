@@ -274,7 +274,8 @@ def _trainer(config: Config, task: Task) -> str:
     """Whether the trainer's settings fit the student, where the trainer can say."""
     trainer = open_trainer(config.train)
     check = getattr(trainer, "check", None)
-    told = check(task.base_dir, config.train.max_length) if callable(check) else "settings not checked"
+    size = (config.train.max_length, config.train.batch_size)
+    told = check(task.base_dir, *size) if callable(check) else "settings not checked"
     return f"{config.train.kind}, {told}"
 
 

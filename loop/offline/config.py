@@ -113,7 +113,7 @@ class StatTrainSection(TrainSection):
     batch_size: int = Field(default=8, gt=0)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
-    sft: SftSettings = SftSettings(micro_batch_size=1, lora_dropout=0.05, max_grad_norm=0.3, weight_decay=0.1)
+    sft: SftSettings = SftSettings(lora_dropout=0.05, max_grad_norm=0.3, weight_decay=0.1)
 
 
 class EvaluateSection(Settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ARCHITECTURES = ("llama", "qwen")
+TOLD_DAY = datetime(2024, 7, 26, 12, tzinfo=UTC)
+"""What Llama 3's template says itself where it cannot ask for the day."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,18 @@ class Student:
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     """The question as a user's turn, as far as the student's answer. Without a chat template: the question.
 
-    Engine and trainer add the beginning-of-sequence token themselves, so it is taken off here.
+    Templates that tell the student what day it is (Llama 3's do) always tell `TOLD_DAY`: a round that is
+    resumed after midnight trains on the same text, and answers that were evaluated are those to the same
+    prompts. Engine and trainer add the beginning-of-sequence token themselves, so it is taken off here.
     """
     if not tokenizer.chat_template:
         return question
     turn = [{"role": "user", "content": question}]
-    text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    text = str(
+        tokenizer.apply_chat_template(
+            turn, tokenize=False, add_generation_prompt=True, strftime_now=TOLD_DAY.strftime
+        )
+    )
     bos = tokenizer.bos_token
     adds = bool(bos) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     return text.removeprefix(bos) if adds else text

@@ -100,7 +100,7 @@ def test_an_unknown_kind_is_blamed_on_who_chose_it(tmp_path: Path) -> None:
         ("[filters]\norder = ['gold']", "filters belongs to `skillloop stat`; the loop has [monitor]"),
         ("[data]\ntrain = 'a'", "the loop has [task]"),
         ("[train]\nepochs = 3", "the policy's steps"),
-        ("[train]\nbatch_size = 8\n[train.sft]\nmicro_batch_size = 3", "batch_size 8 is not a multiple"),
+        ("[train]\nkind = 'launch'\nbatch_size = 8\nlaunch.processes = 3", "batch_size 8 is not a multiple"),
     ],
 )
 def test_an_old_key_is_told_where_it_went(tmp_path: Path, text: str, told: str) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from agent.items import Example
 from training.errors import DatasetError, TrainingError
@@ -70,6 +72,23 @@ def test_a_round_that_is_stopped_keeps_what_was_trained(job: TrainingJob) -> Non
     assert reports[0] > 1 and reports == list(range(reports[0], 201)) and resumed.steps == 200
 
 
+@pytest.mark.slow
+def test_a_student_in_parts_trains_and_its_adapter_is_one_for_everybody(
+    job: TrainingJob, llama: Path
+) -> None:
+    """FSDP: each of two processes holds a part of the base; PEFT loads what comes out of it."""
+    ten, settings = replace(job, steps=10), SETTINGS.model_copy(update={"save_every": 0})
+    alone = SftTrainer(settings).train(replace(ten, out_dir=job.out_dir / "alone"))
+    sharded = LaunchTrainer(settings, LaunchSettings(processes=2, fsdp=True))
+    parts = sharded.train(replace(ten, out_dir=job.out_dir / "parts"))
+    assert (parts.steps, parts.tokens) == (10, alone.tokens)
+    expected, seen = weights(alone.adapter_dir), weights(parts.adapter_dir)
+    assert expected.keys() == seen.keys()
+    assert max(float((expected[name] - seen[name]).abs().max()) for name in expected) < 1e-3
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), parts.adapter_dir)
+    assert sum(weight.abs().sum() for name, weight in model.named_parameters() if "lora_B" in name) > 0
+
+
 def test_what_a_child_says_comes_through(job: TrainingJob) -> None:
     empty = job.examples[0].model_copy(update={"completion": " "})
     with pytest.raises(DatasetError, match="empty completion"):
@@ -86,11 +105,9 @@ def test_a_command_that_trains_nothing_is_shown_with_its_output(job: TrainingJob
 
 
 def test_a_batch_that_processes_cannot_share_is_an_error() -> None:
-    assert SftSettings(micro_batch_size=2).micro_batches(8, 2) == 2
-    with pytest.raises(
-        ValueError, match="batch_size 6 is not a multiple of micro_batch_size 3 x 4 processes"
-    ):
-        SftSettings(micro_batch_size=3).micro_batches(6, 4)
+    assert SETTINGS.share(8, 2) == 4
+    with pytest.raises(ValueError, match="batch_size 6 is not a multiple of 4 processes"):
+        SETTINGS.share(6, 4)
 
 
 def _workers(out_dir: Path) -> list[int]:

@@ -17,8 +17,8 @@ l(n, m) = m log(m / n) + (n - m) log(1 - m / n):
 4. An alarm stays until the same scan, the other way round and from the change on, shows a fall by the same
    evidence. Then what was seen before the change and since the fall is the reference, and a new alarm can
    come. A fall without an alarm makes what follows it the reference.
-5. A version's series begins with its predecessor's newest `horizon` opportunities: a version that is bad from
-   its first answer, or drifts at the moment of its promotion, is seen, and what it mended is a fall.
+5. A version's series begins with the newest `horizon` opportunities of the versions before it: one that is
+   bad from its first answer, or drifts at the moment of its promotion, is seen; what it mended is a fall.
 
 The same scan runs over the part of the answers that nobody could judge or explain. Shares of the traffic are
 compared in windows (`TrafficScan`): two-sided, and a new mixture is the reference for the next one.

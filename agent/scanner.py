@@ -7,7 +7,7 @@ from functools import partial
 
 from agent.drift import ABSTENTIONS, DEFAULT_DRIFT, Alarm, DriftSettings, DriftWatch, TrafficScan
 from agent.posterior import ProfileView
-from agent.profile import RESERVED, BucketKey, Counts
+from agent.profile import ALL, RESERVED, BucketKey, Counts
 
 Rows = Iterable[tuple[str, int, Counts]]
 """Skill or pseudo-skill, bucket, counts."""
@@ -18,10 +18,10 @@ Series = Mapping[str, Mapping[int, Counts]]
 class Scanner:
     """Watches one version: every skill's miss rate, the abstentions and the traffic.
 
-    `catalog` is the number of skills that could be met. `before` gives what is known of the predecessor, from
-    memory; its newest `horizon` opportunities of each skill before the version's first bucket begin the scan.
-    Rows are put in as they become known, in any order; `advance` scans what is closed by then, once. A row
-    that changes after it was scanned makes `advance` scan the version again from `history`.
+    `catalog` is the number of skills that could be met. `before` gives what is known of earlier versions,
+    from memory; their newest `horizon` opportunities of each skill, before the version's first bucket, begin
+    the scan. Rows are put in as they become known, in any order; `advance` scans what is closed by then.
+    A row that changes after it was scanned makes `advance` scan the version again from `history`.
     """
 
     def __init__(
@@ -39,13 +39,20 @@ class Scanner:
         self._watches = {name: DriftWatch(name, self._settings, 2, "abstention") for name in ABSTENTIONS}
 
     def _inherit(self, first: int) -> None:
-        """Scan what the predecessor showed last, before the bucket `first`."""
-        rows: dict[int, dict[str, Counts]] = {}
-        for skill, buckets in self._before().items():
-            for bucket in _newest(buckets, first, self._settings.horizon):
-                rows.setdefault(bucket, {})[skill] = buckets[bucket]
-        for bucket in sorted(rows):
-            self._scan(bucket, rows[bucket])
+        """Scan what earlier versions showed last, before the bucket `first`."""
+        series, horizon = self._before(), self._settings.horizon
+        answers = set(_newest(series.get(ALL, {}), first, horizon))
+        watched: dict[int, dict[str, Counts]] = {}
+        traffic: dict[int, dict[str, Counts]] = {bucket: {} for bucket in sorted(answers)}
+        for skill, buckets in series.items():
+            for bucket in _newest(buckets, first, horizon):
+                watched.setdefault(bucket, {})[skill] = buckets[bucket]
+            for bucket in answers & buckets.keys():
+                traffic[bucket][skill] = buckets[bucket]
+        for bucket in sorted(watched):
+            self._watch(bucket, watched[bucket])
+        for bucket, counts in traffic.items():
+            self._traffic.add(bucket, counts)
         self._traffic.succeed()
         for watch in self._watches.values():
             watch.succeed()
@@ -59,7 +66,7 @@ class Scanner:
                 self._open.setdefault(bucket, {})[skill] = counts
 
     def put_before(self, rows: Rows) -> None:
-        """Rows of the predecessor, as they are in `before` now."""
+        """Rows of earlier versions, as they are in `before` now."""
         self._late = self._late or any(self._precedes(bucket) for _, bucket, _ in rows)
 
     def _precedes(self, bucket: int) -> bool:
@@ -75,17 +82,18 @@ class Scanner:
             self._inherit(self._first)
         last = as_of_bucket - self._settings.lateness_buckets - 1
         for bucket in sorted(bucket for bucket in self._open if bucket <= last):
-            self._scan(bucket, self._open.pop(bucket))
+            counts = self._open.pop(bucket)
+            self._watch(bucket, counts)
+            self._traffic.add(bucket, counts)
         self._closed = last if self._closed is None else max(self._closed, last)
 
-    def _scan(self, bucket: int, counts: Mapping[str, Counts]) -> None:
+    def _watch(self, bucket: int, counts: Mapping[str, Counts]) -> None:
         for skill in counts:
             if not skill.startswith(RESERVED) and skill not in self._watches:
                 self._watches[skill] = DriftWatch(skill, self._settings, self._tests)
         for skill in counts:
             if skill in self._watches:
                 self._watches[skill].add(bucket, counts)
-        self._traffic.add(bucket, counts)
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -113,21 +121,24 @@ def scan_version(
     as_of_bucket: int,
     catalog: int,
     settings: DriftSettings = DEFAULT_DRIFT,
-    predecessor: int | None = None,
 ) -> tuple[Alarm, ...]:
-    """Every alarm of a version whose whole history, and its predecessor's, is in `view`, as of a bucket."""
-    scanner = Scanner(catalog, settings, partial(series_of, view, student, predecessor))
-    for skill, buckets in series_of(view, student, version).items():
-        scanner.put((skill, *row) for row in buckets.items())
+    """Every alarm of a version, as of a bucket; its whole history, and that of earlier ones, is in `view`."""
+    scanner = Scanner(catalog, settings, partial(earlier_series, view, student, version))
+    for skill in view.names(student, version):
+        scanner.put((skill, *row) for row in view.buckets(student, version, skill).items())
     scanner.advance(as_of_bucket)
     return scanner.alarms
 
 
-def series_of(view: ProfileView, student: str, version: int | None) -> Series:
-    """All rows of a version; none of no version."""
-    if version is None:
-        return {}
-    return {name: view.buckets(student, version, name) for name in view.names(student, version)}
+def earlier_series(view: ProfileView, student: str, version: int) -> Series:
+    """What all earlier versions showed together."""
+    series: dict[str, dict[int, Counts]] = {}
+    for owner, known in view.versions():
+        for skill in view.names(owner, known) if owner == student and known < version else ():
+            rows = series.setdefault(skill, {})
+            for bucket, counts in view.buckets(owner, known, skill).items():
+                rows[bucket] = rows.get(bucket, Counts()).plus(counts)
+    return series
 
 
 def rows_of(table: Mapping[BucketKey, Counts]) -> Rows:

@@ -211,7 +211,7 @@ def _gate(config: Config, task: Task, held_out: HeldOutSet) -> str:
     """Whether a round on the best measured skill could be promoted, and which skills could not be taught."""
     from training.power import outlook
 
-    items, latest = held_out.counts(), held_out.latest()
+    items, latest = held_out.recent(), held_out.latest()
     best = max(task.catalog.names, key=lambda skill: items.get(skill, 0))
     chances = outlook([best], items, latest.items, EXPECTED_GAIN, config.gate)
     if chances.reasons:

@@ -129,8 +129,8 @@ class Decider:
             },
             history=history,
             budget=left(self._config.budget, spent_on(self._store, profile.student, today), today),
-            held_out=self.held_out.counts(),
-            held_out_grows=self.held_out.settings.share > 0 and self._config.monitor.source == "outputs",
+            held_out=self.held_out.recent(),
+            held_out_grows=self.held_out.grows,
         )
 
     def _publish_alarms(self, seen: Seen) -> None:
@@ -153,6 +153,8 @@ class Decider:
                 threshold=alarm.threshold,
                 kind=alarm.kind,
             )
+            if alarm.kind == "miss rate" and not self._store.known([event.identity]):
+                self.held_out.drifted(alarm.skill)
             self._store.publish_once(event)
             self._announced.add(event_id)
 

@@ -22,6 +22,7 @@ class HeldOutSet:
 
     def __init__(self, config: Config, store: StateStore, base: Sequence[HeldOutItem]) -> None:
         self.settings = config.heldout
+        self.grows = config.heldout.share > 0 and config.monitor.source == "outputs"
         self._gate = config.gate
         self._store = HeldOutStore(store, config.student.name)
         self._base = tuple(base)
@@ -54,6 +55,19 @@ class HeldOutSet:
             self._counts = items_by_skill([*self._base, *grown], self._gate)
             self._stamp = stamp
         return self._counts
+
+    def recent(self) -> Mapping[str, int]:
+        """`counts` without the questions of before a skill's last drift, which cannot show that the student
+        learns what is asked now. With a set that does not grow they are all there is, and count."""
+        if not self.grows:
+            return self.counts()
+        outdated = self._store.outdated()
+        return {skill: max(n - outdated.get(skill, 0), 0) for skill, n in self.counts().items()}
+
+    def drifted(self, skill: str) -> None:
+        """From now on questions of the skill are wanted as if there were none yet. They all stay in the set:
+        what the student could do must not be lost."""
+        self._store.outdate(skill, self.counts().get(skill, 0))
 
     def grow(self, admitted: Sequence[HeldOutItem], refused: Sequence[HeldOutItem], answers: int) -> bool:
         """Make the next version of what the latest holds and the `admitted`; the `refused` are put aside.

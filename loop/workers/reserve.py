@@ -75,7 +75,7 @@ class Reserve:
 
     def _wanted(self, judged: Sequence[Judged]) -> list[_Candidate]:
         """Each question once, and no more of them than their skills lack."""
-        counts, chosen = Counter(self._held_out.counts()), dict[str, _Candidate]()
+        counts, chosen = Counter(self._held_out.recent()), dict[str, _Candidate]()
         for output, result in judged:
             item = self._item(output, result, counts)
             if item is not None and item.item_id not in chosen:

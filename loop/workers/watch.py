@@ -8,7 +8,7 @@ from functools import partial
 from agent.drift import Alarm
 from agent.posterior import Profile, ProfileView
 from agent.profile import Counts
-from agent.scanner import Scanner, rows_of, series_of
+from agent.scanner import Scanner, earlier_series, rows_of
 from loop.config import Config
 from streams.state.store import StateStore
 
@@ -24,13 +24,12 @@ class ProfileWatch:
         self._profile: Profile | None = None
 
     def look(self, version: int, predecessor: int | None, as_of: int) -> tuple[Profile, tuple[Alarm, ...]]:
-        """The profile as of the bucket `as_of`, and every alarm of the version so far. A predecessor that is
-        newer, after a return to an older version, is no reference for alarms."""
+        """The profile as of the bucket `as_of`, and every alarm of the version so far."""
         if self._route != (version, predecessor):
             self._route = (version, predecessor)
             self._view, self._batches, self._profile = ProfileView(), {}, None
-            older = predecessor if predecessor is not None and predecessor < version else None
-            before = partial(series_of, self._view, self._student, older)
+            self._read_earlier(version, predecessor, as_of)
+            before = partial(earlier_series, self._view, self._student, version)
             self._scanner = Scanner(self._catalog, self._config.drift, before)
         new = [self._read(known, as_of) for known in (version, predecessor) if known is not None]
         if self._profile is None or any(new) or as_of != self._profile.as_of_bucket:
@@ -48,12 +47,20 @@ class ProfileWatch:
         self._batches[version], rows = self._store.written_since(self._student, version, last, since)
         if scanned:
             self._scanner.put(rows_of(rows))
-        else:
+        elif self._route is not None and version < self._route[0]:
             self._scanner.put_before(rows_of(rows))
         self._view.put({key: c for key, c in rows.items() if oldest is None or key.bucket > oldest})
         if oldest is not None:
             self._view.forget(self._student, version, oldest)
         return bool(rows)
+
+    def _read_earlier(self, version: int, predecessor: int | None, as_of: int) -> None:
+        """Take over what versions before the predecessor showed in the window; nothing is added to it."""
+        window = self._config.profile.window_buckets
+        oldest = None if window is None else as_of - window
+        for known in self._store.watermarks(self._student):
+            if known < version and known != predecessor:
+                self._view.put(self._store.buckets(self._student, known, oldest))
 
     def _history(self) -> list[tuple[str, int, Counts]]:
         version = self._route[0] if self._route else None

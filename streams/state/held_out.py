@@ -93,6 +93,21 @@ class HeldOutStore:
             return None
         return HeldOutVersion(row.version, row.sha256, row.items, row.grown, row.answers)
 
+    def outdate(self, skill: str, items: int) -> None:
+        """So many questions of the skill are of before it drifted."""
+        table = tables.held_out_drifts
+        row = {"student": self._student, "skill": skill, "outdated": items}
+        with self._store.transaction() as connection:
+            connection.execute(table.delete().where(table.c.student == self._student, table.c.skill == skill))
+            connection.execute(table.insert(), row)
+
+    def outdated(self) -> dict[str, int]:
+        """How many questions are of before the last drift, by skill that drifted."""
+        table = tables.held_out_drifts.c
+        query = sa.select(table.skill, table.outdated).where(table.student == self._student)
+        with self._store.transaction(read_only=True) as connection:
+            return {skill: items for skill, items in connection.execute(query)}
+
     def refuse(self, item_ids: Collection[str]) -> None:
         """Put waiting questions aside for good."""
         self._assign(sorted(item_ids), REFUSED)

@@ -222,6 +222,14 @@ held_out_versions = Table(
     Column("answers", BigInteger, nullable=False),
 )
 
+held_out_drifts = Table(
+    "held_out_drifts",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("skill", String(200), primary_key=True),
+    Column("outdated", Integer, nullable=False),
+)
+
 watermarks = Table(
     "watermarks",
     metadata,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -159,12 +160,17 @@ def of_versions(phases: list[tuple[int, float]], seed: int, version: int) -> tup
         for b in range(30)
         for _ in range(10)
     ]
-    return scan_version(ProfileView(fold(stream)), "s", version, 1_000, 100, predecessor=version - 1 or None)
+    return scan_version(ProfileView(fold(stream)), "s", version, 1_000, 100)
 
 
 def test_a_drift_at_or_just_before_a_promotion_is_an_alarm_of_the_new_version() -> None:
     (alarm,) = of_versions([(1, 0.1), (2, 0.5)], 0, version=2)
     assert alarm.started == 30 and not alarm.inherited and alarm.before.needed == 300
+
+
+def test_a_drift_during_which_two_versions_are_promoted_is_held_against_the_first() -> None:
+    (alarm,) = of_versions([(1, 0.1), (2, 0.1), (3, 0.5)], 0, version=3)
+    assert alarm.before.needed > 500 and alarm.started == 60
 
 
 def test_what_a_promotion_mends_is_no_alarm_and_the_new_level_is_the_reference() -> None:
@@ -222,6 +228,16 @@ def test_a_shift_of_the_traffic_is_one_alarm_and_the_new_mixture_the_reference()
     assert [(kind, skill) for kind, skill, _ in found] == [("traffic", "order"), ("traffic", "order")]
     assert 185 <= found[0][2] <= 260 and 685 <= found[1][2] <= 760
     assert alarms[0].before.missing / alarms[0].before.needed == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_promotion_in_steady_traffic_raises_nothing() -> None:
+    """Rare skills reach further back than the answers that their shares are parts of."""
+    raised = []
+    for seed in range(20):
+        stream = traffic([[0.5, 0.35, 0.13, 0.02]] * 2, seed)
+        stream = [replace(one, version=1 + (one.bucket >= 250)) for one in stream]
+        raised.append(scan_version(ProfileView(fold(stream)), "s", 2, 2_000, catalog=4))
+    assert sum(map(bool, raised)) <= 1
 
 
 def test_steady_traffic_raises_nothing() -> None:

@@ -188,6 +188,37 @@ def test_a_question_that_a_version_was_trained_on_is_refused(tmp_path: Path) -> 
     assert room.services.held_out.latest() == latest
 
 
+class NewForm(ScriptedLoop):
+    """From the 300th answer on, users ask for "gcd" in a form that nobody wrote held-out questions in."""
+
+    def answer(self, version: int, question: str) -> str:
+        number = int(question.split()[-1].strip("?"))
+        if question.startswith("user: gcd") and number >= 300 and version == 1:
+            return answer_of(question) if number % 3 == 0 else "no idea"
+        return super().answer(version, question)
+
+
+@pytest.mark.parametrize("share", [SHARE, 0.0])
+def test_a_skill_that_drifted_is_taught_once_it_has_questions_of_what_is_asked_now(
+    tmp_path: Path, share: float
+) -> None:
+    """Held-out questions of before the drift kept the gate closed for every round that would mend it."""
+    items = [*held_out("add", 100, "skill:add"), *held_out("gcd", 100, "skill:gcd")]
+    chosen = [*pool("gcd", 60), *pool("add", 60)]
+    room = NewForm(tmp_path, config(share), lambda version, skill: 0.95, chosen, items, SHARES)
+    room.serve(300)
+    assert not room.services.held_out.reserved()
+    first = room.serve_until(rounds=1, at_most=1_200)
+    if not share:
+        assert first.state == "rejected"
+        return
+    assert first.state == "promoted" and first.record.skills == ("gcd",) and first.record.opened.held_out == 1
+    assert 20 <= len(grown(room, 1)) <= 60 and {item.skills for item in grown(room, 1)} == {("gcd",)}
+    assert set(items) < set(room.services.held_out.of(1))
+    (gain,) = [row for row in first.record.need_judged().verdict.table if row.kind == "targets"]
+    assert gain.items == 100 + len(grown(room, 1)) and gain.challenger - gain.champion > 0.05
+
+
 @pytest.mark.parametrize(
     ("strata", "skills", "stratum"),
     [

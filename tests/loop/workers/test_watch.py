@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from agent.posterior import ProfileView
@@ -56,7 +57,7 @@ def test_looking_often_says_what_one_look_says(tmp_path: Path) -> None:
     profile, alarms = looked
     view = ProfileView(store.buckets("s"))
     assert profile == view.read("s", 2, as_of, CONFIG.profile, predecessor=1)
-    assert alarms == scan_version(view, "s", 2, as_of, 3, CONFIG.drift, predecessor=1)
+    assert alarms == scan_version(view, "s", 2, as_of, 3, CONFIG.drift)
     assert [(a.skill, 245 < a.started < 262) for a in alarms if a.kind == "miss rate"] == [("gcd", True)]
 
 
@@ -79,7 +80,9 @@ def test_a_version_that_is_bad_from_its_first_answers_raises_an_alarm(tmp_path: 
     write(store, 40, [straggler])
     assert often.look(2, 1, 39) == ProfileWatch(CONFIG, store, catalog=3).look(2, 1, 39)
     assert [a.skill for a in often.look(2, 1, 39)[1] if a.kind == "miss rate"] == ["gcd"]
-    assert ProfileWatch(CONFIG, store, catalog=3).look(2, None, 39)[1] == ()
+    later = [replace(answer, version=3, bucket=40) for answer in batch]
+    write(store, 41, later)
+    assert [a.inherited for a in often.look(3, 2, 40)[1] if a.kind == "miss rate"] == [True]
 
 
 def test_a_look_reads_only_rows_that_are_new(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ REFERENCE, DRIFTED = 150, 250
 labelled, and then the alarm has come in 3,999 of 4,000 simulated series (miss rates .1 and .55, a catalog of
 112)."""
 LOOK_FOR_ALARMS_S = 2.0
+QUIET_S = 15.0
+"""A monitor that has counted the last answers may open a round, and a relay has something to send."""
 MOST_LAG = 500
 """Answers that may wait for the monitors before the traffic pauses."""
 
@@ -211,10 +213,18 @@ def live(traffic: Traffic, faults: Faults, size: Size, measured: set[str]) -> No
         size,
         lambda rounds: traffic.sent >= end and not active(rounds) and traffic.drift_is_over(),
     )
-    while traffic.lag or active(traffic.rounds.list(traffic.config.student.name)):
-        faults.crew.tend()
+    settle(traffic, faults.crew)
+
+
+def settle(traffic: Traffic, crew: Crew) -> None:
+    """Wait until nothing is left to do, for so long that the step after the last batch has been taken too."""
+    busy = time.monotonic()
+    while time.monotonic() < busy + QUIET_S:
+        crew.tend()
+        rounds = traffic.rounds.list(traffic.config.student.name)
+        if traffic.lag or active(rounds) or traffic.store.pending(1):
+            busy = time.monotonic()
         time.sleep(0.2)
-    time.sleep(3.0)  # the relays empty the outbox
 
 
 def configure(root: Path) -> Path:

@@ -1,0 +1,183 @@
+"""Does skill-targeted training learn better than what one would do otherwise, at the same cost?
+
+    python -m benchmarks.learning --study main [--seeds 0,1,2,3,4] [--methods stat-syn,vanilla] [--minutes 60]
+    python -m benchmarks.learning --quick
+
+Each cell (student, drift, method, seed) is one LoRA round of the product's trainer on the shipped student and
+one exam; finished cells are in `benchmarks/learning_cells.jsonl` and are never run again, so a run can be
+killed and repeated. The learning rate of a method is the best of three on the validation split (study `lr`,
+one seed that no test uses). docs/learning.md holds the tables, which `python -m benchmarks.learning_table`
+makes of the cells.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agent.budget import Usage
+from benchmarks.learning_cells import DEFAULT_LR, LR_OF, LRS, SHIPPED, Cell, CellFile, Result
+from benchmarks.learning_data import BATCH, Watch, new_examples, presentations, replayed
+from benchmarks.learning_scores import Answerer, Marked, exam, marks, scores
+from loop.tasks.student import student_dir
+from training.settings import SftSettings
+from training.sft import SftTrainer
+from training.trainer import TrainingJob
+
+CELLS = Path(__file__).with_name("learning_cells.jsonl")
+WORK = Path("runs/learning")
+LR_SEED = 900
+SEARCHED = ("stat-syn", "vanilla", "watched", "traffic", "stat-sel")
+METHODS = (
+    "vanilla", "watched", "stat-syn", "failed", "traffic", "stat-sel", "random", "question-skill", "shuffled",
+    "mix", "embed-sel", "embed-syn", "augment", "hard",
+)  # fmt: skip
+VALIDATION_ITEMS = 60
+
+
+@dataclass
+class Bench:
+    """Runs cells. `work` keeps what can be made again: answers watched, adapters."""
+
+    file: CellFile
+    work: Path
+    arch: str
+
+    @cached_property
+    def answerer(self) -> Answerer:
+        """The student's engine."""
+        return Answerer(student_dir(self.arch))
+
+    def run(self, cell: Cell) -> Result:
+        """The result of a cell, from the file or now."""
+        if cell not in self.file:
+            self.file.add(cell, self._shipped(cell) if cell.method == SHIPPED else self._run(cell))
+        return self.file[cell]
+
+    def _shipped(self, cell: Cell) -> Result:
+        items = exam(cell.split, cell.scenario, cell.items)
+        right = marks(items, self.answerer.answers([item.question for item in items]))
+        return Result(strata=Marked(items, right, right).strata(), right=right)
+
+    def _run(self, cell: Cell) -> Result:
+        before, began = self.run(cell.base()).right, time.monotonic()
+        adapter, told = self.adapter(cell)
+        items = exam(cell.split, cell.scenario, cell.items)
+        right = marks(items, self.answerer.answers([item.question for item in items], adapter))
+        marked = Marked(items, right, before)
+        return told.model_copy(
+            update={
+                "strata": marked.strata(),
+                "gained": marked.count("0", "1"),
+                "lost": marked.count("1", "0"),
+                "seconds": round(time.monotonic() - began, 1),
+            }
+        )
+
+    def adapter(self, cell: Cell) -> tuple[Path, Result]:
+        """The adapter of a cell, and a result that says how it was made."""
+        watch = Watch(cell, self.answerer, self.work)
+        made, old = new_examples(watch, cell), replayed(watch, cell)
+        folder = self.work / "adapters" / "-".join(str(part) for part in (*cell.trained().family(), cell.seed, cell.lr))
+        job = TrainingJob(
+            student_dir(cell.arch), None, presentations(made.examples, old, cell), folder, cell.steps, BATCH,
+            256, cell.seed,
+        )  # fmt: skip
+        trained = SftTrainer(SftSettings(lr=cell.lr, save_every=0)).train(job)
+        usage = watch.watching + made.usage
+        told = Result(
+            strata={},
+            tokens=trained.tokens,
+            new=len(made.examples),
+            replayed=len(old),
+            calls=usage.calls,
+            teacher_tokens=usage.prompt_tokens + usage.completion_tokens,
+            watched=len(watch.decided[0]),
+            targets=watch.targets,
+        )
+        return trained.adapter_dir, told
+
+
+def chosen_lr(file: CellFile, method: str, arch: str) -> float:
+    """The learning rate that scored best on the drifted traffic of the validation split; the product's
+    default for the demo where none was tried."""
+    searched = LR_OF.get(method, method)
+    tried = {
+        cell.lr: scores(result, cell.scenario)["drifted"]
+        for cell, result in file.items()
+        if cell.split == "gate" and cell.method == searched and cell.arch == arch
+    }
+    return max(tried, key=lambda lr: (tried[lr], -lr)) if tried else DEFAULT_LR
+
+
+def lr_cells(arch: str, methods: Iterable[str]) -> list[Cell]:
+    """The search of the learning rates."""
+    return [
+        Cell(LR_SEED, method, arch=arch, lr=lr, split="gate", items=VALIDATION_ITEMS)
+        for lr in (LRS[1], LRS[2], LRS[0])
+        for method in methods
+        if method in SEARCHED
+    ]
+
+
+def main_cells(
+    file: CellFile, arch: str, scenario: str, methods: Sequence[str], seeds: Sequence[int], replay: str
+) -> list[Cell]:
+    """The comparison, seed by seed."""
+    return [
+        Cell(seed, method, scenario, arch, replay, chosen_lr(file, method, arch))
+        for seed in seeds
+        for method in methods
+    ]
+
+
+def run_cells(bench: Bench, cells: Sequence[Cell], deadline: float) -> None:
+    """Run what is not finished, until the deadline (monotonic seconds)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("cells", total=len(cells))
+        for cell in cells:
+            progress.update(bar, description=f"{cell.method}, {cell.scenario}, seed {cell.seed}")
+            if cell not in bench.file:
+                if time.monotonic() > deadline:
+                    console.print("the time is over; the same command continues")
+                    return
+                points = scores(bench.run(cell), cell.scenario)
+                console.print(f"{cell}: {bench.file[cell].seconds} s " + str({k: round(v, 1) for k, v in points.items()}), highlight=False, soft_wrap=True)
+            progress.advance(bar)
+
+
+def main(
+    study: Annotated[str, typer.Option(help="lr or main.")] = "main",
+    seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2,3,4",
+    methods: Annotated[str, typer.Option(help="With commas.")] = ",".join(METHODS),
+    scenario: str = "narrow",
+    arch: str = "llama",
+    replay: str = "loop",
+    minutes: Annotated[float, typer.Option(help="No cell begins after so many minutes.")] = 24 * 60.0,
+    cells: Annotated[Path, typer.Option(help="The file of finished cells.")] = CELLS,
+) -> None:
+    """Run the cells of a study."""
+    torch.set_num_threads(1)
+    deadline = time.monotonic() + 60 * minutes
+    bench = Bench(CellFile(cells), WORK, arch)
+    names, numbers = methods.split(","), [int(seed) for seed in seeds.split(",")]
+    if study == "lr":
+        run_cells(bench, lr_cells(arch, names), deadline)
+    else:
+        run_cells(bench, main_cells(bench.file, arch, scenario, names, numbers, replay), deadline)
+
+
+if __name__ == "__main__":
+    typer.run(main)

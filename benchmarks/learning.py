@@ -18,18 +18,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import load_file, save_file
 
-from agent.budget import Usage
 from benchmarks.learning_cells import DEFAULT_LR, LR_OF, LRS, SHIPPED, Cell, CellFile, Result
 from benchmarks.learning_data import BATCH, Watch, new_examples, presentations, replayed
 from benchmarks.learning_scores import Answerer, Marked, exam, marks, scores
 from loop.tasks.student import student_dir
+from serving.adapter_files import WEIGHTS_FILE
 from training.settings import SftSettings
 from training.sft import SftTrainer
 from training.trainer import TrainingJob
@@ -43,6 +44,8 @@ METHODS = (
     "mix", "embed-sel", "embed-syn", "augment", "hard",
 )  # fmt: skip
 VALIDATION_ITEMS = 60
+CHAINED = ("half-known-chains", "half-chains", "half-pool-chains", "half-right-traffic")
+BLENDS = (0.5, 0.65, 0.8)
 
 
 @dataclass
@@ -88,7 +91,11 @@ class Bench:
         """The adapter of a cell, and a result that says how it was made."""
         watch = Watch(cell, self.answerer, self.work)
         made, old = new_examples(watch, cell), replayed(watch, cell)
-        folder = self.work / "adapters" / "-".join(str(part) for part in (*cell.trained().family(), cell.seed, cell.lr))
+        folder = (
+            self.work
+            / "adapters"
+            / "-".join(str(part) for part in (*cell.trained().family(), cell.seed, cell.lr))
+        )
         job = TrainingJob(
             student_dir(cell.arch), None, presentations(made.examples, old, cell), folder, cell.steps, BATCH,
             256, cell.seed,
@@ -99,13 +106,26 @@ class Bench:
             strata={},
             tokens=trained.tokens,
             new=len(made.examples),
-            replayed=len(old),
+            replayed=sum(map(len, old)),
             calls=usage.calls,
             teacher_tokens=usage.prompt_tokens + usage.completion_tokens,
             watched=len(watch.decided[0]),
             targets=watch.targets,
         )
-        return trained.adapter_dir, told
+        return blended(trained.adapter_dir, cell.blend), told
+
+
+def blended(adapter: Path, share: float) -> Path:
+    """The adapter with `share` of its change of the weights: merged with a champion that has none."""
+    if share == 1:
+        return adapter
+    folder = adapter.with_name(f"blend-{share}")
+    shutil.copytree(adapter, folder, dirs_exist_ok=True)
+    weights = load_file(folder / WEIGHTS_FILE)
+    save_file(
+        {name: w * share if "lora_B" in name else w for name, w in weights.items()}, folder / WEIGHTS_FILE
+    )
+    return folder
 
 
 def chosen_lr(file: CellFile, method: str, arch: str) -> float:
@@ -141,6 +161,17 @@ def main_cells(
     ]
 
 
+def composition_cells(file: CellFile, arch: str, scenario: str, seeds: Sequence[int]) -> list[Cell]:
+    """What keeps chains: the round of STAT-Syn with other replay, a lower rate, or less of its change."""
+    plain = [
+        Cell(seed, "stat-syn", scenario, arch, "loop", chosen_lr(file, "stat-syn", arch)) for seed in seeds
+    ]
+    changes: list[dict[str, Any]] = [
+        {}, *({"replay": name} for name in CHAINED), *({"blend": share} for share in BLENDS), {"lr": LRS[0]},
+    ]  # fmt: skip
+    return [replace(cell, **change) for cell in plain for change in changes]
+
+
 def run_cells(bench: Bench, cells: Sequence[Cell], deadline: float) -> None:
     """Run what is not finished, until the deadline (monotonic seconds)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -154,12 +185,17 @@ def run_cells(bench: Bench, cells: Sequence[Cell], deadline: float) -> None:
                     console.print("the time is over; the same command continues")
                     return
                 points = scores(bench.run(cell), cell.scenario)
-                console.print(f"{cell}: {bench.file[cell].seconds} s " + str({k: round(v, 1) for k, v in points.items()}), highlight=False, soft_wrap=True)
+                console.print(
+                    f"{cell}: {bench.file[cell].seconds} s "
+                    + str({k: round(v, 1) for k, v in points.items()}),
+                    highlight=False,
+                    soft_wrap=True,
+                )
             progress.advance(bar)
 
 
 def main(
-    study: Annotated[str, typer.Option(help="lr or main.")] = "main",
+    study: Annotated[str, typer.Option(help="lr, main or compositions.")] = "main",
     seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2,3,4",
     methods: Annotated[str, typer.Option(help="With commas.")] = ",".join(METHODS),
     scenario: str = "narrow",
@@ -175,6 +211,8 @@ def main(
     names, numbers = methods.split(","), [int(seed) for seed in seeds.split(",")]
     if study == "lr":
         run_cells(bench, lr_cells(arch, names), deadline)
+    elif study == "compositions":
+        run_cells(bench, composition_cells(bench.file, arch, scenario, numbers), deadline)
     else:
         run_cells(bench, main_cells(bench.file, arch, scenario, names, numbers, replay), deadline)
 

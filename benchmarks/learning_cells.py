@@ -103,7 +103,9 @@ class CellFile:
 
     def add(self, cell: Cell, result: Result) -> None:
         """Keep a finished cell; its line is on disk when this returns. A torn last line is cut off first."""
-        line = json.dumps({"protocol": PROTOCOL, **asdict(cell)} | {"result": result.model_dump(exclude_defaults=True)})
+        line = json.dumps(
+            {"protocol": PROTOCOL, **asdict(cell)} | {"result": result.model_dump(exclude_defaults=True)}
+        )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab+") as file:
             size = file.seek(0, os.SEEK_END)

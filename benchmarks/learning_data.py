@@ -53,6 +53,8 @@ PAIRS = 1000
 """Distinct new examples of a cell, where its method has as many."""
 ERROR_RATE = 0.15
 BATCH = 32
+CHAINS = 600
+"""Fresh chains of the original mixture."""
 DEMO = load(CONFIGS / "demo.toml")
 STRATEGY = StrategySettings(pairs=PAIRS, k_sel=15, prompts=10, k_embed=15)
 READ = ReadSettings(window_buckets=None, half_life_buckets=None, prior_strength=DEMO.profile.prior_strength)
@@ -118,7 +120,9 @@ class Watch:
         raise NothingDecided(f"{self.cell.scenario}, seed {self.cell.seed}: no round in {MOST} answers")
 
     def _diagnosed(self, asked: Sequence[tuple[str, str]], answers: Sequence[str]) -> list[OutputDiagnosis]:
-        context = MonitorContext(self.teacher, CATALOG, (GoldAnswer(lambda _, gold, said: grade(gold, said)),))
+        context = MonitorContext(
+            self.teacher, CATALOG, (GoldAnswer(lambda _, gold, said: grade(gold, said)),)
+        )
         outputs = [
             StudentOutput(
                 event_id=key, occurred_at=START, student="s", student_version=1, question_id=key,
@@ -171,9 +175,7 @@ class Watch:
             tried = [items[item_id] for item_id in ordered(items, self.cell.seed, "known")[:CANDIDATES]]
             answers = self.answerer.answers([item.question for item in tried])
             right = [
-                item.item_id
-                for item, said in zip(tried, answers, strict=True)
-                if grade(item.answer, said)
+                item.item_id for item, said in zip(tried, answers, strict=True) if grade(item.answer, said)
             ]
             kept = {"known": right}
             write_json(self._file("known"), kept)
@@ -236,11 +238,12 @@ GIVEN: Mapping[str, Callable[[Watch, Cell], list[PoolItem]]] = {
 own. `traffic` never sees a question twice."""
 
 
-def _places(cell: Cell) -> tuple[int, int]:
-    """Presentations of new and of replayed examples."""
-    settings = REPLAYS[cell.replay]
-    replayed = round(cell.steps * BATCH * settings.share) if settings else 0
-    return cell.steps * BATCH - replayed, replayed
+def _places(cell: Cell) -> tuple[int, int, int]:
+    """Presentations of new, of replayed and of replayed chained examples."""
+    rule = REPLAYS[cell.replay]
+    old = round(cell.steps * BATCH * rule.settings.share)
+    chained = round(old * rule.chained)
+    return cell.steps * BATCH - old, old - chained, chained
 
 
 def new_examples(watch: Watch, cell: Cell) -> Made:
@@ -266,20 +269,65 @@ def new_examples(watch: Watch, cell: Cell) -> Made:
     return Made(made.examples, made.report.usage)
 
 
-REPLAYS: dict[str, ReplaySettings | None] = {"none": None, "loop": DEMO.curate.replay}
-"""How a cell replays: the settings of the product's replay, or none."""
+@dataclass(frozen=True)
+class ReplayRule:
+    """How a cell replays: the product's settings, and which part of it comes from `source` in place of the
+    product's draw."""
+
+    settings: ReplaySettings = DEMO.curate.replay.model_copy(update={"composition_share": 0.0})
+    chained: float = 0.0
+    source: Callable[[Watch, Cell], list[PoolItem]] = lambda watch, cell: []
 
 
-def replayed(watch: Watch, cell: Cell) -> list[Example]:
-    """What is replayed beside `PAIRS` new examples: the same for every method."""
-    settings = REPLAYS[cell.replay]
-    if settings is None:
-        return []
+def _pool_chains(watch: Watch, cell: Cell) -> list[PoolItem]:
+    """Known pool items that need several skills, as many of each combination."""
+    chains = [item for item in watch.known if len(item.skills) > 1]
+    groups: dict[tuple[str, ...], list[PoolItem]] = {}
+    for item in chains:
+        groups.setdefault(item.skills, []).append(item)
+    return [item for group in groups.values() for item in group]
+
+
+def _chains(watch: Watch, cell: Cell) -> list[PoolItem]:
+    """Chains of the original mixture, right or not; none needs a target."""
+    chains = _fresh(Mixture(ORIGINAL.weights, 1.0), "pool", cell.seed, CHAINS)
+    return [item for item in chains if not set(watch.targets) & set(item.skills)]
+
+
+def _known_chains(watch: Watch, cell: Cell) -> list[PoolItem]:
+    chains = _chains(watch, cell)
+    answers = watch.answerer.answers([item.question for item in chains])
+    return [item for item, said in zip(chains, answers, strict=True) if grade(item.answer, said)]
+
+
+def _right_traffic(watch: Watch, cell: Cell) -> list[PoolItem]:
+    """What the champion has answered right on traffic."""
+    asked, diagnoses, _ = watch.decided
+    pairs = zip(asked, diagnoses, strict=True)
+    return _items([question for (_, question), row in pairs if row.verdict == "correct"], "right")
+
+
+REPLAYS: Mapping[str, ReplayRule] = {
+    "none": ReplayRule(ReplaySettings(share=0.0)),
+    "loop": ReplayRule(),
+    "half-pool-chains": ReplayRule(chained=0.5, source=_pool_chains),
+    "half-chains": ReplayRule(chained=0.5, source=_chains),
+    "half-known-chains": ReplayRule(chained=0.5, source=_known_chains),
+    "half-right-traffic": ReplayRule(chained=0.5, source=_right_traffic),
+}
+
+
+def replayed(watch: Watch, cell: Cell) -> tuple[list[Example], list[Example]]:
+    """What is replayed beside `PAIRS` new examples, the same for every method, and what of its own source."""
+    rule = REPLAYS[cell.replay]
+    if not rule.settings.share:
+        return [], []
     items = {item.item_id: item for item in watch.known}
-    by_skill = SkillMap((item.item_id, item.skills) for item in items.values())
-    source = {skill: by_skill.items(skill) for skill in by_skill.sizes}
-    plan = plan_replay([f"new-{n}" for n in range(PAIRS)], {}, source, cell.seed, settings)
-    return [_replay(items[item_id]) for item_id in plan.original]
+    source = SkillMap((item.item_id, item.skills) for item in items.values())
+    plan = plan_replay([f"new-{n}" for n in range(PAIRS)], {}, source, cell.seed, rule.settings)
+    return [_replay(items[item_id]) for item_id in plan.original], [
+        _replay(item) for item in rule.source(watch, cell)
+    ]
 
 
 def _replay(item: PoolItem) -> Example:
@@ -293,12 +341,14 @@ def _replay(item: PoolItem) -> Example:
     )
 
 
-def presentations(new: Sequence[Example], old: Sequence[Example], cell: Cell) -> list[Example]:
+def presentations(
+    new: Sequence[Example], old: tuple[Sequence[Example], Sequence[Example]], cell: Cell
+) -> list[Example]:
     """Exactly what the cell trains on, `steps` x 32 examples, each part in shuffled passes of its own."""
-    places = _places(cell)
     return [
-        *islice(_passes(new, f"new:{cell.seed}"), places[0]),
-        *islice(_passes(old, f"old:{cell.seed}"), places[1]),
+        example
+        for name, part, places in zip(("new", "old", "chained"), (new, *old), _places(cell), strict=True)
+        for example in islice(_passes(part, f"{name}:{cell.seed}"), places)
     ]
 
 

@@ -103,7 +103,8 @@ class Answerer:
             if adapter is not None:
                 self._engine.unload(version)
         return [
-            solution if right else next(generated)[0] for solution, right in zip(solutions, whole, strict=True)
+            solution if right else next(generated)[0]
+            for solution, right in zip(solutions, whole, strict=True)
         ]
 
     def _whole(self, questions: Sequence[str], solutions: Sequence[str], adapter: Path | None) -> list[bool]:

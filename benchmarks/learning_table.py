@@ -145,7 +145,9 @@ def table(rows: Mapping[str, Row]) -> str:
 
 def costs(rows: Mapping[str, Row]) -> str:
     """What each method took: both axes of cost, distinct examples, and flips against the shipped student."""
-    head = "| | tokens trained | new examples | teacher calls | teacher tokens | became right | became wrong |"
+    head = (
+        "| | tokens trained | new examples | teacher calls | teacher tokens | became right | became wrong |"
+    )
     lines = [head, "|---|---|---|---|---|---|---|"]
     for name, each in rows.items():
         if name != SHIPPED:

@@ -226,10 +226,9 @@ def _within(
 def _replayed(taught: Sequence[Example], plan: CurationPlan, context: CurateContext) -> list[Example]:
     source = context.replay
     original = {pair.example_id: pair for pair in map(_original, source.original)}
-    by_skill = SkillMap((example_id, pair.skills) for example_id, pair in original.items())
-    original_ids = {skill: by_skill.items(skill) for skill in by_skill.sizes}
+    skill_map = SkillMap((example_id, pair.skills) for example_id, pair in original.items())
     drawn = plan_replay(
-        [pair.example_id for pair in taught], source.reservoir, original_ids, plan.seed, plan.replay
+        [pair.example_id for pair in taught], source.reservoir, skill_map, plan.seed, plan.replay
     )
     return [
         *(_again(source.earlier[example_id]) for example_id in drawn.earlier),

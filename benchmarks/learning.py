@@ -26,16 +26,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
 
-from benchmarks.learning_cells import DEFAULT_LR, LR_OF, LRS, SHIPPED, Cell, CellFile, Result
+from benchmarks.learning_cells import CELLS, LRS, SHIPPED, Cell, CellFile, Result
 from benchmarks.learning_data import BATCH, Watch, new_examples, presentations, replayed
-from benchmarks.learning_scores import Answerer, Marked, exam, marks, scores
+from benchmarks.learning_scores import Answerer, Marked, chosen_lr, exam, marks, scores
 from loop.tasks.student import student_dir
 from serving.adapter_files import WEIGHTS_FILE
 from training.settings import SftSettings
 from training.sft import SftTrainer
 from training.trainer import TrainingJob
 
-CELLS = Path(__file__).with_name("learning_cells.jsonl")
 WORK = Path("runs/learning")
 LR_SEED = 900
 SEARCHED = ("stat-syn", "vanilla", "watched", "traffic", "stat-sel")
@@ -126,18 +125,6 @@ def blended(adapter: Path, share: float) -> Path:
         {name: w * share if "lora_B" in name else w for name, w in weights.items()}, folder / WEIGHTS_FILE
     )
     return folder
-
-
-def chosen_lr(file: CellFile, method: str, arch: str) -> float:
-    """The learning rate that scored best on the drifted traffic of the validation split; the product's
-    default for the demo where none was tried."""
-    searched = LR_OF.get(method, method)
-    tried = {
-        cell.lr: scores(result, cell.scenario)["drifted"]
-        for cell, result in file.items()
-        if cell.split == "gate" and cell.method == searched and cell.arch == arch
-    }
-    return max(tried, key=lambda lr: (tried[lr], -lr)) if tried else DEFAULT_LR
 
 
 def lr_cells(arch: str, methods: Iterable[str]) -> list[Cell]:

@@ -17,15 +17,19 @@ from typing import Any, Literal
 from agent.items import Frozen
 
 PROTOCOL = 1
+CELLS = Path(__file__).with_name("learning_cells.jsonl")
 Split = Literal["gate", "exam"]
 SHIPPED = "shipped"
 """The method that trains nothing: the student as it is shipped."""
 LRS = (1e-3, 2e-3, 5e-3)
 DEFAULT_LR = 2e-3
 LR_OF = {
-    "failed": "watched", "hard": "vanilla", "augment": "vanilla", "random": "stat-sel", "shuffled": "stat-sel",
-    "question-skill": "stat-sel", "mix": "stat-sel", "embed-sel": "stat-sel", "embed-syn": "stat-syn",
-}  # fmt: skip
+    "failed": "watched",
+    "hard": "vanilla",
+    "augment": "vanilla",
+    **dict.fromkeys(("random", "shuffled", "question-skill", "mix", "embed-sel"), "stat-sel"),
+    "embed-syn": "stat-syn",
+}
 """Methods without a search of their own take the rate of the method that they are a variant of."""
 
 

@@ -269,12 +269,16 @@ def new_examples(watch: Watch, cell: Cell) -> Made:
     return Made(made.examples, made.report.usage)
 
 
+BY_SKILL = DEMO.curate.replay.model_copy(update={"composition_share": 0.0})
+"""The demo's replay as it was before compositions had a share of it."""
+
+
 @dataclass(frozen=True)
 class ReplayRule:
     """How a cell replays: the product's settings, and which part of it comes from `source` in place of the
     product's draw."""
 
-    settings: ReplaySettings = DEMO.curate.replay.model_copy(update={"composition_share": 0.0})
+    settings: ReplaySettings = BY_SKILL
     chained: float = 0.0
     source: Callable[[Watch, Cell], list[PoolItem]] = lambda watch, cell: []
 

@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent.items import HeldOutItem
-from benchmarks.learning_cells import Result, Split
+from benchmarks.learning_cells import DEFAULT_LR, LR_OF, CellFile, Result, Split
 from loop.tasks.world.checker import grade
 from loop.tasks.world.questions import parse, solve
 from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS, SECOND_SHIFT_SKILLS
@@ -194,3 +194,15 @@ def scores(result: Result, scenario: str) -> dict[str, float]:
         "worst other": min(singles[skill] for skill in SKILLS if skill not in targets),
     }
     return {name: 100 * value for name, value in points.items()}
+
+
+def chosen_lr(file: CellFile, method: str, arch: str) -> float:
+    """The learning rate that scored best on the drifted traffic of the validation split; the product's
+    default for the demo where none was tried."""
+    searched = LR_OF.get(method, method)
+    tried = {
+        cell.lr: scores(result, cell.scenario)["drifted"]
+        for cell, result in file.items()
+        if cell.split == "gate" and cell.method == searched and cell.arch == arch
+    }
+    return max(tried, key=lambda lr: (tried[lr], -lr)) if tried else DEFAULT_LR

@@ -9,7 +9,6 @@ uses the seeds that both have.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +20,12 @@ import typer
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks.learning_cells import SHIPPED, Cell, CellFile, Result
-from benchmarks.learning_scores import scores
+from benchmarks.learning_cells import CELLS, SHIPPED, Cell, CellFile, Result
+from benchmarks.learning_scores import chosen_lr, scores
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, PLOT = DOCS / "learning.md", DOCS / "learning.png"
 BEGIN, END = "<!-- made by python -m benchmarks.learning_table: begin -->", "<!-- end -->"
-CELLS = Path(__file__).with_name("learning_cells.jsonl")
 OURS = "stat-syn"
 SHOWN = ("drifted", "targets", "balanced", "original", "chains", "unseen pairs", "unseen order", "other rare")
 TESTED = ("drifted", "targets", "balanced")
@@ -47,6 +45,30 @@ NAMES = {
     "augment": "augment",
     "hard": "hard only",
 }
+
+
+TITLES = {
+    "narrow": "narrow drift (12 % on two missing skills)",
+    "thin": "thin drift (5 % on two)",
+    "mid": "mid drift (25 % on two)",
+    "strong": "strong drift (60 % on two)",
+    "narrow-2": "narrow drift to two other skills (12 %)",
+    "six": "25 % on six missing skills",
+}
+KEPT = {
+    "loop": "replay without a rule for chains",
+    "none": "no replay",
+    "half-pool-chains": "half of the replay the pool's known chains",
+    "half-chains": "half of the replay fresh chains, right or not",
+    "half-known-chains": "half of the replay fresh chains that the champion answers right",
+    "half-right-traffic": "half of the replay what the champion answers right on traffic",
+}
+COMPARED = tuple(
+    (arch, scenario, replay)
+    for replay in ("loop", "half-known-chains", "none")
+    for arch in ("llama", "qwen")
+    for scenario in TITLES
+)
 
 
 @dataclass(frozen=True)
@@ -185,3 +207,86 @@ def tests(rows: Mapping[str, Row]) -> str:
         told = [f"{one.mean:+.1f} ± {one.half_width:.1f} (p {one.p:.3f})" for one in scored.values()]
         lines.append(f"| {name} | {next(iter(scored.values())).seeds} | {' | '.join(told)} |")
     return "\n".join(lines)
+
+
+def kept(file: CellFile, scenario: str, arch: str) -> dict[str, Row]:
+    """The rounds of STAT-Syn that differ in what keeps compositions."""
+    chosen: dict[str, list[tuple[Cell, Result]]] = {}
+    for cell, result in file.items():
+        if (cell.split, cell.scenario, cell.arch, cell.items) != ("exam", scenario, arch, 200):
+            continue
+        if cell.method == SHIPPED:
+            chosen.setdefault("the shipped student", []).append((cell, result))
+        elif cell.method == OURS and cell.replay != "none":
+            name = KEPT[cell.replay]
+            name += f", {cell.blend:.0%} of the change" if cell.blend != 1 else ""
+            name += f", lr {cell.lr:g}" if cell.lr != chosen_lr(file, OURS, arch) else ""
+            chosen.setdefault(name, []).append((cell, result))
+    rows = {name: row(name, cells) for name, cells in chosen.items()}
+    return rows if len(rows) > 2 else {}
+
+
+def searched(file: CellFile) -> str:
+    """The search of the learning rates on the validation split."""
+    tried: dict[str, dict[float, float]] = {}
+    for cell, result in file.items():
+        if cell.split == "gate" and cell.method != SHIPPED:
+            name = f"{NAMES[cell.method]} ({cell.arch})"
+            tried.setdefault(name, {})[cell.lr] = scores(result, cell.scenario)["drifted"]
+    rates = sorted({lr for found in tried.values() for lr in found})
+    lines = ["| lr | " + " | ".join(f"{lr:g}" for lr in rates) + " |", "|---|" + "---|" * len(rates)]
+    for name, found in tried.items():
+        best = max(found.values())
+        told = [f"{found[lr]:.1f}" if lr in found else "" for lr in rates]
+        told[rates.index(max(found, key=lambda lr: found[lr]))] = f"**{best:.1f}**"
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def sections(file: CellFile) -> str:
+    """All that is generated of the page."""
+    parts = []
+    for arch, scenario, replay in COMPARED:
+        rows = main_rows(file, scenario, arch, replay)
+        if len(rows) > 2:
+            title = f"{TITLES[scenario]}, {arch.capitalize()}, {KEPT[replay]}"
+            parts += [f"### {title}", table(rows), "", tests(rows), "", costs(rows), ""]
+    for scenario in TITLES:
+        rows = kept(file, scenario, "llama")
+        if rows:
+            parts += [f"### What keeps compositions: STAT-Syn, {TITLES[scenario]}", table(rows), ""]
+    parts += ["### Learning rates, chosen on validation items (drifted traffic, one seed)", searched(file)]
+    return "\n".join(parts)
+
+
+def page(text: str, generated: str) -> str:
+    """The page with its generated part replaced."""
+    head, _, rest = text.partition(BEGIN)
+    return f"{head}{BEGIN}\n{generated}\n{END}{rest.partition(END)[2]}"
+
+
+def plot(rows: Mapping[str, Row], path: Path) -> None:
+    """Drifted traffic and target skills by method, with intervals."""
+    figure = Figure(figsize=(9, 0.35 * len(rows) + 1.2), layout="constrained")
+    for axes, score in zip(figure.subplots(1, 3, sharey=True), ("drifted", "targets", "chains"), strict=True):
+        for place, each in enumerate(rows.values()):
+            width = each.half_width(score)
+            axes.errorbar(
+                each.mean(score), place, xerr=0 if math.isinf(width) else width, fmt="o", color="C0"
+            )
+        axes.set_yticks(range(len(rows)), [each.name for each in rows.values()])
+        axes.set_xlabel(f"{score}, %")
+        axes.grid(axis="x", alpha=0.3)
+        axes.invert_yaxis()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def main(cells: Annotated[Path, typer.Option(help="The file of finished cells.")] = CELLS) -> None:
+    """Write tables and plot into docs/."""
+    file = CellFile(cells)
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8"), sections(file)), encoding="utf-8")
+    plot(main_rows(file, *COMPARED[0][1::-1], COMPARED[0][2]), PLOT)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -12,10 +12,11 @@ makes of the cells.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,8 +28,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load_file, save_file
 
 from benchmarks.learning_cells import CELLS, LRS, SHIPPED, Cell, CellFile, Result
-from benchmarks.learning_data import BATCH, Watch, new_examples, presentations, replayed
-from benchmarks.learning_scores import Answerer, Marked, chosen_lr, exam, marks, scores
+from benchmarks.learning_data import BATCH, REPLAYS, SIZES, Watch, new_examples, presentations, replayed
+from benchmarks.learning_scores import SCENARIOS, Answerer, Marked, chosen_lr, exam, marks, scores
 from loop.tasks.student import student_dir
 from serving.adapter_files import WEIGHTS_FILE
 from training.settings import SftSettings
@@ -37,14 +38,16 @@ from training.trainer import TrainingJob
 
 WORK = Path("runs/learning")
 LR_SEED = 900
-SEARCHED = ("stat-syn", "vanilla", "watched", "traffic", "stat-sel")
+OURS = "stat-syn"
+SEARCHED = (OURS, "vanilla", "watched")
+QUICK = (OURS, "watched", "vanilla")
 METHODS = (
     "vanilla", "watched", "stat-syn", "failed", "traffic", "stat-sel", "random", "question-skill", "shuffled",
     "mix", "embed-sel", "embed-syn", "augment", "hard",
 )  # fmt: skip
 VALIDATION_ITEMS = 60
-CHAINED = ("half-known-chains", "half-chains", "half-pool-chains", "half-right-traffic")
-BLENDS = (0.5, 0.65, 0.8)
+CHAINED = ("half-known-chains", "half-pool-chains", "half-right-traffic")
+BLENDS = (0.65, 0.8)
 
 
 @dataclass
@@ -127,36 +130,31 @@ def blended(adapter: Path, share: float) -> Path:
     return folder
 
 
-def lr_cells(arch: str, methods: Iterable[str]) -> list[Cell]:
-    """The search of the learning rates."""
+def lr_cells(plain: Cell, methods: Iterable[str]) -> list[Cell]:
+    """The search of the learning rates, on validation items."""
     return [
-        Cell(LR_SEED, method, arch=arch, lr=lr, split="gate", items=VALIDATION_ITEMS)
+        replace(plain, seed=LR_SEED, method=method, lr=lr, split="gate", items=VALIDATION_ITEMS)
         for lr in (LRS[1], LRS[2], LRS[0])
         for method in methods
         if method in SEARCHED
     ]
 
 
-def main_cells(
-    file: CellFile, arch: str, scenario: str, methods: Sequence[str], seeds: Sequence[int], replay: str
-) -> list[Cell]:
+def main_cells(file: CellFile, plain: Cell, methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
     """The comparison, seed by seed."""
     return [
-        Cell(seed, method, scenario, arch, replay, chosen_lr(file, method, arch))
+        replace(plain, seed=seed, method=method, lr=chosen_lr(file, method, plain.arch))
         for seed in seeds
         for method in methods
     ]
 
 
-def composition_cells(file: CellFile, arch: str, scenario: str, seeds: Sequence[int]) -> list[Cell]:
+def composition_cells(file: CellFile, plain: Cell, seeds: Sequence[int]) -> list[Cell]:
     """What keeps chains: the round of STAT-Syn with other replay, a lower rate, or less of its change."""
-    plain = [
-        Cell(seed, "stat-syn", scenario, arch, "loop", chosen_lr(file, "stat-syn", arch)) for seed in seeds
-    ]
     changes: list[dict[str, Any]] = [
         {}, *({"replay": name} for name in CHAINED), *({"blend": share} for share in BLENDS), {"lr": LRS[0]},
     ]  # fmt: skip
-    return [replace(cell, **change) for cell in plain for change in changes]
+    return [replace(cell, **change) for cell in main_cells(file, plain, (OURS,), seeds) for change in changes]
 
 
 def run_cells(bench: Bench, cells: Sequence[Cell], deadline: float) -> None:
@@ -181,27 +179,66 @@ def run_cells(bench: Bench, cells: Sequence[Cell], deadline: float) -> None:
             progress.advance(bar)
 
 
+def study_cells(
+    study: str, file: CellFile, plain: Cell, methods: Sequence[str], seeds: Sequence[int]
+) -> list[Cell]:
+    """The cells of a study, in the order in which they run. `plain` has what is common to them. Raises
+    `typer.BadParameter` for an unknown study or method."""
+    unknown = sorted({*methods} - {*METHODS})
+    if unknown:
+        raise typer.BadParameter(f"unknown methods {unknown}; there are {', '.join(METHODS)}")
+    if study == "lr":
+        return lr_cells(plain, methods)
+    if study == "main":
+        return main_cells(file, plain, methods, seeds)
+    if study == "compositions":
+        return composition_cells(file, plain, seeds)
+    raise typer.BadParameter(f"unknown study {study!r}: lr, main or compositions")
+
+
+def run_quick(bench: Bench, known: CellFile, deadline: float) -> bool:
+    """The ordering on narrow drift with one seed and half of the items; whether it came out."""
+    cells = main_cells(known, Cell(0, OURS, items=100), QUICK, (0,))
+    run_cells(bench, cells, deadline)
+    found = {cell.method: scores(bench.file[cell], cell.scenario) for cell in cells if cell in bench.file}
+    drifted = [found[name]["drifted"] for name in QUICK if name in found]
+    held = len(drifted) == len(QUICK) and drifted == sorted(drifted, reverse=True)
+    told = ", ".join(f"{name} {points['drifted']:.1f}" for name, points in found.items())
+    print(f"drifted traffic: {told}; STAT-Syn > the same evidence > vanilla: {'yes' if held else 'NO'}")
+    return held
+
+
 def main(
     study: Annotated[str, typer.Option(help="lr, main or compositions.")] = "main",
     seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2,3,4",
     methods: Annotated[str, typer.Option(help="With commas.")] = ",".join(METHODS),
-    scenario: str = "narrow",
-    arch: str = "llama",
-    replay: str = "loop",
+    scenario: Annotated[str, typer.Option(help=", ".join(SCENARIOS))] = "narrow",
+    arch: Annotated[str, typer.Option(help="llama or qwen.")] = "llama",
+    replay: Annotated[str, typer.Option(help=", ".join(REPLAYS))] = "loop",
+    steps: Annotated[int, typer.Option(help="Optimizer steps of a round.")] = Cell.steps,
+    items: Annotated[int, typer.Option(help="Exam items of each skill.")] = Cell.items,
+    size: Annotated[str, typer.Option(help=", ".join(SIZES))] = Cell.size,
     minutes: Annotated[float, typer.Option(help="No cell begins after so many minutes.")] = 24 * 60.0,
-    cells: Annotated[Path, typer.Option(help="The file of finished cells.")] = CELLS,
+    quick: Annotated[bool, typer.Option(help="Three methods, one seed: only the ordering.")] = False,
+    cells: Annotated[Path | None, typer.Option(help="The file of finished cells.")] = None,
+    work: Annotated[Path, typer.Option(help="What can be made again.")] = WORK,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the scores here.")] = None,
 ) -> None:
     """Run the cells of a study."""
     torch.set_num_threads(1)
     deadline = time.monotonic() + 60 * minutes
-    bench = Bench(CellFile(cells), WORK, arch)
-    names, numbers = methods.split(","), [int(seed) for seed in seeds.split(",")]
-    if study == "lr":
-        run_cells(bench, lr_cells(arch, names), deadline)
-    elif study == "compositions":
-        run_cells(bench, composition_cells(bench.file, arch, scenario, numbers), deadline)
+    bench = Bench(CellFile(cells or (work / "quick.jsonl" if quick else CELLS)), work, arch)
+    held = True
+    if quick:
+        held = run_quick(bench, CellFile(CELLS), deadline)
     else:
-        run_cells(bench, main_cells(bench.file, arch, scenario, names, numbers, replay), deadline)
+        plain = Cell(0, OURS, scenario, arch, replay, steps=steps, items=items, size=size)
+        names, numbers = methods.split(","), [int(seed) for seed in seeds.split(",")]
+        run_cells(bench, study_cells(study, bench.file, plain, names, numbers), deadline)
+    if json_file is not None:
+        rows = [asdict(cell) | scores(result, cell.scenario) for cell, result in bench.file.items()]
+        json_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    raise typer.Exit(0 if held else 1)
 
 
 if __name__ == "__main__":

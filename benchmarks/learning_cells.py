@@ -37,7 +37,7 @@ LR_OF = {
 class Cell:
     """One cell. `replay`: a row of `learning_data.REPLAYS`; `blend`: the share of the challenger in the
     weights that are scored, 1 for all of it; `split`: where it is scored, `gate` for validation; `items`: how
-    many of each skill."""
+    many of each skill; `size`: a row of `learning_data.SIZES`."""
 
     seed: int
     method: str
@@ -49,6 +49,7 @@ class Cell:
     blend: float = 1.0
     split: Split = "exam"
     items: int = 200
+    size: str = "full"
 
     def trained(self) -> Cell:
         """The cell whose weights this one scores."""

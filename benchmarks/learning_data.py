@@ -46,17 +46,26 @@ from loop.tasks.world.world import DESCRIPTIONS, ORIGINAL, SKILLS, Mixture, Spli
 from streams.events import StudentOutput
 from streams.files import read_json, write_json
 
-WATCHED, MORE, MOST = 1000, 100, 3000
-"""Answers watched at first, more of them while the policy waits, and when it is given up."""
-POOL, CANDIDATES = 300, 2000
-PAIRS = 1000
-"""Distinct new examples of a cell, where its method has as many."""
+
+@dataclass(frozen=True)
+class Size:
+    """How much there is of everything: answers watched at first and at most, pool items of each skill and
+    those tried for replay, distinct new examples where a method has as many, fresh chains to replay."""
+
+    watched: int = 1000
+    most: int = 3000
+    pool: int = 300
+    candidates: int = 2000
+    pairs: int = 1000
+    chains: int = 600
+
+
+SIZES = {"full": Size(), "tiny": Size(100, 200, 20, 60, 30, 20)}
+MORE = 100
+"""Answers watched more at a time, while the policy waits."""
 ERROR_RATE = 0.15
 BATCH = 32
-CHAINS = 600
-"""Fresh chains of the original mixture."""
 DEMO = load(CONFIGS / "demo.toml")
-STRATEGY = StrategySettings(pairs=PAIRS, k_sel=15, prompts=10, k_embed=15)
 READ = ReadSettings(window_buckets=None, half_life_buckets=None, prior_strength=DEMO.profile.prior_strength)
 CATALOG = SkillCatalog.of(*((name, DESCRIPTIONS[name]) for name in SKILLS))
 
@@ -90,7 +99,12 @@ class Watch:
     @cached_property
     def pool(self) -> list[PoolItem]:
         """300 items drawn for every skill, a fifth of them chained with a common one."""
-        return pool(self.cell.seed, dict.fromkeys(SKILLS, POOL))
+        return pool(self.cell.seed, dict.fromkeys(SKILLS, self.size.pool))
+
+    @property
+    def size(self) -> Size:
+        """How much there is."""
+        return SIZES[self.cell.size]
 
     def _asked(self, count: int) -> list[tuple[str, str]]:
         traffic = Traffic(self.cell.seed, (Phase(0, drifted(self.cell.scenario)),))
@@ -98,7 +112,8 @@ class Watch:
         return [(key, problem.question) for key, problem in asked]
 
     def _file(self, what: str) -> Path:
-        return self.folder / f"{what}-{self.cell.arch}-{self.cell.scenario}-{self.cell.seed}.json"
+        size = "" if self.cell.size == "full" else f"-{self.cell.size}"
+        return self.folder / f"{what}-{self.cell.arch}-{self.cell.scenario}-{self.cell.seed}{size}.json"
 
     @cached_property
     def decided(self) -> tuple[list[tuple[str, str]], list[OutputDiagnosis], tuple[str, ...]]:
@@ -106,8 +121,8 @@ class Watch:
         `NothingDecided`."""
         kept = read_json(self._file("watched")) or {"answers": []}
         answers: list[str] = kept["answers"]
-        count = max(WATCHED, len(answers))
-        while count <= MOST:
+        count = max(self.size.watched, len(answers))
+        while count <= self.size.most:
             asked = self._asked(count)
             if len(answers) < count:
                 answers += self.answerer.answers([question for _, question in asked[len(answers) :]])
@@ -117,7 +132,9 @@ class Watch:
             if targets:
                 return asked, diagnoses, targets
             count += MORE
-        raise NothingDecided(f"{self.cell.scenario}, seed {self.cell.seed}: no round in {MOST} answers")
+        raise NothingDecided(
+            f"{self.cell.scenario}, seed {self.cell.seed}: no round in {self.size.most} answers"
+        )
 
     def _diagnosed(self, asked: Sequence[tuple[str, str]], answers: Sequence[str]) -> list[OutputDiagnosis]:
         context = MonitorContext(
@@ -140,7 +157,9 @@ class Watch:
         items = SkillMap((item.item_id, item.skills) for item in self.pool)
         pools = {skill: PoolState(available=len(items.items(skill))) for skill in items.sizes}
         profile = read(fold(seen), "s", 1, 0, READ)
-        settings = PolicySettings(max_skills=len(SCENARIOS[self.cell.scenario]))
+        settings = PolicySettings(
+            max_skills=len(SCENARIOS[self.cell.scenario]), min_answers=min(600, self.size.watched)
+        )
         decision = decide(PolicyInput(profile, len(seen), len(seen), pools), settings)
         return tuple(target.skill for target in decision.skills)
 
@@ -172,7 +191,9 @@ class Watch:
         items = {item.item_id: item for item in self.pool if not set(self.targets) & set(item.skills)}
         kept = read_json(self._file("known"))
         if kept is None:
-            tried = [items[item_id] for item_id in ordered(items, self.cell.seed, "known")[:CANDIDATES]]
+            tried = [
+                items[item_id] for item_id in ordered(items, self.cell.seed, "known")[: self.size.candidates]
+            ]
             answers = self.answerer.answers([item.question for item in tried])
             right = [
                 item.item_id for item, said in zip(tried, answers, strict=True) if grade(item.answer, said)
@@ -210,7 +231,7 @@ def _fresh(mixture: Mixture, split: Split, seed: int, count: int) -> list[PoolIt
 
 
 def _vanilla(watch: Watch, cell: Cell) -> list[PoolItem]:
-    return _fresh(ORIGINAL, "pool", cell.seed, PAIRS)
+    return _fresh(ORIGINAL, "pool", cell.seed, watch.size.pairs)
 
 
 def _traffic(watch: Watch, cell: Cell) -> list[PoolItem]:
@@ -250,19 +271,20 @@ def new_examples(watch: Watch, cell: Cell) -> Made:
     """The new examples of a cell, from the curate graph. Raises `agent.plan.StrategyError`."""
     given = GIVEN.get(cell.method)
     items = given(watch, cell) if given else watch.pool
-    name, pairs = ("original", None) if given else (cell.method, PAIRS)
+    name, pairs = ("original", None) if given else (cell.method, watch.size.pairs)
+    strategy = StrategySettings(pairs=watch.size.pairs, k_sel=15, prompts=10, k_embed=15)
     by_id = {item.item_id: item for item in items}
     plan = CurationPlan(
         seed=cell.seed,
-        data=plan_data(name, by_id, watch.evidence, cell.seed, STRATEGY, tfidf),
+        data=plan_data(name, by_id, watch.evidence, cell.seed, strategy, tfidf),
         pairs=pairs,
-        strategy=STRATEGY,
+        strategy=strategy,
         per_task=100,
     )
     context = CurateContext(
         teacher=watch.teacher,
         pool=items,
-        held_out=[item.question for item in exam("exam", cell.scenario, 200)],
+        held_out=[item.question for item in exam(cell.split, cell.scenario, cell.items)],
         grade=grade,
     )
     made: Curation = run_curation(build_curate(), f"{cell.method}-{cell.seed}", plan, context)
@@ -294,7 +316,7 @@ def _pool_chains(watch: Watch, cell: Cell) -> list[PoolItem]:
 
 def _chains(watch: Watch, cell: Cell) -> list[PoolItem]:
     """Chains of the original mixture, right or not; none needs a target."""
-    chains = _fresh(Mixture(ORIGINAL.weights, 1.0), "pool", cell.seed, CHAINS)
+    chains = _fresh(Mixture(ORIGINAL.weights, 1.0), "pool", cell.seed, watch.size.chains)
     return [item for item in chains if not set(watch.targets) & set(item.skills)]
 
 
@@ -315,20 +337,19 @@ REPLAYS: Mapping[str, ReplayRule] = {
     "none": ReplayRule(ReplaySettings(share=0.0)),
     "loop": ReplayRule(),
     "half-pool-chains": ReplayRule(chained=0.5, source=_pool_chains),
-    "half-chains": ReplayRule(chained=0.5, source=_chains),
     "half-known-chains": ReplayRule(chained=0.5, source=_known_chains),
     "half-right-traffic": ReplayRule(chained=0.5, source=_right_traffic),
 }
 
 
 def replayed(watch: Watch, cell: Cell) -> tuple[list[Example], list[Example]]:
-    """What is replayed beside `PAIRS` new examples, the same for every method, and what of its own source."""
+    """What is replayed, the same for every method, and what of the rule's own source."""
     rule = REPLAYS[cell.replay]
     if not rule.settings.share:
         return [], []
     items = {item.item_id: item for item in watch.known}
     source = SkillMap((item.item_id, item.skills) for item in items.values())
-    plan = plan_replay([f"new-{n}" for n in range(PAIRS)], {}, source, cell.seed, rule.settings)
+    plan = plan_replay([f"new-{n}" for n in range(watch.size.pairs)], {}, source, cell.seed, rule.settings)
     return [_replay(items[item_id]) for item_id in plan.original], [
         _replay(item) for item in rule.source(watch, cell)
     ]

@@ -59,7 +59,6 @@ KEPT = {
     "loop": "replay without a rule for chains",
     "none": "no replay",
     "half-pool-chains": "half of the replay the pool's known chains",
-    "half-chains": "half of the replay fresh chains, right or not",
     "half-known-chains": "half of the replay fresh chains that the champion answers right",
     "half-right-traffic": "half of the replay what the champion answers right on traffic",
 }

@@ -85,8 +85,8 @@ class Answerer:
 
     def __init__(self, base: Path) -> None:
         self._base = base
-        self._engine = TransformersEngine(base)
-        self._engine.load(1, None)
+        self.engine = TransformersEngine(base)
+        self.engine.load(1, None)
         self._tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
 
     def answers(self, questions: Sequence[str], adapter: Path | None = None) -> list[str]:
@@ -96,12 +96,12 @@ class Answerer:
         rest = [question for question, right in zip(questions, whole, strict=True) if not right]
         version = 1 if adapter is None else 2
         if adapter is not None:
-            self._engine.load(version, adapter)
+            self.engine.load(version, adapter)
         try:
-            generated = iter(self._engine.generate(rest, version, SAMPLING))
+            generated = iter(self.engine.generate(rest, version, SAMPLING))
         finally:
             if adapter is not None:
-                self._engine.unload(version)
+                self.engine.unload(version)
         return [
             solution if right else next(generated)[0]
             for solution, right in zip(solutions, whole, strict=True)

@@ -200,10 +200,11 @@ def _written(plan: CurationPlan, gathered: Gathered, context: CurateContext) -> 
     examples = []
     for place, _, at, text, reply in ranked:
         request = plan.data.requests[gathered.questions[at]["request"]]
-        draw = Draw("", request.write.skill, request.cause, request.part)
+        skill = request.write.skill
+        draw = Draw("", skill or None, request.cause, request.part)
         usage = Usage.model_validate(reply["usage"]) if place == 0 else Usage()
         where = _origin("synthesize", draw, request.write.references, context, usage)
-        examples.append(example(reply["text"], text, (request.write.skill,), where))
+        examples.append(example(reply["text"], text, (skill,) if skill else (), where))
     return examples
 
 

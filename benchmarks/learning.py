@@ -45,7 +45,6 @@ METHODS = (
     "vanilla", "watched", "stat-syn", "failed", "traffic", "stat-sel", "random", "question-skill", "shuffled",
     "mix", "embed-sel", "embed-syn", "augment", "hard",
 )  # fmt: skip
-VALIDATION_ITEMS = 60
 CHAINED = ("half-known-chains", "half-pool-chains", "half-right-traffic")
 BLENDS = (0.65, 0.8)
 
@@ -133,7 +132,7 @@ def blended(adapter: Path, share: float) -> Path:
 def lr_cells(plain: Cell, methods: Iterable[str]) -> list[Cell]:
     """The search of the learning rates, on validation items."""
     return [
-        replace(plain, seed=LR_SEED, method=method, lr=lr, split="gate", items=VALIDATION_ITEMS)
+        replace(plain, seed=LR_SEED, method=method, lr=lr, split="gate")
         for lr in (LRS[1], LRS[2], LRS[0])
         for method in methods
         if method in SEARCHED

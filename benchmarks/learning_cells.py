@@ -53,7 +53,7 @@ class Cell:
 
     def trained(self) -> Cell:
         """The cell whose weights this one scores."""
-        return replace(self, blend=1.0, split="exam", items=200)
+        return replace(self, blend=1.0, split="exam", items=Cell.items)
 
     def base(self) -> Cell:
         """The shipped student on the same items."""

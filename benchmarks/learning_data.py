@@ -284,7 +284,7 @@ def new_examples(watch: Watch, cell: Cell) -> Made:
     context = CurateContext(
         teacher=watch.teacher,
         pool=items,
-        held_out=[item.question for item in exam(cell.split, cell.scenario, cell.items)],
+        held_out=[item.question for item in exam("exam", cell.scenario, cell.items)],
         grade=grade,
     )
     made: Curation = run_curation(build_curate(), f"{cell.method}-{cell.seed}", plan, context)

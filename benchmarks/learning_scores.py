@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent.items import HeldOutItem
-from benchmarks.learning_cells import DEFAULT_LR, LR_OF, CellFile, Result, Split
+from benchmarks.learning_cells import DEFAULT_LR, LR_OF, Cell, CellFile, Result, Split
 from loop.tasks.world.checker import grade
 from loop.tasks.world.questions import parse, solve
 from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS, SECOND_SHIFT_SKILLS
@@ -203,6 +203,6 @@ def chosen_lr(file: CellFile, method: str, arch: str) -> float:
     tried = {
         cell.lr: scores(result, cell.scenario)["drifted"]
         for cell, result in file.items()
-        if cell.split == "gate" and cell.method == searched and cell.arch == arch
+        if (cell.split, cell.method, cell.arch, cell.items) == ("gate", searched, arch, Cell.items)
     }
     return max(tried, key=lambda lr: (tried[lr], -lr)) if tried else DEFAULT_LR

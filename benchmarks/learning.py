@@ -151,7 +151,7 @@ def main_cells(file: CellFile, plain: Cell, methods: Sequence[str], seeds: Seque
 def composition_cells(file: CellFile, plain: Cell, seeds: Sequence[int]) -> list[Cell]:
     """What keeps chains: the round of STAT-Syn with other replay, a lower rate, or less of its change."""
     changes: list[dict[str, Any]] = [
-        {}, *({"replay": name} for name in CHAINED), *({"blend": share} for share in BLENDS), {"lr": LRS[0]},
+        {}, *({"replay": name} for name in CHAINED), *({"blend": share} for share in BLENDS),
     ]  # fmt: skip
     return [replace(cell, **change) for cell in main_cells(file, plain, (OURS,), seeds) for change in changes]
 

@@ -48,6 +48,8 @@ SCENARIOS: Mapping[str, Mapping[str, float]] = {
 }
 """The drifted traffic of a scenario: skills that are raised, and to which share."""
 CHAIN_SHARE = ORIGINAL.chain_share
+ERROR = 0.5
+"""Standard error of a score on the drifted traffic, in points, with 200 items of each skill."""
 
 
 def drifted(scenario: str) -> Mixture:
@@ -197,12 +199,13 @@ def scores(result: Result, scenario: str) -> dict[str, float]:
 
 
 def chosen_lr(file: CellFile, method: str, arch: str) -> float:
-    """The learning rate that scored best on the drifted traffic of the validation split; the product's
-    default for the demo where none was tried."""
+    """The learning rate of a method: the demo's, unless another scored better on the drifted traffic of the
+    validation split by more than a standard error."""
     searched = LR_OF.get(method, method)
     tried = {
         cell.lr: scores(result, cell.scenario)["drifted"]
         for cell, result in file.items()
         if (cell.split, cell.method, cell.arch, cell.items) == ("gate", searched, arch, Cell.items)
     }
-    return max(tried, key=lambda lr: (tried[lr], -lr)) if tried else DEFAULT_LR
+    best = max(tried, key=lambda lr: tried[lr], default=DEFAULT_LR)
+    return best if tried and tried[best] > tried.get(DEFAULT_LR, 100.0) + ERROR else DEFAULT_LR

@@ -20,7 +20,7 @@ import typer
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks.learning_cells import CELLS, SHIPPED, Cell, CellFile, Result
+from benchmarks.learning_cells import CELLS, DEFAULT_LR, SHIPPED, Cell, CellFile, Result
 from benchmarks.learning_data import GIVEN
 from benchmarks.learning_scores import chosen_lr, scores
 
@@ -221,7 +221,7 @@ def kept(file: CellFile, scenario: str, arch: str) -> dict[str, Row]:
         elif cell.method == OURS and cell.replay != "none":
             name = KEPT[cell.replay]
             name += f", {cell.blend:.0%} of the change" if cell.blend != 1 else ""
-            name += f", lr {cell.lr:g}" if cell.lr != chosen_lr(file, OURS, arch) else ""
+            name += f", lr {cell.lr:g}" if cell.lr != DEFAULT_LR else ""
             chosen.setdefault(name, []).append((cell, result))
     rows = {name: row(name, cells) for name, cells in chosen.items()}
     return rows if len(rows) > 2 else {}

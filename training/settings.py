@@ -11,6 +11,10 @@ from agent.settings import Settings
 class SftSettings(Settings):
     """The recipe of a LoRA round; its size (steps, batch, length) is the job's (`training.trainer`).
 
+    `blend` is the part of the round's change that the adapter keeps; the rest stays the champion's (weights
+    interpolated after training, as in WiSE-FT, arXiv 2109.01903). Below 1 less is forgotten, and a little
+    less learned (docs/learning.md).
+
     `micro_batch_size` (None: the whole batch) is what one device holds at a time. `save_every` 0 writes no
     checkpoints.
     """
@@ -25,6 +29,7 @@ class SftSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     gradient_checkpointing: bool = False
+    blend: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda share: share == 1)
     save_every: int = Field(default=50, ge=0)
     report_every: int = Field(default=10, gt=0)
 

@@ -132,6 +132,7 @@ def train_begun(settings: SftSettings, job: TrainingJob, on_progress: Progress =
     if watch.stopped is not None:
         raise watch.stopped
     _check_moved(before, _trainable(model))
+    _blend(model, before, settings.blend, fresh=job.champion is None)
     if processes.is_main_process:
         adapter = _save_adapter(model, job)
         figures = (job.steps, watch.seconds(), tokens[-1], watch.loss)
@@ -352,6 +353,17 @@ def _check_moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
             f"none of {len(before)} trainable tensors moved; "
             "check the learning rate and the adapter's target modules"
         )
+
+
+@torch.no_grad()
+def _blend(model: PeftModel, before: Mapping[str, torch.Tensor], share: float, fresh: bool) -> None:
+    """Keep `share` of the way from the weights before. In a fresh adapter, which changes nothing before, that
+    is `share` of B alone: exactly so much of the change."""
+    if share == 1:
+        return
+    for name, weight in model.named_parameters():
+        if weight.requires_grad and not (fresh and "lora_A" in name):
+            weight.copy_(torch.lerp(before[name].to(weight.device), weight, share))
 
 
 def _save_adapter(model: PeftModel, job: TrainingJob) -> Path:

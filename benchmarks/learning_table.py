@@ -174,10 +174,8 @@ def costs(rows: Mapping[str, Row]) -> str:
     for name, each in rows.items():
         if name != SHIPPED:
             asked = 0 if name in GIVEN else 1  # gold answers need no diagnoses
-            figures = [
-                np.mean([getattr(result, field) for result in each.results]) * (asked if at > 1 else 1)
-                for at, field in enumerate(("tokens", "new", "calls", "teacher_tokens"))
-            ]
+            spent = [(r.tokens, r.new, asked * r.calls, asked * r.teacher_tokens) for r in each.results]
+            figures = np.mean(spent, axis=0)
             flips = [
                 np.mean([sum(getattr(result, field).values()) for result in each.results])
                 for field in ("gained", "lost")

@@ -355,7 +355,6 @@ def _check_moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
         )
 
 
-@torch.no_grad()
 def _blend(model: PeftModel, before: Mapping[str, torch.Tensor], share: float, fresh: bool) -> None:
     """Keep `share` of the way from the weights before. In a fresh adapter, which changes nothing before, that
     is `share` of B alone: exactly so much of the change."""
@@ -363,7 +362,7 @@ def _blend(model: PeftModel, before: Mapping[str, torch.Tensor], share: float, f
         return
     for name, weight in model.named_parameters():
         if weight.requires_grad and not (fresh and "lora_A" in name):
-            weight.copy_(torch.lerp(before[name].to(weight.device), weight, share))
+            weight.data = torch.lerp(before[name].to(weight.device), weight.data, share)
 
 
 def _save_adapter(model: PeftModel, job: TrainingJob) -> Path:

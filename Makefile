@@ -11,7 +11,7 @@ VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
 LIVE_DIR ?= runs/demo-live
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
-.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate kafka crash attacks campaign hundred bench-env bench-ingest vllm-env demo-live clean
+.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate learning learning-quick kafka crash attacks campaign hundred bench-env bench-ingest vllm-env demo-live clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,15 @@ bench: setup  ## run the benchmarks of profile and detection
 
 bench-gate: setup  ## how often the gate opens and closes on simulated rounds, writes gate.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.gate --json gate.json
+
+learning: setup  ## does it learn better: all cells of docs/learning.md that are not finished yet (hours on a laptop), then its tables
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.learning --study lr
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.learning --study main
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.learning --study compositions
+	$(BIN)/python -W ignore -m benchmarks.learning_table
+
+learning-quick: setup  ## the ordering of docs/learning.md on one seed, within 8 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.learning --quick
 
 kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with the command
 	$(BIN)/python -m streams.testing.broker

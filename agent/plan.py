@@ -108,8 +108,8 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """One call of `Teacher.write`. `request_id` is the same whenever the plan is made again; fewer references
-    mean a small pool."""
+    """One call of `Teacher.write`; without a `skill` it asks for questions like the references. `request_id`
+    is the same whenever the plan is made again; fewer references mean a small pool."""
 
     request_id: str
     skill: str

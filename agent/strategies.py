@@ -228,16 +228,15 @@ def _embed_sel(given: PlanInput, settings: StrategySettings) -> DataPlan:
 
 
 def _embed_syn(given: PlanInput, settings: StrategySettings) -> DataPlan:
-    """The references are the nearest questions; the skill named to the teacher is the first one the question
-    needs."""
+    """As many new questions as STAT-Syn asks for, like the nearest questions; the teacher is told no
+    skill."""
     requests = []
     for failure in _failures(given):
         near = _neighbours(given, failure)
-        for number in range(settings.prompts):
+        for number in range(settings.prompts * len(set(failure.missing))):
             start = number * settings.references % max(1, len(near) - settings.references + 1)
             references = tuple(near[start : start + settings.references])
-            skill = (failure.needed or failure.missing or ("mathematics",))[0]
-            requests.append(_request(given, settings, skill, references, failure.question_id, number))
+            requests.append(_request(given, settings, "", references, failure.question_id, number))
     return DataPlan(requests=tuple(requests))
 
 

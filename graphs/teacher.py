@@ -109,8 +109,8 @@ class Teacher(Protocol):
         """Judge a student's `answer`; name the skills it failed to apply. Never sees a gold solution."""
 
     def write(self, skill: str, references: Sequence[PoolItem], count: int, seed: int) -> Written:
-        """Write `count` new questions that need `skill`, different in kind from `references` and similarly
-        difficult."""
+        """Write `count` new questions that need `skill` (empty: what the references need), different in kind
+        from `references` and similarly difficult."""
 
     def solve(self, question: str, count: int, seed: int) -> Solutions:
         """Solve `question` `count` times independently."""

@@ -316,7 +316,8 @@ class HeldOutSection(Settings):
 
 class DemoSection(Settings):
     """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at questions `first_shift`
-    and `second_shift`."""
+    and `second_shift`. The pool has `rich_pool`, `poor_pool` or `common_pool` items of a skill, and
+    `chain_pool` that chain skills as the original mixture does: data to replay."""
 
     questions: int = Field(default=2800, gt=0)
     tick: int = Field(default=100, gt=0)
@@ -334,6 +335,7 @@ class DemoSection(Settings):
     rich_pool: int = Field(default=300, gt=0)
     poor_pool: int = Field(default=80, gt=0)
     common_pool: int = Field(default=110, gt=0)
+    chain_pool: int = Field(default=400, ge=0)
 
 
 class Config(Settings):

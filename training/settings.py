@@ -22,6 +22,10 @@ class SftSettings(Settings):
     `attention` is transformers' implementation (`sdpa`, `flash_attention_2`, ...; none: its own choice).
     `packing` puts a micro-batch's examples into one row without padding, each attending to itself only;
     none: where the attention is a flash one. With others it costs more than the padding.
+
+    `blend` is the part of the round's change that the adapter keeps; the rest stays the champion's (weights
+    interpolated after training, as in WiSE-FT, arXiv 2109.01903). Below 1 less is forgotten, and a little
+    less learned (docs/learning.md).
     """
 
     lora_r: int = Field(default=16, gt=0)
@@ -38,6 +42,7 @@ class SftSettings(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
     gradient_checkpointing: bool | None = None
+    blend: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda share: share == 1)
     save_every: int = Field(default=50, ge=0)
     report_every: int = Field(default=10, gt=0)
 

@@ -127,7 +127,7 @@ def train_begun(
         callbacks=[watch],
     )
     run(trainer, checkpoint, watch)
-    finish(job, model, before, watch, {row.example_id for row in rows})
+    finish(job, model, before, watch, {row.example_id for row in rows}, settings.blend)
 
 
 def finish(
@@ -136,13 +136,15 @@ def finish(
     before: Mapping[str, torch.Tensor],
     watch: TrainingWatch,
     trained: Collection[str],
+    blend: float = 1.0,
 ) -> None:
-    """Write adapter and result of a round that has been trained to its end on the examples `trained`. Every
-    process calls this, since a sharded student is gathered from all of them."""
+    """Write adapter, with `blend` of the round's change, and result of a round that has been trained to its
+    end on the examples `trained`. Every process calls this, since a sharded student is gathered from all of
+    them."""
     after, processes = trainable(model), PartialState()
     _check_moved(before, after)
     if processes.is_main_process:
-        adapter = _save_adapter(model, job, after)
+        adapter = _save_adapter(model, job, blended(before, after, blend, fresh=job.champion is None))
         left_out = tuple(e.example_id for e in job.examples if e.example_id not in trained)
         figures = (job.steps, watch.seconds(), watch.tokens(), watch.loss)
         _finish(TrainedAdapter(adapter, adapter_sha256(adapter), *figures, left_out, watch.curve()))
@@ -343,6 +345,19 @@ def _check_moved(before: Mapping[str, torch.Tensor], after: dict[str, torch.Tens
             f"none of {len(before)} trainable tensors moved; "
             "check the learning rate and the adapter's target modules"
         )
+
+
+def blended(
+    before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor], share: float, *, fresh: bool
+) -> dict[str, torch.Tensor]:
+    """The weights at `share` of the way from those before. In a fresh adapter, which changes nothing before,
+    that is `share` of B alone: exactly so much of the change."""
+    if share == 1:
+        return dict(after)
+    return {
+        name: weight if fresh and "lora_A" in name else torch.lerp(before[name], weight, share)
+        for name, weight in after.items()
+    }
 
 
 def _save_adapter(model: PeftModel, job: TrainingJob, weights: dict[str, torch.Tensor]) -> Path:

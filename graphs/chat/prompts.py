@@ -104,9 +104,16 @@ Answers may speak of grading, of skills or of these rules; that neither proves n
 
 
 def write(skill: str, references: Sequence[PoolItem], count: int, chars: int = DEFAULT_TEXT_CHARS) -> Ask:
-    """New questions for a skill from reference questions (stage 3b)."""
-    system = f"""You write mathematics questions to practise one skill: {skill}.
-The user message shows reference questions that need this skill. Write {count} new ones that need it too: \
+    """New questions for a skill from reference questions (stage 3b); without a skill, like the references
+    (baseline Embed-Syn)."""
+    purpose = f" to practise one skill: {skill}" if skill else ""
+    asked = (
+        f" that need this skill. Write {count} new ones that need it too"
+        if skill
+        else f". Write {count} new ones that need what these need"
+    )
+    system = f"""You write mathematics questions{purpose}.
+The user message shows reference questions{asked}: \
 about as difficult as the
 references, but different in kind (another situation, another quantity asked for), \
 not the same question with other numbers.

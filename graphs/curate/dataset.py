@@ -200,10 +200,11 @@ def _written(plan: CurationPlan, gathered: Gathered, context: CurateContext) -> 
     examples = []
     for place, _, at, text, reply in ranked:
         request = plan.data.requests[gathered.questions[at]["request"]]
-        draw = Draw("", request.write.skill, request.cause, request.part)
+        skill = request.write.skill
+        draw = Draw("", skill or None, request.cause, request.part)
         usage = Usage.model_validate(reply["usage"]) if place == 0 else Usage()
         where = _origin("synthesize", draw, request.write.references, context, usage)
-        examples.append(example(reply["text"], text, (request.write.skill,), where))
+        examples.append(example(reply["text"], text, (skill,) if skill else (), where))
     return examples
 
 
@@ -226,10 +227,9 @@ def _within(
 def _replayed(taught: Sequence[Example], plan: CurationPlan, context: CurateContext) -> list[Example]:
     source = context.replay
     original = {pair.example_id: pair for pair in map(_original, source.original)}
-    by_skill = SkillMap((example_id, pair.skills) for example_id, pair in original.items())
-    original_ids = {skill: by_skill.items(skill) for skill in by_skill.sizes}
+    skill_map = SkillMap((example_id, pair.skills) for example_id, pair in original.items())
     drawn = plan_replay(
-        [pair.example_id for pair in taught], source.reservoir, original_ids, plan.seed, plan.replay
+        [pair.example_id for pair in taught], source.reservoir, skill_map, plan.seed, plan.replay
     )
     return [
         *(_again(source.earlier[example_id]) for example_id in drawn.earlier),

@@ -135,7 +135,14 @@ def test_embed_sel_takes_the_nearest_and_embed_syn_shows_them() -> None:
         for request in plan_strategy("embed-syn", given_input()).requests
         if request.cause == "v1"
     ]
-    assert asked == [tuple(NEAREST["v1"][:3])]
+    assert asked[0] == tuple(NEAREST["v1"][:3])
+
+
+def test_embed_syn_asks_for_as_many_questions_as_stat_syn_and_names_no_skill() -> None:
+    plan, targeted = (plan_strategy(name, given_input()).requests for name in ("embed-syn", "stat-syn"))
+    assert sum(request.write.count for request in plan) == sum(request.write.count for request in targeted)
+    assert {request.write.skill for request in plan} == {""}
+    assert len({request.write.request_id for request in plan}) == len(plan)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,23 @@ def test_weights_that_do_not_move_are_an_error(
         train(llama, champion, make_examples(60), tmp_path, lr=1e-30)
 
 
+def test_a_blended_round_goes_part_of_the_way_from_its_champion(
+    llama: Path, champion: Path, make_examples: Callable, tmp_path: Path
+) -> None:
+    def weights(base: Path | None, name: str, share: float) -> dict[str, torch.Tensor]:
+        made = train(llama, base, make_examples(60), tmp_path / name, blend=share).adapter_dir
+        return load_file(made / "adapter_model.safetensors")
+
+    before, whole, part = (
+        load_file(champion / "adapter_model.safetensors"),
+        *(weights(champion, f"continued-{share}", share) for share in (1.0, 0.75)),
+    )
+    assert all(torch.allclose(part[name], torch.lerp(before[name], whole[name], 0.75)) for name in whole)
+    fresh, half = weights(None, "fresh", 1.0), weights(None, "fresh-half", 0.5)
+    for name, weight in fresh.items():
+        assert torch.allclose(half[name], weight * (0.5 if "lora_B" in name else 1.0))
+
+
 @pytest.mark.parametrize("damage", ["truncated", "nan", "pickle", "no config", "dora", "not lora"])
 def test_a_corrupt_champion_is_refused(
     damage: str, llama: Path, champion: Path, make_examples: Callable, tmp_path: Path

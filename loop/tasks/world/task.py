@@ -13,7 +13,16 @@ from loop.tasks.student import Student
 from loop.tasks.task import Task
 from loop.tasks.world.checker import final_answer, grade
 from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS
-from loop.tasks.world.world import COMMON, DESCRIPTIONS, SKILLS, STUBBORN, HeldOutSizes, held_out, pool
+from loop.tasks.world.world import (
+    COMMON,
+    DESCRIPTIONS,
+    SKILLS,
+    STUBBORN,
+    HeldOutSizes,
+    chains,
+    held_out,
+    pool,
+)
 
 
 def pool_sizes(config: Config) -> dict[str, int]:
@@ -39,6 +48,15 @@ def items_of(kind: Literal["gate", "exam"], demo: DemoSection) -> tuple[HeldOutI
     return held_out(kind, sizes)
 
 
+def _pool(config: Config) -> list[PoolItem]:
+    """The pool's items, each question once."""
+    items = [
+        *pool(config.seed, pool_sizes(config)),
+        *chains(config.seed, config.demo.chain_pool),
+    ]
+    return list({item.item_id: item for item in items}.values())
+
+
 def demo_task(config: Config, student: Student, teacher: Teacher) -> Task:
     """Everything the loop needs of the demo's world. The teacher labels the pool, as it labels users'
     questions.
@@ -53,8 +71,7 @@ def demo_task(config: Config, student: Student, teacher: Teacher) -> Task:
     catalog = SkillCatalog.of(*((name, DESCRIPTIONS[name]) for name in SKILLS))
     labeller = Labeller(teacher, catalog, MemoryLabels())
     items = [
-        item.model_copy(update={"skills": labeller.needed(item.question).skills})
-        for item in pool(config.seed, pool_sizes(config))
+        item.model_copy(update={"skills": labeller.needed(item.question).skills}) for item in _pool(config)
     ]
     labelled: tuple[PoolItem, ...] = tuple(item for item in items if item.skills)
     held_out = items_of("gate", config.demo)

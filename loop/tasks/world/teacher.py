@@ -18,7 +18,7 @@ from graphs.teacher import Diagnosis, Labels, Solution, Solutions, Written
 from loop.tasks.world.checker import check, needed_skills
 from loop.tasks.world.questions import parse, solve
 from loop.tasks.world.skills import BY_NAME
-from loop.tasks.world.world import mixed
+from loop.tasks.world.world import chain, mixed
 
 _REPEATS = 100
 
@@ -68,7 +68,8 @@ class SymbolicTeacher:
         )
 
     def write(self, skill: str, references: Sequence[PoolItem], count: int, seed: int) -> Written:
-        """Write up to `count` distinct questions for a skill from the pool split, none of them a reference's.
+        """Write up to `count` distinct questions for a skill from the pool split, none of them a reference's;
+        without a skill, each with the skills of one of the references.
 
         Fewer come back where the skill's operands are exhausted (100 repeats in a row); none for a skill of
         another world.
@@ -77,11 +78,15 @@ class SymbolicTeacher:
         questions: dict[str, None] = {}
         rng = self._rng("write", skill, str(seed))
         repeats = 0
-        while len(questions) < count and repeats < _REPEATS and skill in BY_NAME:
-            question = mixed(rng, skill, "pool", self.chain_share).question
-            repeats = repeats + 1 if question in known or question in questions else 0
-            if not repeats:
-                questions[question] = None
+        like = [skills for item in references if (skills := needed_skills(item.question))]
+        while len(questions) < count and repeats < _REPEATS and (skill in BY_NAME or (like and not skill)):
+            problem = (
+                mixed(rng, skill, "pool", self.chain_share) if skill else chain(rng, rng.choice(like), "pool")
+            )
+            old = problem is None or problem.question in known or problem.question in questions
+            repeats = repeats + 1 if old else 0
+            if problem is not None and not old:
+                questions[problem.question] = None
         prompt = " ".join([skill, *(f"{item.question} {item.solution}" for item in references)])
         return Written(questions=tuple(questions), usage=_usage(prompt, " ".join(questions)))
 

@@ -23,8 +23,8 @@ from loop.tasks.world.skills import BY_NAME, TABLE, Args
 
 __all__ = [
     "COMMON", "DESCRIPTIONS", "MIDDLING", "ORIGINAL", "RARE", "SKILLS", "STEADY", "STUBBORN", "UNSEEN_PAIRS",
-    "Check", "HeldOutSizes", "Mixture", "Problem", "Split", "chain", "check", "draw", "final_answer",
-    "grade", "held_out", "mixture_items", "needed_skills", "pool", "single", "split_of",
+    "Check", "HeldOutSizes", "Mixture", "Problem", "Split", "chain", "chains", "check", "draw",
+    "final_answer", "grade", "held_out", "mixture_items", "needed_skills", "pool", "single", "split_of",
 ]  # fmt: skip
 
 Split = Literal["gate", "exam", "traffic", "pool"]
@@ -167,6 +167,13 @@ def pool(seed: int, per_skill: Mapping[str, int], chain_share: float = 0.2) -> l
                 seen.add(problem.question)
                 items.append(_pool_item(problem))
     return items
+
+
+def chains(seed: int, count: int, mixture: Mixture = ORIGINAL) -> list[PoolItem]:
+    """Distinct questions of a mixture that chain two or three skills, with solutions, from the pool split. A
+    smaller count gives a prefix of a larger one's items."""
+    rng, chained = Random(f"chains:{seed}"), Mixture(mixture.weights, 1.0)
+    return [_pool_item(problem) for problem in _distinct(count, lambda: draw(rng, chained, "pool"))]
 
 
 @dataclass(frozen=True)

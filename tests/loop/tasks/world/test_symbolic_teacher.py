@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs.teacher import Teacher
+from loop.tasks.world.checker import needed_skills
 from loop.tasks.world.questions import parse
 from loop.tasks.world.teacher import SymbolicTeacher
 from loop.tasks.world.world import ORIGINAL, RARE, SKILLS, Problem, check, draw, pool, split_of
@@ -74,6 +75,15 @@ def test_written_questions_are_new_need_the_skill_and_keep_off_the_test_operands
         assert {split_of(link.skill, link.args) for link in links} == {"pool"}
     assert teacher.write(skill, references, 60, seed=0).questions == questions
     assert len(set(questions) & set(teacher.write(skill, references, 60, seed=1).questions)) < 10
+
+
+def test_without_a_skill_questions_need_what_the_references_need() -> None:
+    references = pool(3, {"left": 6, "mod": 4}, chain_share=0.5)
+    written = SymbolicTeacher().write("", references, 30, seed=1).questions
+    wanted = {needed_skills(item.question) for item in references}
+    assert len(set(written)) == 30 and {needed_skills(question) for question in written} <= wanted
+    assert not set(written) & {item.question for item in references}
+    assert SymbolicTeacher().write("", [], 2, seed=1).questions == ()
 
 
 def test_solutions_are_right_except_at_the_rate_asked() -> None:

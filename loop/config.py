@@ -27,6 +27,7 @@ from graphs.filters.chain import FilterSettings
 from loop.loading import CONFIGS as CONFIGS
 from loop.loading import ConfigError as ConfigError
 from loop.loading import KindSection, load_settings
+from loop.moved import MOVED, NOT_HERE
 from serving.settings import EngineSettings, GatewaySettings, VllmSettings
 from streams.kafka.settings import KafkaSettings
 from training.gate import GateSettings
@@ -368,43 +369,6 @@ class Config(Settings):
     gateway: GatewaySettings | None = None
     heldout: HeldOutSection = HeldOutSection()
     demo: DemoSection = DemoSection()
-
-
-MOVED: Mapping[str, str] = {
-    **{f"train.{name}": f"is now train.sft.{name}" for name in SftSettings.model_fields},
-    **{f"teacher.{name}": f"is now teacher.symbolic.{name}" for name in SymbolicSettings.model_fields},
-    "train.steps": "is no longer set: the policy gives each round its steps (policy.base_steps)",
-    "train.seed": "is no longer set: it follows from seed",
-    "train.sft.steps": "is no longer set: it follows from train.epochs and train.max_steps",
-    "train.sft.batch_size": "is now train.batch_size",
-    "train.sft.max_length": "is now train.max_length",
-    "student.batch_size": "is now engine.transformers.batch_size",
-    "mlflow": "is now registry.mlflow",
-    "teacher.script": "is now teacher.scripted.script",
-    "curate.synthesis": "is now strategy, where questions_per_prompt, references_per_prompt and "
-    "solutions_per_question are questions, references and solutions",
-    "curate.min_agreement": "is now strategy.min_agreement",
-    "gate.small_skills": "is no longer set: no skill needs a number of items of its own (decision 0027)",
-    "train.sft.seed": "is no longer set: it follows from seed",
-    "budget.train_seconds_per_round": "is no longer set: it was never enforced",
-    "budget.cap_usd": "is now budget.usd_per_round: a run of `skillloop stat` is one round",
-}
-"""What became of the keys of earlier versions, for the error that an old file gets."""
-
-_STAT = "belongs to `skillloop stat`; the loop has"
-NOT_HERE: Mapping[str, str] = {
-    "answers": f"{_STAT} the topic student-outputs (docs/events.md)",
-    "data": f"{_STAT} [task], with pool and held_out",
-    "catalog": f"{_STAT} task.catalog and task.labels",
-    "filters": f"{_STAT} [monitor] with the same settings, monitor.filters for the order, and task.grade",
-    "evaluate": f"{_STAT} the gate, on all of task.held_out",
-    "strategy.name": f"{_STAT} curate.strategy",
-    "train.epochs": f"{_STAT} the policy's steps (policy.base_steps)",
-    "train.max_steps": f"{_STAT} policy.max_steps",
-    "student.temperature": f"{_STAT} monitor.temperature",
-    "student.samples": f"{_STAT} monitor.samples",
-}
-"""Keys of `skillloop stat` (loop/offline/config.py), for the error that they get in the loop's file."""
 
 
 def load(

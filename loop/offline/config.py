@@ -14,8 +14,9 @@ from agent.settings import Settings
 from agent.strategies import STRATEGIES
 from graphs.curate.settings import DuplicateSettings, EmbedSettings
 from graphs.filters.chain import FilterSettings
-from loop.config import MOVED, Base, EngineSection, TeacherSection, TrainSection
+from loop.config import Base, EngineSection, TeacherSection, TrainSection
 from loop.loading import load_settings
+from loop.moved import MOVED
 from serving.settings import EngineSettings
 from training.settings import SftSettings
 

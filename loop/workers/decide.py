@@ -136,10 +136,12 @@ class Decider:
     def _publish_alarms(self, seen: Seen) -> None:
         student, count = seen.profile.student, Counter[tuple[str, str]]()
         for alarm in seen.drifts:
+            if alarm.inherited:  # sent under the version before
+                continue
             count[alarm.kind, alarm.skill] += 1
             cause = f"{student}/{seen.version}/{alarm.kind}/{alarm.skill}/{count[alarm.kind, alarm.skill]}"
             event_id = derived_id(cause, "alert")
-            if alarm.inherited or event_id in self._announced:
+            if event_id in self._announced:
                 continue
             ended = (alarm.bucket + 1) * self._config.monitor.bucket_s
             event = Alert(

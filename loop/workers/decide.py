@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from agent.budget import left
 from agent.decision import Outcome, PolicyInput, PoolState, RoundRecord
+from agent.drift import Alarm
 from agent.items import JsonObject
 from agent.policy import decide
 from agent.profile import bucket_of
@@ -133,15 +134,23 @@ class Decider:
             held_out_grows=self.held_out.grows,
         )
 
+    def _sent_before(self, student: str, version: int, alarm: Alarm) -> bool:
+        """Whether an alarm that an earlier version's answers raised was sent then. It was not when they were
+        counted after the switch."""
+        earlier = [known for known in self._store.watermarks(student) if known < version]
+        ids = [alert_id(student, known, alarm, number) for known in earlier for number in range(3)]
+        return bool(self._store.known([(student, event_id) for event_id in ids]))
+
     def _publish_alarms(self, seen: Seen) -> None:
         student, count = seen.profile.student, Counter[tuple[str, str]]()
         for alarm in seen.drifts:
-            if alarm.inherited:  # sent under the version before
-                continue
-            count[alarm.kind, alarm.skill] += 1
-            cause = f"{student}/{seen.version}/{alarm.kind}/{alarm.skill}/{count[alarm.kind, alarm.skill]}"
-            event_id = derived_id(cause, "alert")
+            if not alarm.inherited:
+                count[alarm.kind, alarm.skill] += 1
+            event_id = alert_id(student, seen.version, alarm, count[alarm.kind, alarm.skill])
             if event_id in self._announced:
+                continue
+            if alarm.inherited and self._sent_before(student, seen.version, alarm):
+                self._announced.add(event_id)
                 continue
             ended = (alarm.bucket + 1) * self._config.monitor.bucket_s
             event = Alert(
@@ -159,6 +168,11 @@ class Decider:
                 self.held_out.drifted(alarm.skill)
             self._store.publish_once(event)
             self._announced.add(event_id)
+
+
+def alert_id(student: str, version: int, alarm: Alarm, number: int) -> str:
+    """The id of a version's `number`-th alarm of a series; 0: the one that it inherited."""
+    return derived_id(f"{student}/{version}/{alarm.kind}/{alarm.skill}/{number}", "alert")
 
 
 def changed(round_: LoopRound, state: State, detail: JsonObject, now: datetime | None = None) -> RoundChanged:

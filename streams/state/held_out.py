@@ -94,12 +94,13 @@ class HeldOutStore:
         return HeldOutVersion(row.version, row.sha256, row.items, row.grown, row.answers)
 
     def outdate(self, skill: str, items: int) -> None:
-        """So many questions of the skill are of before it drifted."""
+        """So many questions of the skill are of before it drifted. Two processes may say so at once."""
         table = tables.held_out_drifts
         row = {"student": self._student, "skill": skill, "outdated": items}
+        known = table.update().where(table.c.student == self._student, table.c.skill == skill)
         with self._store.transaction() as connection:
-            connection.execute(table.delete().where(table.c.student == self._student, table.c.skill == skill))
-            connection.execute(table.insert(), row)
+            connection.execute(known.values(outdated=items))
+            self._store.insert_new(table, [row], connection)
 
     def outdated(self) -> dict[str, int]:
         """How many questions are of before the last drift, by skill that drifted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from agent.items import HeldOutItem
 from streams.log import Partition
@@ -71,3 +72,14 @@ def test_the_stamp_changes_with_every_change(store: StateStore) -> None:
         seen.add(reserve.stamp())
         bring(store, "z", student="other")
     assert len(seen) == 4
+
+
+def test_two_processes_may_note_a_drift_at_once(store: StateStore) -> None:
+    """The slower monitor ended with a violated primary key."""
+    reserve = HeldOutStore(store, "s")
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda _: reserve.outdate("gcd", 30), range(12)):
+            pass
+    reserve.outdate("gcd", 90)
+    HeldOutStore(store, "other").outdate("gcd", 1)
+    assert reserve.outdated() == {"gcd": 90}

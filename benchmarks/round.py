@@ -46,7 +46,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
     models: Annotated[str, typer.Option(help="shipped, 50m, 0.6b, 4b, 8b; with commas.")] = "shipped,50m",
     repeats: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round.")] = 60,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of a round.")] = 60,
     batch: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 32,
 ) -> None:
     """Measure rounds of all contenders and print medians."""

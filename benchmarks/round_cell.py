@@ -27,6 +27,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    TrainerCallback,
 )
 from trl import SFTConfig, SFTTrainer
 
@@ -172,9 +173,23 @@ def _ours(job: TrainingJob, contender: str) -> Run:
         base.load_adapter(str(result.adapter_dir))
         return base
 
-    # Reports begin with the first step; what that one took is taken to be as much as the others did.
-    cpu_s = (marks[-1] - marks[0]) * len(marks) / max(1, len(marks) - 1) if len(marks) > 1 else marks[0]
-    return Run(result.tokens, filled, result.seconds, cpu_s, student)
+    return Run(result.tokens, filled, result.seconds, _steady(marks), student)
+
+
+def _steady(marks: Sequence[float]) -> float:
+    """Processor seconds of all steps by the marks at their ends; the first step is taken to have cost as much
+    as the others. Needs two steps."""
+    return (marks[-1] - marks[0]) * len(marks) / (len(marks) - 1)
+
+
+class _Marks(TrainerCallback):  # type: ignore[misc]
+    """Processor seconds at the end of each step."""
+
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.at.append(time.process_time())
 
 
 def _stock(job: TrainingJob, contender: str) -> Run:
@@ -206,7 +221,8 @@ def _stock(job: TrainingJob, contender: str) -> Run:
     trainer = SFTTrainer(
         model=str(job.base_dir), args=config, train_dataset=Dataset.from_list(rows), peft_config=lora
     )
-    collate, sizes = trainer.data_collator, list[tuple[int, int]]()
+    collate, sizes, marks = trainer.data_collator, list[tuple[int, int]](), _Marks()
+    trainer.add_callback(marks)
 
     def counted(features: Any) -> Any:
         batch = collate(features)
@@ -214,12 +230,12 @@ def _stock(job: TrainingJob, contender: str) -> Run:
         return batch
 
     trainer.data_collator = counted
-    began, cpu = time.monotonic(), time.process_time()
+    began = time.monotonic()
     trainer.train()
-    training_s, cpu_s = time.monotonic() - began, time.process_time() - cpu
+    training_s = time.monotonic() - began
     used = sizes[: job.steps * config.gradient_accumulation_steps]  # a batch too many is fetched ahead
     tokens, filled = (sum(numbers) for numbers in zip(*used, strict=True))
-    return Run(tokens, filled, training_s, cpu_s, lambda: trainer.model)
+    return Run(tokens, filled, training_s, _steady(marks.at), lambda: trainer.model)
 
 
 def probe_loss(model: Any, base: Path, examples: Sequence[Example]) -> float:

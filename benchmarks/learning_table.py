@@ -196,6 +196,10 @@ def comparisons(rows: Mapping[str, Row]) -> list[Difference]:
     return found
 
 
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 def tests(rows: Mapping[str, Row]) -> str:
     """The differences as a table."""
     lines = ["| STAT-Syn less | seeds | " + " | ".join(TESTED) + " |", "|---|---|" + "---|" * len(TESTED)]
@@ -203,7 +207,7 @@ def tests(rows: Mapping[str, Row]) -> str:
     for one in comparisons(rows):
         by_name.setdefault(one.name, {})[one.score] = one
     for name, scored in by_name.items():
-        told = [f"{one.mean:+.1f} ± {one.half_width:.1f} (p {one.p:.3f})" for one in scored.values()]
+        told = [f"{one.mean:+.1f} ± {one.half_width:.1f} ({_p(one.p)})" for one in scored.values()]
         lines.append(f"| {name} | {next(iter(scored.values())).seeds} | {' | '.join(told)} |")
     return "\n".join(lines)
 

@@ -1,5 +1,5 @@
-"""What became of keys of earlier versions, and where keys of the other configuration belong: for the errors that
-they get."""
+"""What became of keys of earlier versions, and where keys of the other configuration belong: for the errors
+that they get."""
 
 from __future__ import annotations
 

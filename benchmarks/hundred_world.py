@@ -75,6 +75,13 @@ def needed(question: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(skill for skill in _NAMED.findall(question) if skill in SKILLS))
 
 
+def rated(skill: str, question: str) -> str:
+    """The name under which a student's miss rate of a skill in a question is kept: one form does not teach
+    the other."""
+    name = f"{skill} {NEW_FORM}"
+    return name if NEW_FORM in question and name in RATES else skill
+
+
 def right_answer(question: str) -> str:
     """What the right answer to a question is."""
     return str(rank(0, "answer", question) % 100_000)
@@ -118,7 +125,7 @@ class RatedStudent:
 
     def rate(self, skill: str, question: str = "") -> float:
         """The probability of failing to apply a skill in a question."""
-        return self.rates.get(f"{skill} {NEW_FORM}" if NEW_FORM in question else skill, self.rates[skill])
+        return self.rates[rated(skill, question)]
 
     def answer(self, question: str, sample: int = 0) -> str:
         """The student's answer: each skill it applied or failed to apply, and a result."""
@@ -212,7 +219,7 @@ class RatedTrainerSettings(Settings):
 @dataclass(frozen=True)
 class RatedTrainer:
     """Makes the next student of a round's examples (`training.trainer.Trainer`). Skills that were not taught
-    move by up to a point."""
+    move by up to a point. Nobody writes examples in the new form, so what drifts stays until it is seen."""
 
     settings: RatedTrainerSettings
 
@@ -231,10 +238,10 @@ class RatedTrainer:
 
     def _taught(self, rates: Mapping[str, float], job: TrainingJob) -> dict[str, float]:
         taught = [example for example in job.examples if example.provenance.strategy != "replay"]
-        right = Counter(skill for example in taught if _right(example) for skill in needed(example.prompt))
+        right = Counter(rated(skill, e.prompt) for e in taught if _right(e) for skill in needed(e.prompt))
         after = {}
         for name, rate in rates.items():
-            learned = self.settings.learned * min(right[name[:4]] / self.settings.enough, 1.0)
+            learned = self.settings.learned * min(right[name] / self.settings.enough, 1.0)
             moved = 0.02 * chance("moved", str(job.seed), name) - 0.01
             after[name] = rate * (1.0 - learned) + (0.0 if learned else moved)
         if any(e.provenance.skill == CURSED and e.provenance.strategy == "select" for e in taught):

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.crash import new_database
-from benchmarks.hundred_checks import Check, check_all, held_out_grows
+from benchmarks.hundred_checks import PROMOTED, Check, check_all, held_out_grows, is_harmful
 from benchmarks.hundred_crew import Crew
 from benchmarks.hundred_evidence import Evidence
 from benchmarks.hundred_faults import Faults
@@ -74,6 +74,8 @@ class Size:
     the worker that holds it is killed, once in each."""
 
     teaching: int = 40_000
+    everything: bool = True
+    """Whether all missing skills are to be taught, not only what the checks need."""
     drifting: int = 6_000
     busy_rate: float = 150.0
     lease_s: float = 20.0
@@ -81,7 +83,7 @@ class Size:
     give_up_s: float = 1200.0
 
 
-SHORT = Size(14_000, 1_500, busy_rate=60.0, lease_s=8.0, kills=("planned",), give_up_s=700.0)
+SHORT = Size(30_000, False, 1_500, busy_rate=60.0, lease_s=8.0, kills=("planned",), give_up_s=700.0)
 
 
 @dataclass
@@ -192,6 +194,13 @@ def taught(rounds: list[LoopRound], skills: set[str]) -> set[str]:
     }
 
 
+def shown(rounds: list[LoopRound], skills: set[str]) -> bool:
+    """Whether these skills are taught, enough rounds promoted and the harmful one tried, none under way."""
+    promoted = sum(round_.state == "promoted" for round_ in rounds)
+    harmful = any(is_harmful(round_.record.decision) for round_ in rounds)
+    return promoted >= PROMOTED and harmful and not active(rounds) and taught(rounds, skills) == skills
+
+
 def live(traffic: Traffic, faults: Faults, size: Size, measured: set[str]) -> None:
     """The student's life: until it has been taught, until its last version is known well enough to drift,
     until the drift has been seen, and until all work is done."""
@@ -199,10 +208,7 @@ def live(traffic: Traffic, faults: Faults, size: Size, measured: set[str]) -> No
         traffic,
         faults,
         size,
-        lambda rounds: (
-            traffic.sent >= size.teaching
-            or (faults.done and not active(rounds) and taught(rounds, measured) == measured)
-        ),
+        lambda rounds: traffic.sent >= size.teaching or (faults.done and shown(rounds, measured)),
     )
     drive(traffic, faults, size, lambda rounds: not active(rounds) and traffic.has_reference())
     traffic.new_form = True
@@ -269,7 +275,8 @@ def _run(config: Config, crew: Crew, size: Size, seed: int) -> tuple[list[Check]
         ready = time.monotonic()
         traffic = Traffic(config, crew.root, log, store, rounds, Questions(seed, "traffic"))
         faults = Faults(crew, size.lease_s, size.kills)
-        measured = set(MISSING) if held_out_grows(config) else set(MISSING) - {UNMEASURED}
+        measured = set(MISSING) if size.everything else {UNMEASURED}
+        measured -= set() if held_out_grows(config) else {UNMEASURED}
         live(traffic, faults, size, measured)
         lived = time.monotonic()
         crew.stop()

@@ -9,6 +9,7 @@ from typing import Any
 
 from scipy.stats import binom
 
+from agent.decision import Decision
 from benchmarks.hundred_evidence import Books, Evidence
 from benchmarks.hundred_world import CURSED, DRIFTING, HARMED, UNMEASURED
 from loop.config import Config
@@ -24,6 +25,8 @@ CHANCE = 0.001
 a short run has some 50 intervals. `tests/agent/test_imputation.py` holds many runs of such a teacher against
 narrower bounds."""
 OTHER_ALARMS = 2
+PROMOTED = 3
+"""Rounds that are promoted at least."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,18 @@ def promoted_on_missing_skills(seen: Evidence) -> Check:
         for round_ in promoted
         for skill in round_.record.skills
     ]
-    passed = len(promoted) >= 3 and all(rate > threshold for rate in rates)
+    passed = len(promoted) >= PROMOTED and all(rate > threshold for rate in rates)
     return check("rounds promoted on missing skills", passed, promoted=len(promoted), true_miss_rates=rates)
+
+
+def is_harmful(decision: Decision) -> bool:
+    """Whether a round's challenger will lose what it must not."""
+    return any(target.skill == CURSED and target.strategy == "select" for target in decision.skills)
 
 
 def harm_is_rejected(seen: Evidence) -> Check:
     """The challenger that harms another skill is rejected, and no round fails."""
-    harmful = [
-        round_
-        for round_ in seen.rounds
-        if any(t.skill == CURSED and t.strategy == "select" for t in round_.record.decision.skills)
-    ]
+    harmful = [round_ for round_ in seen.rounds if is_harmful(round_.record.decision)]
     rejected, failed = seen.ended("rejected"), seen.ended("failed")
     passed = bool(harmful) and all(round_.state == "rejected" for round_ in harmful) and not failed
     named = sum(

@@ -171,13 +171,15 @@ def judge(log: KafkaLog, job: Job, store: StateStore, sent: SyntheticTraffic) ->
             tally["lost"] += max(0, want - have)
             tally["double_counted"] += max(0, have - want)
     poison = {
-        f"{r.partition.topic}/{r.partition.number}/{r.offset}"
+        (r.partition.topic, r.partition.number, r.offset)
         for r in log.read(job.topic)
         if ("poison", b"1") in r.headers
     }
-    letters = Counter(letter.letter_id for letter in dead_letters.read_all(log, job.topic))
+    read = list(dead_letters.read_all(log, job.topic))
+    letters = Counter((letter.topic, letter.partition, letter.offset) for letter in read)
     tally["dlq_missing"] = len(poison - letters.keys())
     tally["dlq_extra"] = letters.total() - len(poison & letters.keys())
+    tally["dlq_extra"] += abs(len({letter.letter_id for letter in read}) - len(letters))
     tally["outbox_unsent"] = len(store.pending(10_000))
     derived = sum(log.end_offsets(f"{job.prefix}.diagnoses").values())
     same = canonical_bytes(table) == canonical_bytes(reference) and derived == len(sent.events)

@@ -63,13 +63,13 @@ sed -i mine/skillloop.toml \
     -e 's/^pairs_per_question = .*/pairs_per_question = 1/' \
     -e 's/^batch_size = 8/batch_size = 32/' -e 's/^max_length = .*/max_length = 128/' \
     -e 's/^lr = .*/lr = 2e-3\nblend = 0.8/' -e '/^micro_batch_size/d' -e '/^gradient_checkpointing/d'
+printf '\n[policy]\nbase_steps = 160 # 240 a round: the products are learned by heart\n' >>mine/skillloop.toml
 
 phase "Kafka and a teacher"
 start kafka python -m streams.testing.broker
 start teacher python -m graphs.testing.server --port 0
 servers=$(said kafka.log 'localhost:[0-9]*')
 export SKILLLOOP_CONFIG=$work/mine/skillloop.toml SKILLLOOP_DIR=$work/run
-export SKILLLOOP_POLICY__BASE_STEPS=160 # 240 steps a round: the products are learned by heart
 export SKILLLOOP_LOG__KIND=kafka SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS=$servers
 SKILLLOOP_TEACHER__CHAT__BASE_URL=$(said teacher.log 'http://.*')
 export SKILLLOOP_TEACHER__CHAT__BASE_URL

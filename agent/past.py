@@ -58,7 +58,7 @@ def set_aside(skill: str, strategy: Teaching, given: PolicyInput, settings: Poli
             f"; a person must mend the cause; tried again in {expires} answers"
         )
     reached = ceiling(skill, given, settings)
-    if reached is not None and not reinforced_next(skill, given, settings):
+    if reached is not None and not may_reinforce(reached, settings):
         expires = settings.ceiling_expires_answers - age(reached, given)
         reasons.append(f"ceiling: {gained(reached, skill)}, expires in {expires} answers")
     for record in alone(skill, strategy, given, settings):
@@ -83,10 +83,9 @@ def ceiling(skill: str, given: PolicyInput, settings: PolicySettings) -> RoundRe
     return tried[-1] if age(tried[-1], given) < settings.ceiling_expires_answers else None
 
 
-def reinforced_next(skill: str, given: PolicyInput, settings: PolicySettings) -> bool:
-    """Whether a skill that supervised rounds no longer lift is to be taught by reinforcement, once."""
-    reached = ceiling(skill, given, settings)
-    return settings.reinforce and reached is not None and not reached.reinforced
+def may_reinforce(reached: RoundRecord, settings: PolicySettings) -> bool:
+    """Whether a skill whose ceiling this round showed is to be taught by reinforcement: once."""
+    return settings.reinforce and not reached.reinforced
 
 
 def gained(record: RoundRecord, skill: str) -> str:

@@ -36,7 +36,7 @@ from agent.decision import (
     SkillTarget,
     Teaching,
 )
-from agent.past import alone, ceiling, cooldown, gained, reinforced_next, rejections, set_aside, taught
+from agent.past import alone, ceiling, cooldown, gained, may_reinforce, rejections, set_aside, taught
 from agent.posterior import SkillEstimate
 
 DEFAULT_POLICY = PolicySettings()
@@ -163,9 +163,9 @@ def _candidate(
             " task.held_out"
         )
     aside = set_aside(estimate.skill, strategy, given, settings)
-    reinforced = reinforced_next(estimate.skill, given, settings)
     reached = ceiling(estimate.skill, given, settings)
-    if reinforced and reached is not None:
+    reinforced = reached is not None and may_reinforce(reached, settings)
+    if reached is not None and reinforced:
         why += f"; by GRPO, since {gained(reached, estimate.skill)}"
     half_seen = settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
     nearly = half_seen and estimate.low > settings.miss_threshold and not aside
@@ -213,10 +213,8 @@ def _choose(
     """The targets: all of one method, the one whose best `cap` skills spoil most answers. Without `allow_mix`
     selection and synthesis are methods of their own, as reinforcement always is."""
     if settings.allow_mix:
-        best = max(
-            (False, True), key=lambda method: _total([c for c in ready if c.reinforced == method][:cap])
-        )
-        chosen = [c for c in ready if c.reinforced == best][:cap]
+        groups = [[c for c in ready if c.reinforced == method][:cap] for method in (False, True)]
+        chosen = max(groups, key=_total)
         kinds = {candidate.strategy for candidate in chosen}
         kind: Kind = "mix" if len(kinds) > 1 else chosen[0].strategy
         return (

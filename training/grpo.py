@@ -18,7 +18,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from training import sft
-from training.checkpoints import CHECKPOINTS, claim, last_complete, read_marker
+from training.checkpoints import CHECKPOINTS, last_complete, read_marker
 from training.encode import batch_plan, encode
 from training.errors import DatasetError
 from training.loading import load_student, memory_plan
@@ -42,8 +42,7 @@ class GrpoTrainer:
         equally good."""
         if job.right is None:
             raise DatasetError("a GRPO round needs a task that grades final answers, and this job has none")
-        claim(job.out_dir, sft.fingerprint(job, self.settings, self.shape))
-        done = sft.finished_result(job.out_dir)
+        done = sft.begin(job, self.settings, self.shape)
         if done is None:
             self._train(job, job.right, on_progress)
             done = sft.finished_result(job.out_dir)

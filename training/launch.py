@@ -70,7 +70,7 @@ class LaunchTrainer:
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`. Raises `TrainingError` with the end of the children's output
         when they die without saying why."""
-        done = begin(self.settings, job)
+        done = begin(job, self.settings)
         if done is not None:
             return done
         for name in (FAILURE, STOP):

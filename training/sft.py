@@ -73,7 +73,7 @@ class SftTrainer:
 
     def train(self, job: TrainingJob, on_progress: Progress = unwatched) -> TrainedAdapter:
         """See `training.trainer.Trainer.train`."""
-        done = begin(self.settings, job)
+        done = begin(job, self.settings)
         if done is None:
             train_begun(self.settings, job, on_progress)
             done = finished_result(job.out_dir)
@@ -81,10 +81,10 @@ class SftTrainer:
         return done
 
 
-def begin(settings: SftSettings, job: TrainingJob) -> TrainedAdapter | None:
+def begin(job: TrainingJob, *recipe: Settings) -> TrainedAdapter | None:
     """Claim the job's directory; the result of a finished round, or None. Raises `TrainingError` when the
     directory belongs to another job."""
-    claim(job.out_dir, fingerprint(job, settings))
+    claim(job.out_dir, fingerprint(job, *recipe))
     return finished_result(job.out_dir)
 
 

@@ -134,13 +134,14 @@ def test_the_doctor_takes_a_relative_folder(reference: Any) -> None:
 def _status_names_what_rollback_goes_to(demo: Any) -> None:
     """After a rollback, and as often as there is something to go back to."""
     while True:
-        served = demo.command("status").stdout.splitlines()[0]
-        before = re.search(r"before it: (\w+)", served)
+        status = demo.command("status")
+        before = re.search(r"before it: (\w+)", status.stdout)
+        assert before is not None, status
         done = demo.command("rollback", "--reason", "again")
-        if before is None or before[1] == "none":
-            assert done.returncode == 1 and "no previous champion" in done.stderr
+        if before[1] == "none":
+            assert done.returncode == 1 and "no previous champion" in done.stderr, (status, done)
             return
-        assert done.returncode == 0 and f"version {before[1]} of" in done.stdout
+        assert done.returncode == 0 and f"version {before[1]} of" in done.stdout, (status, done)
 
 
 @pytest.mark.slow

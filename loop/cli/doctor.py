@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.markup import escape
@@ -43,15 +44,17 @@ class NoAnswer(LoopError):
 
 
 def examine(config: Config, root: Path, console: Console) -> bool:
-    """Run every check; True when all passed."""
-    root = root.resolve()  # MLflow takes absolute paths only
+    """Run every check; True when all passed. A run that has not begun is tried in a temporary folder on the
+    same disk: looking makes no folders."""
+    asked = root.resolve()  # MLflow takes absolute paths only
     with ExitStack() as opened:
+        root = _beside(asked, opened)
         parts = _Parts(config, root, opened)
         local = LOADING_S if not config.registry.mlflow.tracking_uri else DEADLINE_S  # a new file takes long
         checks = (
             Probe("libraries", _libraries),
             Probe("device", _device, deadline_s=LOADING_S),
-            Probe("folder", lambda: str(prepare(root))),
+            Probe("folder", lambda: _folder(asked, root)),
             Probe("disk", lambda: _disk(root), needs=("folder",)),
             Probe("state store", lambda: _store(parts.store), needs=("folder",)),
             Probe("event log", lambda: _log(config, root), needs=("folder",)),
@@ -148,6 +151,23 @@ class _Parts:
     @cached_property
     def held_out(self) -> HeldOutSet:
         return HeldOutSet(self.config, self.store, self.task.held_out)
+
+
+def _beside(root: Path, opened: ExitStack) -> Path:
+    """`root`, or, where it is not there, a folder in its nearest parent until `opened` ends."""
+    if root.exists():
+        return root
+    parent = next(folder for folder in root.parents if folder.exists())
+    try:
+        trial = TemporaryDirectory(prefix=".doctor-", dir=parent, ignore_cleanup_errors=True)
+    except OSError:
+        return root  # which cannot be made either: the check of the folder says so
+    return Path(opened.enter_context(trial))
+
+
+def _folder(asked: Path, used: Path) -> str:
+    there = prepare(used)
+    return str(there) if used == asked else f"{asked} is not there yet; it can be made"
 
 
 def _libraries() -> str:

@@ -216,6 +216,19 @@ def gateway(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> 
     run_gateway(load_config(config), directory, open_console())
 
 
+@app.command()
+def metrics(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 9464,
+) -> None:
+    """Serve what `status` knows to Prometheus, at /metrics. Reads only; one process is enough for a run."""
+    from loop.cli.metrics import serve_metrics
+
+    serve_metrics(load_config(config), directory, host, port, open_console())
+
+
 def _worker(kind: str, directory: Path, config: Path | None, once: bool, says: Says) -> None:
     with _telling(*says) as told:
         from loop.run import run_worker

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -100,7 +101,7 @@ def test_workers_find_configuration_data_and_servers(tmp_path: Path) -> None:
     for name in (*WORKERS, "topics"):
         worker = composed[name]
         mounts = dict(volume.split(":")[:2][::-1] for volume in worker["volumes"])
-        assert mounts == {"/config": ".", "/runs": "runs"}
+        assert mounts == {"/config": ".", "/runs": "runs", "/adapters": "adapters"}
         environ = worker["environment"]
         assert environ["SKILLLOOP_DIR"] == "/runs"
         inside = Path(environ["SKILLLOOP_CONFIG"]).relative_to("/config")
@@ -111,6 +112,45 @@ def test_workers_find_configuration_data_and_servers(tmp_path: Path) -> None:
         url = sa.make_url(config.store.url.get_secret_value())
         assert url.host in composed and url.password is None and environ["PGPASSWORD"] == PASSWORD
     assert composed["postgres"]["environment"]["POSTGRES_PASSWORD"] == PASSWORD
+
+
+def test_on_a_gpu_users_reach_the_student_through_the_gateway(tmp_path: Path) -> None:
+    """Both are left out without the profile; workers find the servers, servers find student and adapters."""
+    write_template(tmp_path, Template.COMPOSE)
+    composed = services(POSTGRES_PASSWORD=PASSWORD, SKILLLOOP_ENGINE="vllm")
+    assert {name for name, service in composed.items() if "profiles" in service} == {"gateway", "vllm"}
+    vllm, gateway = composed["vllm"], composed["gateway"]
+    environ = gateway["environment"]
+    config = load(tmp_path / "skillloop.toml", environ)
+    assert config.engine.kind == "vllm" and config.gateway is not None and config.canary.enabled
+    assert [urlsplit(url).hostname for url in config.engine.vllm.replicas] == ["vllm"]
+    base = Path(vllm["command"][vllm["command"].index("--model") + 1]).relative_to("/config")
+    assert tmp_path / base == config.student.base
+    assert vllm["environment"] == {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} and "ports" not in vllm
+    assert f"adapters:{config.engine.vllm.store}:ro" in vllm["volumes"]
+    rank = vllm["command"][vllm["command"].index("--max-lora-rank") + 1]
+    assert int(rank) == config.engine.vllm.max_lora_rank
+    assert gateway["ports"] == [f"127.0.0.1:{config.gateway.port}:{config.gateway.port}"]
+
+
+@pytest.mark.postgres
+def test_mlflow_has_a_database_of_its_own(postgres_uri: str) -> None:
+    """The one that the composed PostgreSQL makes, opened by the address that the composed MLflow is given."""
+    composed = yaml.safe_load(FILE.read_text())
+    with psycopg.connect(postgres_uri.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(composed["configs"]["databases"]["content"])
+    command = services(POSTGRES_PASSWORD="x")["mlflow"]["command"]
+    wanted = sa.make_url(command[command.index("--backend-store-uri") + 1])
+    server = sa.make_url(postgres_uri)
+    address = server.set(drivername=wanted.drivername, database=wanted.database)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", "db", "upgrade", address.render_as_string(hide_password=False)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sa.inspect(sa.create_engine(address)).has_table("registered_models")
 
 
 def test_mlflow_is_reached_by_every_name_that_it_is_published_under() -> None:

@@ -73,6 +73,9 @@ def test_all_is_well(tmp_path: Path) -> None:
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert set(verdicts(done).values()) == {"ok"} and len(verdicts(done)) == 16
     assert "has 'scripted'" in done.stdout and "gold, then teacher" in done.stdout
+    assert f"folder: {tmp_path / 'run'} is not there yet; it can be made" in done.stdout
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"catalog.jsonl", "gate.jsonl", "own.toml", "pool.jsonl"}, "looking makes nothing"
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ def test_the_processes_are_this_programs() -> None:
         ("skillloop", "topics", "create"),
         *(("skillloop", "worker", kind) for kind in ("monitor", "curate", "train", "deploy")),
         ("skillloop", "gateway"),
+        ("skillloop", "metrics", "--host"),
     }
     for _, *words in commands.values():
         assert CliRunner().invoke(app, [*words, "--help"]).exit_code == 0, words

@@ -37,6 +37,7 @@ class Gateway:
         self._settings, self._file, self._desk = settings, routes, desk
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
         self._table: RouteTable | None = None
+        self._unusable = ""
         self._in_flight = 0
         self._began = int(time.time())
         self._app = Starlette(
@@ -81,8 +82,11 @@ class Gateway:
         """The table as it is now; the last good one where it has become unreadable. Raises `Refusal`."""
         try:
             self._table = self._file.read() or self._table
+            self._unusable = ""
         except RoutesUnusable as exc:
-            logger.warning("the last table is kept: %s", exc)
+            if str(exc) != self._unusable:  # once, not at each request
+                logger.warning("the last table is kept: %s", exc)
+            self._unusable = str(exc)
         if self._table is None:
             raise Refusal(503, "no_route", "no version of the student is deployed yet")
         return self._table

@@ -3,10 +3,13 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 from pydantic import ValidationError
 
+from serving.gateway.app import Gateway
+from serving.gateway.exchange import Desk
 from serving.routes import (
     ACTIVITY,
     FRESH_S,
@@ -21,6 +24,7 @@ from serving.routes import (
     report,
     sweep,
 )
+from serving.settings import GatewaySettings
 from streams.files import write_json
 
 
@@ -90,3 +94,19 @@ def test_the_files_of_gateways_that_were_killed_are_removed(tmp_path: Path) -> N
         os.utime(folder / name, (own - age_s, own - age_s))
     sweep(tmp_path, "own")
     assert sorted(path.name for path in folder.iterdir()) == ["here.json", "own.json"]
+
+
+def test_a_table_that_became_unreadable_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was said at each request; users go on by the last good one."""
+    file = RouteFile(tmp_path)
+    file.write(table(1))
+    gateway = Gateway(GatewaySettings(), RouteFile(tmp_path), cast(Desk, None))
+    good = gateway.look()
+    for _ in range(2):
+        file.path.write_text("{")
+        assert [gateway.look() for _ in range(3)] == [good] * 3
+        file.write(table(1))
+        gateway.look()
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["the last table is kept"] * 2

@@ -16,6 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from serving.engine import EngineError
 
+FIRST_REQUEST_S = 30.0
+"""A connection whose first request has not begun by then is closed."""
 _BACKLOG = 2048
 _HEADER_BYTES = 65_536
 _BAD_REQUEST = (
@@ -29,6 +31,18 @@ class CannotListen(EngineError):
 
 
 class _Protocol(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._patience = self.loop.call_later(FIRST_REQUEST_S, self._close_unused)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._patience.cancel()
+        super().connection_lost(exc)
+
+    def _close_unused(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
     def send_400_response(self, msg: str) -> None:
         headers = [
             (b"content-type", b"application/json"),

@@ -25,15 +25,17 @@ class CaptureSettings(Settings):
     row of `serving.gateway.redact.REDACTORS` that texts go through before they touch the disk.
 
     An answer waits `feedback_wait_s` in the spool for its user's feedback, which then travels with it; what
-    is said later is an event of its own. `remembered` answers can be given feedback. The spool takes
-    `spool_mib`, and `queue` answers more in memory where the disk takes none.
+    is said later is an event of its own. `remembered` answers can be given feedback. The spool is the folder
+    `spool` (None: `spool` in the run's directory), which should be on a local disk. It takes `spool_mib`, and
+    `queue` answers more in memory where the disk takes none.
     """
 
     sample: float = Field(default=1.0, gt=0, le=1)
     redact: str = "none"
     feedback_wait_s: float = Field(default=30.0, ge=0, le=3600)
     remembered: int = Field(default=100_000, gt=0)
-    spool_mib: int = Field(default=1024, gt=0)
+    spool: Path | None = None
+    spool_mib: int = Field(default=1024, ge=8)
     queue: int = Field(default=10_000, gt=0)
     drain_s: float = Field(default=10.0, ge=0, le=600)
 

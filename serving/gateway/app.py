@@ -132,15 +132,16 @@ class Gateway:
         return body
 
     async def _complete(self, request: Request) -> Response:
-        began = time.monotonic()
         body = await self._body(request)
+        began = time.monotonic()  # a slow upload is not the student's slowness
         table = self.look()
         if body.get("model") != table.student:
             raise _no_model(body.get("model"))
         if not isinstance(body.get("stream"), bool | None):
             raise Refusal(400, "invalid_value", "stream must be true or false", "stream")
         _refuse_prompt_logprobs(body)
-        session, path = self._session(request, body), request.url.path
+        session = self._session(request, body)
+        path = request.scope["path"]  # not the URL's, which has the Host header in it
         share = table.choose(session or request.scope["state"]["request_id"])
         asked = Asked(table.student, share.version, share.model, session, questions(path, body), began)
         body["model"] = share.model
@@ -178,6 +179,8 @@ class Gateway:
         if self._desk.capture is None:
             raise Refusal(404, "not_captured", "answers are not captured here (capture = 'external')")
         status = self._desk.capture.feedback(response_id, choice, "up" if given == "up" else "down")
+        if status == "busy":
+            raise Refusal(503, "not_recorded", "the feedback cannot be kept now; try again later")
         if status is None:
             raise Refusal(404, "response_not_found", "no such response among the last ones answered", "id")
         return json_response({"id": response_id, "object": "feedback", "feedback": given, "status": status})

@@ -16,12 +16,15 @@ CHAT = "/v1/chat/completions"
 
 
 def text_of(content: object) -> str:
-    """The text of a message, whole or in parts. Raises `TypeError` where there is none."""
+    """The text of a message, whole or in parts. Raises `TypeError` where there is none, or more than text."""
     if isinstance(content, str):
         return content
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-        return "\n".join(str(part["text"]) for part in content if part.get("type") == "text")
-    raise TypeError("a message has no text")
+        if all(
+            part.get("type") == "text" for part in content
+        ):  # a question about an image is none without it
+            return "\n".join(str(part["text"]) for part in content)
+    raise TypeError("a message is not text alone")
 
 
 def last_question(messages: Sequence[JsonObject]) -> str:
@@ -70,7 +73,8 @@ class StudentReply:
             self.models.add(body["model"])
         if isinstance(body.get("usage"), dict):
             self.usage = body["usage"]
-        for number, choice in enumerate(body.get("choices") or ()):
+        choices = body.get("choices")
+        for number, choice in enumerate(choices if isinstance(choices, list) else ()):
             if isinstance(choice, dict):
                 self._choice(choice, number)
 

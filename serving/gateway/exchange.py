@@ -143,9 +143,13 @@ class Exchange(Response):
             refusal = Refusal(502, "upstream_error", "the student's server sent no JSON object")
             await out.whole(refusal.status, refusal.body())
             return
-        if sent.status == 200:
-            self._reply.take(body)
-            self._note()
+        if sent.status != 200:
+            refusal = _refusal_of(sent.status, body)
+            self._desk.failures[self._asked.model] += refusal.status >= 500
+            await out.whole(refusal.status, sent.body if "error" in body else refusal.body())
+            return
+        self._reply.take(body)
+        await self._note()
         await out.whole(sent.status, sent.body)
 
     async def _relay(self, sent: Sent, out: Out) -> None:
@@ -163,7 +167,7 @@ class Exchange(Response):
             logger.warning("replica %s broke off: %s: %s", sent.url, type(exc).__name__, exc)
             self._desk.upstream.balancer.failed(sent.url)
         if done:
-            self._note()
+            await self._note()
             await out.end(b"data: [DONE]\n\n")
             return
         self._desk.failures[self._asked.model] += 1
@@ -190,9 +194,17 @@ class Exchange(Response):
             parts.append(event + b"\n\n")
         return parts, False
 
-    def _note(self) -> None:
+    async def _note(self) -> None:
         if self._desk.capture is not None:
-            self._desk.capture.note(self._asked, self._reply, self._first_s)
+            await self._desk.capture.note(self._asked, self._reply, self._first_s)
+
+
+def _refusal_of(status: int, body: JsonObject) -> Refusal:
+    """What another status than 200 comes to: the user's fault in OpenAI's words, or the server's."""
+    if not 400 <= status < 500:
+        return Refusal(502, "upstream_error", f"the student's server answered with status {status}")
+    said = body.get("message") or body.get("detail") or "the student's server refuses the request"
+    return Refusal(status, "invalid_request", (said if isinstance(said, str) else json.dumps(said))[:2000])
 
 
 def _want_usage(body: JsonObject) -> bool:

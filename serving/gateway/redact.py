@@ -3,14 +3,22 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import secrets
 from collections.abc import Callable
+from pathlib import Path
 
 from agent.table import Table
 
-Redactor = Callable[[str], str]
+logger = logging.getLogger(__name__)
 
-_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
+Redactor = Callable[[str], str]
+UNREDACTED = "none"
+SESSION_KEY = "session.key"
+
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")
 _CARD = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.])")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
 _PHONE = re.compile(r"(?<![\w.])\+\d{1,3}(?:[ ()-]{0,2}\d){6,12}(?![\w.])")
@@ -39,4 +47,25 @@ def _luhn(text: str) -> bool:
     return (sum(digits[::2]) + sum(doubled)) % 10 == 0
 
 
-REDACTORS: Table[Redactor] = Table("redactor", {"none": _unchanged, "patterns": redact_patterns})
+def session_key(folder: Path) -> bytes:
+    """The key that sessions' names are hashed with: made once, for all gateways of `folder`. Where it cannot
+    be kept there, one for this process."""
+    path = folder / SESSION_KEY
+    key = secrets.token_bytes(32)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = folder / f"{SESSION_KEY}.{secrets.token_hex(4)}"
+        made.touch(mode=0o600)
+        made.write_bytes(key)
+        try:
+            os.link(made, path)  # whole or not at all, and never over another's
+        except FileExistsError:
+            pass
+        made.unlink()
+        return path.read_bytes()
+    except OSError as exc:
+        logger.warning("sessions get other names after a restart: cannot keep %s: %s", path, exc)
+        return key
+
+
+REDACTORS: Table[Redactor] = Table("redactor", {UNREDACTED: _unchanged, "patterns": redact_patterns})

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import resource
 import secrets
 import signal
 import socket
@@ -34,6 +35,7 @@ SPOOL = "spool"
 BEAT_S = 0.5
 SWEEP_BEATS = 600
 GRACE_S = 30.0
+MOST_FILES = 65_536
 
 
 def closing_s(settings: GatewaySettings) -> float:
@@ -55,7 +57,7 @@ class GatewayServer:
         self.capture: Capture | None = None
         captured = settings.captured
         if settings.capture == "gateway":
-            spool = Spool(folder / SPOOL, captured.spool_mib * 2**20, captured.queue)
+            spool = Spool(captured.spool or folder / SPOOL, captured.spool_mib * 2**20, captured.queue)
             self.capture = Capture(captured, spool)
             self._shipper = Shipper(spool, open_log, captured.feedback_wait_s)
         self.desk = Desk(Upstream(settings), self.capture, settings.client_timeout_s, settings.slow_s)
@@ -77,6 +79,8 @@ class GatewayServer:
 
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, stop)  # the server hands them on when it has ended, which must not end us
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # the usual 1,024 are few for connections
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
         ready()
         self._work()
 

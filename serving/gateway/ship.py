@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from serving.gateway.spool import (
     Mark,
     Spool,
     adopt,
-    is_drained,
     position,
     read_lines,
     save_position,
@@ -58,8 +58,7 @@ class Shipping:
         self._read = position(folder)
         self._waiting: list[_Waiting] = []
         self._answers: dict[str, _Waiting] = {}
-        self.shipped = 0
-        self.damaged = 0
+        self.shipped = self.damaged = self.refused = 0
 
     def step(self, log: EventLog, hurry: bool = False) -> int:
         """Ship what is due, a page at most; returns the bytes of segments that were removed. `hurry` waits
@@ -74,13 +73,17 @@ class Shipping:
         for item in page:
             if item.event is not None:
                 self._answers.pop(item.event.event_id, None)
-        self.shipped += sum(item.event is not None for item in page)
         return save_position(self.folder, page[-1].after)
 
     @property
     def behind(self) -> int:
         """Events that were read and are not in the log."""
         return len(self._waiting)
+
+    @property
+    def drained(self) -> bool:
+        """Whether all that is on the disk is in the log, whatever the position's file says."""
+        return not self._waiting and next(read_lines(self.folder, self._read), None) is None
 
     def _take_in(self) -> None:
         room = max(0, READ_AHEAD - len(self._waiting))
@@ -113,6 +116,12 @@ class Shipping:
             log.append([encode(event) for event in events])
         except (RecordRefused, ValueError):
             self._one_by_one(log, page)
+        else:
+            self.shipped += len(events)
+
+    def ship(self, log: EventLog, lines: Sequence[bytes]) -> None:
+        """Append lines that are on no disk."""
+        self._append(log, [_Waiting(_event(line), line, Mark()) for line in lines])
 
     def _one_by_one(self, log: EventLog, page: Sequence[_Waiting]) -> None:
         """Find the event that the log never takes; it is kept in a file of its own."""
@@ -121,7 +130,9 @@ class Shipping:
                 continue
             try:
                 log.append([encode(item.event)])
+                self.shipped += 1
             except (RecordRefused, ValueError) as exc:
+                self.refused += 1
                 logger.error("the log refuses event %s: %s", item.event.event_id, exc)
                 with (self.folder.parent / REFUSED).open("ab") as file:
                     file.write(item.data + b"\n")
@@ -160,7 +171,7 @@ class Shipper:
 
     def stop(self, drain_s: float) -> None:
         """Ship what there is, for `drain_s` seconds at most; the rest stays in the spool for the next
-        gateway that starts."""
+        gateway that starts, but for what its disk does not take."""
         self._stop.set()
         self._thread.join()
         deadline = time.monotonic() + drain_s
@@ -172,19 +183,28 @@ class Shipper:
                 break
             if self._log is None:
                 time.sleep(min(LOOK_S, drain_s))
+        if not self._spool.flush():
+            logger.error("neither event log nor disk took them: %d events are lost", self._spool.give_up())
         for _, lock in self._adopted:
             os.close(lock)
         self._close_log()
         self._spool.close()
 
     def counts(self) -> dict[str, int]:
-        """Events of this process in the log, read and waiting, damaged, and lost for want of room."""
-        own = self._own
-        figures = {"in the log": own.shipped, "waiting": own.behind, "damaged": own.damaged}
-        return figures | {"lost": self._spool.lost}
+        """Events of this process in the log, waiting (read or in memory), damaged, refused by the log, and
+        lost for want of room; and how often its spool was removed."""
+        own, spool = self._own, self._spool
+        return {
+            "in the log": own.shipped,
+            "waiting": own.behind + spool.in_memory,
+            "damaged": own.damaged,
+            "refused": own.refused,
+            "lost": spool.lost,
+            "spool removed": spool.removed,
+        }
 
     def _drained(self) -> bool:
-        return self._spool.flush() and not self._own.behind and is_drained(self._spool.folder)
+        return self._spool.flush() and self._own.drained
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s):
@@ -197,9 +217,11 @@ class Shipper:
         try:
             if self._log is None:
                 self._log = self._open_log()
-            busy = self._step_adopted()
             before = self._own.shipped
             self._spool.shrink(self._own.step(self._log, hurry))
+            if self._spool.in_memory and self._own.drained:
+                self._spool.from_memory(PAGE, partial(self._own.ship, self._log))
+            busy = self._step_adopted()
             self._pause_s = LOOK_S
             return busy or self._own.shipped > before
         except (StreamsError, OSError) as exc:
@@ -211,16 +233,21 @@ class Shipper:
         return False
 
     def _step_adopted(self) -> bool:
+        """Whether something of other spools was shipped. One that cannot be read stays as it is."""
         assert self._log is not None
         for shipping, lock in list(self._adopted):
             before = shipping.shipped
-            shipping.step(self._log, hurry=True)
-            if shipping.shipped > before:
-                return True
-            if not shipping.behind and is_drained(shipping.folder):
+            try:
+                shipping.step(self._log, hurry=True)
+                if shipping.shipped > before:
+                    return True
+                if not shipping.drained:
+                    continue
                 shutil.rmtree(shipping.folder, ignore_errors=True)
-                os.close(lock)
-                self._adopted.remove((shipping, lock))
+            except OSError as exc:
+                logger.error("the spool %s cannot be read and stays as it is: %s", shipping.folder, exc)
+            os.close(lock)
+            self._adopted.remove((shipping, lock))
         return False
 
     def _close_log(self) -> None:

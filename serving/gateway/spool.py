@@ -18,7 +18,7 @@ import secrets
 import shutil
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ class Spool:
     that the disk does not take are kept in a bounded memory and written later, or counted in `lost`."""
 
     def __init__(self, root: Path, limit_bytes: int, queue: int) -> None:
-        self._root = root
+        self.root = root
         self.folder = root / _name()
         self._limit, self._queue = limit_bytes, queue
         self._segment_bytes = min(SEGMENT_BYTES, max(1, limit_bytes // 4))
@@ -78,8 +78,8 @@ class Spool:
         self._writing = threading.Lock()
         self._file = -1
         self._number, self._size, self._total = 0, 0, 0
-        self._torn = False
-        self.lost = 0
+        self._torn = self._full = False
+        self.lost = self.removed = 0
         self._lock = -1
         for _ in range(_TRIES):
             self._open()
@@ -87,17 +87,44 @@ class Spool:
                 break
 
     def append(self, line: bytes) -> bool:
-        """Keep a line (without its end); whether it is on the disk."""
+        """Keep a line (without its end), on the disk or else in memory; False: it is lost."""
         with self._writing:
             if len(self._waiting) >= self._queue:
                 self.lost += 1
                 return False
             self._waiting.append(line)
-            return self._flush()
+            self._flush()
+            return True
+
+    @property
+    def in_memory(self) -> int:
+        """Lines that the disk does not take."""
+        return len(self._waiting)
+
+    def from_memory(self, most: int, ship: Callable[[Sequence[bytes]], None]) -> int:
+        """Let `ship` take lines that the disk does not; where it raises they are kept. How many it took."""
+        with self._writing:
+            lines = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        try:
+            ship(lines)
+        except BaseException:
+            with self._writing:
+                self._waiting.extendleft(reversed(lines))
+            raise
+        return len(lines)
+
+    def give_up(self) -> int:
+        """Count what is still in memory as lost."""
+        with self._writing:
+            left = len(self._waiting)
+            self._waiting.clear()
+            self.lost += left
+        return left
 
     def flush(self) -> bool:
         """Write what the disk did not take before; whether nothing is left in memory."""
         with self._writing:
+            self._look()
             return self._flush()
 
     def shrink(self, size: int) -> None:
@@ -114,7 +141,10 @@ class Spool:
         """Let go; a folder in which nothing is left is removed."""
         with self._writing:
             self._flush()
-            empty = not self._waiting and is_drained(self.folder)
+            try:
+                empty = not self._waiting and is_drained(self.folder)
+            except OSError:
+                empty = False
             for descriptor in (self._file, self._lock):
                 if descriptor >= 0:
                     os.close(descriptor)
@@ -122,14 +152,28 @@ class Spool:
         if empty:
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _look(self) -> None:
+        """Begin anew where somebody removed the folder: what is written to it would never be found."""
+        if self._file < 0 or os.fstat(self._file).st_nlink:
+            return
+        logger.error("the spool %s was removed: a new one is made, lines may be lost", self.folder)
+        for descriptor in (self._file, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._lock = -1
+        self._total = 0
+        self.removed += 1
+
     def _flush(self) -> bool:
         while self._waiting:
             try:
                 self._write(self._waiting[0])
             except OSError as exc:
-                if len(self._waiting) == 1:
+                if not self._full:  # once, not at each answer
                     logger.warning("the spool %s takes nothing, answers wait in memory: %s", self.folder, exc)
+                self._full = True
                 return False
+            self._full = False
             self._waiting.popleft()
         return True
 
@@ -154,7 +198,7 @@ class Spool:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock = _locked(self.folder)
             if self._lock < 0:  # another gateway took the new folder for one that was left behind
-                self.folder = self._root / _name()
+                self.folder = self.root / _name()
                 raise OSError("its folder was taken")
             if self._file < 0:
                 self._next_segment()
@@ -170,20 +214,26 @@ class Spool:
 
 
 def position(folder: Path) -> Mark:
-    """How far a spool has been shipped."""
+    """How far a spool has been shipped; its beginning where that is unreadable, since lines count once."""
     saved = read_json(folder / POSITION) or {}
-    return Mark(int(saved.get("segment", 1)), int(saved.get("offset", 0)))
+    try:
+        return Mark(int(saved["segment"]), int(saved["offset"]))
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return Mark()
 
 
 def save_position(folder: Path, mark: Mark) -> int:
-    """Everything before `mark` is in the log: remember it and remove whole segments; returns the bytes
-    removed."""
-    write_json(folder / POSITION, mark._asdict())
+    """Everything before `mark` is in the log: remove whole segments, which makes room on a full disk, and
+    remember it; returns the bytes removed. Where it cannot be written, a crash repeats lines."""
     removed = 0
     for path in segments(folder):
         if int(path.stem) < mark.segment:
             removed += path.stat().st_size
             path.unlink()
+    try:
+        write_json(folder / POSITION, mark._asdict())
+    except OSError as exc:
+        logger.warning("how far the spool %s was shipped cannot be written: %s", folder, exc)
     return removed
 
 

@@ -29,7 +29,7 @@ Raw = Sequence[tuple[bytes, bytes]]
 @dataclass
 class ScriptedReplica:
     """The ASGI application. `statuses` are answered first, one a request (0: the connection is cut); `cut_at`
-    ends streams after so many chunks, `says` replaces the model that an answer names."""
+    ends streams after so many chunks, `says` replaces the model that an answer names, `instead` an answer."""
 
     models: set[str]
     latency_s: float = 0.0
@@ -40,8 +40,10 @@ class ScriptedReplica:
     says: str = ""
     text: str = ""
     response_id: str = ""
+    instead: JsonObject | None = None
     bodies: list[JsonObject] = field(default_factory=list)
     headers: list[Raw] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     keep: bool = True
     ended: int = 0
     broken_off: int = 0
@@ -53,11 +55,15 @@ class ScriptedReplica:
         if self.keep:
             self.bodies.append(body)
             self.headers.append(scope["headers"])
+            self.paths.append(scope["path"])
         if self.latency_s:
             await asyncio.sleep(self.latency_s)
         status = self.statuses.pop(0) if self.statuses else 200
         if status == 0:
             raise ConnectionAbortedError("as ordered")
+        if self.instead is not None:
+            await _json(send, status, self.instead)
+            return
         if status != 200 or body.get("model") not in self.models:
             status = 404 if status == 200 else status
             await _json(send, status, {"error": {"message": "secret detail", "code": status}})

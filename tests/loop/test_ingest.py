@@ -126,7 +126,6 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
     body = json.loads(json.dumps(COMPLETION))
     body["request"]["messages"][1]["content"] = [
         {"type": "text", "text": "a"},
-        {"type": "image_url", "image_url": "x"},
         {"type": "text", "text": "b"},
     ]
     body["response"]["choices"].append({"message": {"content": "5"}})
@@ -135,6 +134,9 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
     assert found[0].question == "a\nb"
     assert found[0].event_id != found[1].event_id
     assert found == read_line(json.dumps(body).encode(), 99, DEFAULTS)[1]  # the id is the completion's
+    body["request"]["messages"][1]["content"].append({"type": "image_url", "image_url": "x"})
+    with pytest.raises(BadLine, match="not text alone"):
+        read_line(json.dumps(body).encode(), 1, DEFAULTS)
 
 
 @pytest.mark.parametrize(

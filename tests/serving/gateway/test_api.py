@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +252,65 @@ def test_slow_answers_are_counted_by_model(tmp_path: Path) -> None:
     with site(tmp_path, slow_s=1e-9) as running:
         running.ask()
     assert running.gateway.desk.slow == {"student-v1": 1}
+
+
+@pytest.mark.parametrize(
+    "host", [b"a/v1/load_lora_adapter?", b"a/sleep#", b"[::1]/v1/unload_lora_adapter?x="]
+)
+def test_the_host_header_leads_nowhere_else(tmp_path: Path, host: bytes) -> None:
+    """With Starlette 1.0.0 a URL's path came from it, and with it the replicas' own routes."""
+    body = json.dumps(question()).encode()
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: " + host + b"\r\ncontent-length: %d\r\n\r\n" % len(body)
+    )
+    with site(tmp_path) as running:
+        _raw(int(running.gateway.url.rsplit(":", 1)[1]), head + body)
+    assert set(running.replicas[0].paths) <= {"/v1/chat/completions"}
+
+
+def test_feedback_counts_once_until_it_changes(tmp_path: Path) -> None:
+    """6,000 posts for one answer were 6,000 records, and crowded answers out."""
+    with site(tmp_path) as running:
+        response_id = running.ask().json()["id"]
+        while not (tmp_path / "log.db").exists() or not outputs(tmp_path):
+            pass
+        for feedback in ("up", "up", "down", "up", "up", *("down", "up") * 20):
+            body = {"id": response_id, "feedback": feedback}
+            assert httpx.post(f"{running.gateway.url}/v1/feedback", json=body).json()["status"] == "recorded"
+    given = [event for event in events(tmp_path, "feedback") if isinstance(event, FeedbackGiven)]
+    assert [event.feedback for event in given][:3] == ["up", "down", "up"] and len(given) == 10
+    assert len({event.event_id for event in given}) == 10
+
+
+def test_a_question_about_an_image_is_answered_and_not_captured(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "what is on it?"}, {"type": "image_url", "image_url": {"url": "x"}}]
+    with site(tmp_path) as running:
+        assert running.ask(messages=[{"role": "user", "content": parts}]).status_code == 200
+        assert running.gateway.capture is not None and running.gateway.capture.counts == {"no text": 1}
+
+
+def test_a_slow_upload_is_not_the_students_slowness(tmp_path: Path) -> None:
+    body = json.dumps(question()).encode()
+
+    def slowly() -> Iterator[bytes]:
+        yield body[:10]
+        time.sleep(0.6)
+        yield body[10:]
+
+    with site(tmp_path, slow_s=0.5) as running:
+        assert httpx.post(f"{running.gateway.url}/v1/chat/completions", content=slowly()).status_code == 200
+        assert not running.gateway.desk.slow["student-v1"]
+    (answer,) = outputs(tmp_path)
+    assert answer.served is not None and answer.served.latency_s is not None and answer.served.latency_s < 0.5
+
+
+def test_a_connection_without_a_request_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand of them shut everybody out."""
+    monkeypatch.setattr("serving.http.FIRST_REQUEST_S", 0.3)
+    with site(tmp_path) as running:
+        port = int(running.gateway.url.rsplit(":", 1)[1])
+        for sent in (b"", b"POST /v1/chat"):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+                connection.sendall(sent)
+                assert connection.recv(1) == b""
+        assert running.ask().status_code == 200

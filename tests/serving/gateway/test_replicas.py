@@ -6,8 +6,10 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import httpx
+import pytest
 
 from serving.gateway.balance import Balancer
 from serving.http import HttpServer
@@ -139,6 +141,32 @@ def test_a_request_that_the_student_refuses_is_told_to_its_user(tmp_path: Path) 
         response = running.ask()
         assert response.status_code == 400 and "secret detail" in response.text
     assert not outputs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (422, {"detail": [{"msg": "n is too large"}]}, (422, "invalid_request", "n is too large")),
+        (400, {"object": "error", "message": "too long"}, (400, "invalid_request", "too long")),
+        (302, {}, (502, "upstream_error", "status 302")),
+    ],
+)
+def test_errors_in_other_words_reach_the_user_in_openais(
+    tmp_path: Path, status: int, body: dict[str, Any], told: tuple[int, str, str]
+) -> None:
+    with site(tmp_path, loaded(1, statuses=[status], instead=body)) as running:
+        response = running.ask()
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == told[:2] and told[2] in error["message"]
+
+
+@pytest.mark.parametrize("choices", [5, {"a": 1}, "x", None, [[]]])
+def test_choices_of_another_shape_are_passed_on_and_not_captured(tmp_path: Path, choices: object) -> None:
+    body = {"id": "r1", "model": "student-v1", "choices": choices}
+    with site(tmp_path, loaded(1, instead=body)) as running:
+        response = running.ask()
+    assert (response.status_code, response.json()) == (200, body)
+    assert not (tmp_path / "log.db").exists() or not outputs(tmp_path)
 
 
 def test_a_replica_that_does_not_answer_in_time(tmp_path: Path) -> None:

@@ -144,13 +144,22 @@ class Client(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def load(url: str, model: str, clients: int, stream: bool, seconds: float) -> dict[str, float]:
+CHAT = {"messages": [{"role": "user", "content": "What is 17 * 23?"}]}
+
+
+async def load(
+    url: str,
+    model: str,
+    clients: int,
+    stream: bool,
+    seconds: float,
+    path: str = "/v1/chat/completions",
+    asked: dict[str, Any] = CHAT,
+) -> dict[str, float]:
     """Percentiles in milliseconds, requests per second, failures."""
     host, port = url.removeprefix("http://").split(":")
-    body = json.dumps(
-        {"model": model, "messages": [{"role": "user", "content": "What is 17 * 23?"}], "stream": stream}
-    ).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    body = json.dumps({"model": model, "stream": stream} | asked).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
     head += f"authorization: Bearer sk-none\r\ncontent-length: {len(body)}\r\n\r\n"
     loop, request = asyncio.get_running_loop(), head.encode() + body
     end = time.perf_counter() + WARM_S + seconds

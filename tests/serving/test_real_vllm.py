@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +20,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from serving.adapter_files import CorruptAdapter, adapter_sha256
 from serving.adapters import Adapters
 from serving.engine import EngineError, EngineUnavailable, Sampling
+from serving.gateway.serve import GatewayServer
 from serving.proof import UnprovenAdapter
-from serving.settings import VllmSettings
+from serving.routes import Replica, RouteFile, RouteTable, Share
+from serving.settings import CaptureSettings, GatewaySettings, VllmSettings
 from serving.testing.fake_vllm import FakeVllm
 from serving.transformers_engine import TransformersEngine
 from serving.vllm_engine import VllmEngine
 from serving.vllm_server import ServerRefused, VllmServer
+from streams.local_log import LocalLog
 from tests.conftest import free_port, running_vllm
+from tests.serving.gateway.site import Heard, crowd, outputs
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1800)]
 PROMPTS = ["add 1 and 2 ?", "sub 9 of 4 and 3 ?", "mul 2 and the 3 + 4 * 5 ?", "7 ?"]
@@ -159,20 +169,84 @@ def test_what_a_server_has_lost_is_brought_back(
     assert engine.stand(2).ready == (vllm_server,) and set(engine.models()) == {name}
 
 
+@contextmanager
+def users(folder: Path, streams: bool) -> Iterator[list[Heard]]:
+    """32 users who ask through a gateway; what they hear. In the end none of their requests has failed, and
+    each answer is in the log once, as of the version that its user saw."""
+    over, heard = threading.Event(), list[Heard]()
+    settings = GatewaySettings(port=0, captured=CaptureSettings(feedback_wait_s=0))
+    body = {"model": "demo", "prompt": PROMPTS[0], "max_tokens": 8, "temperature": 0}
+    with (
+        GatewayServer(settings, folder, lambda: LocalLog(folder / "log.db")) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asking = crowd(gateway.url, 32, over.is_set, ("/v1/completions", body), streams, heard)
+        ended = pool.submit(asyncio.run, asking)
+        try:
+            yield heard
+        finally:
+            over.set()
+        assert ended.result()[1] == []
+    table = RouteFile(folder).read()
+    assert table is not None and all(answer.whole and len(answer.models) == 1 for answer in heard)
+    captured = [answer.served for answer in outputs(folder)]
+    assert sorted((s.response_id, s.model) for s in captured if s) == sorted(
+        (answer.response_id, *answer.models) for answer in heard
+    )
+
+
+def lead(folder: Path, engine: VllmEngine, version: int) -> str:
+    """Lead users to a version where it stands; its name there."""
+    served = engine.stand(version)
+    share = Share(version=version, model=served.model)
+    replicas = tuple(Replica(url=url) for url in served.ready)
+    RouteFile(folder).write(RouteTable(student="demo", shares=(share,), replicas=replicas))
+    return served.model
+
+
+def until_more(heard: list[Heard], count: int = 60) -> None:
+    enough, end = len(heard) + count, time.monotonic() + 300
+    while len(heard) < enough:
+        assert time.monotonic() < end, "the users hear nothing"
+        time.sleep(0.05)
+
+
+def test_no_request_fails_and_no_answer_is_mixed_over_swaps(
+    vllm_server: str, make_engine: MakeEngine, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    engine = make_engine(vllm_server, base_as_adapter=True)
+    engine.load(2, make_adapter(tmp_path / "2", seed=2))
+    names = [lead(tmp_path, engine, 2)]
+    with users(tmp_path, streams=True) as heard:
+        until_more(heard)
+        engine.load(3, make_adapter(tmp_path / "3", seed=3))  # proven while users are served
+        names.append(lead(tmp_path, engine, 3))
+        until_more(heard)
+        lead(tmp_path, engine, 2)
+        until_more(heard)
+    said = {name: {answer.text for answer in heard if answer.models == {name}} for name in names}
+    assert all(said.values()) and not said[names[0]] & said[names[1]]
+
+
 @pytest.mark.parametrize("base", ["llama"], indirect=True)
-def test_a_server_that_was_killed_gets_its_version_back(
-    base: Path, make_engine: MakeEngine, make_adapter: MakeAdapter, tmp_path: Path
+def test_a_killed_server_s_users_go_to_the_other_and_it_gets_its_version_back(
+    base: Path, vllm_server: str, make_engine: MakeEngine, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:
     port = free_port()
     options = ["--served-model-name", "student", "--max-model-len", "128", "--enable-lora"]
     environ = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
-    adapter = make_adapter(tmp_path / "a", seed=3)
     with running_vllm(base, tmp_path, *options, port=port, environ=environ) as url:
-        engine = make_engine(url, base_as_adapter=True)
-        engine.load(2, adapter)
+        engine = make_engine(vllm_server, url, base_as_adapter=True)
+        engine.load(2, make_adapter(tmp_path / "a", seed=3))
         before = engine.generate(PROMPTS, 2, GREEDY)
-    assert engine.stand(2).ready == ()
+        lead(tmp_path, engine, 2)
+        with users(tmp_path, streams=False) as heard:
+            until_more(heard)
+            subprocess.run(["pkill", "-KILL", "-f", f"--port {port}"], check=True)
+            until_more(heard)
+    assert engine.stand(2).ready == (vllm_server,)
     with running_vllm(base, tmp_path, *options, port=port, environ=environ):
-        assert engine.models() == {}
-        assert engine.stand(2).ready == (url,)
+        lead(tmp_path, engine, 2)
+        table = RouteFile(tmp_path).read()
+        assert table is not None and {replica.url for replica in table.replicas} == {vllm_server, url}
         assert engine.generate(PROMPTS, 2, GREEDY) == before

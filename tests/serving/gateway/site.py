@@ -107,14 +107,25 @@ class Heard:
     whole: bool
 
 
-async def converse(client: httpx.AsyncClient, stream: bool, text: str = "2 + 2?") -> Heard:
+def text_in(choice: dict[str, Any]) -> str:
+    """The text of a choice: of a chat or not, whole or a chunk's."""
+    part = choice.get("message") or choice.get("delta")
+    return str(choice["text"] if part is None else part["content"])
+
+
+CHAT = ("/v1/chat/completions", question())
+
+
+async def converse(
+    client: httpx.AsyncClient, stream: bool, asked: tuple[str, dict[str, Any]] = CHAT
+) -> Heard:
     """Ask, streamed or not. Raises `httpx.HTTPError` for a request that fails."""
-    body = question(text, stream=stream)
-    async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+    path, body = asked
+    async with client.stream("POST", path, json=body | {"stream": stream}) as response:
         if not stream:
             data = json.loads(await response.aread())
             response.raise_for_status()
-            return Heard(data["id"], {data["model"]}, data["choices"][0]["message"]["content"], True)
+            return Heard(data["id"], {data["model"]}, text_in(data["choices"][0]), True)
         response.raise_for_status()
         heard = Heard("", set(), "", False)
         async for line in response.aiter_lines():
@@ -125,19 +136,26 @@ async def converse(client: httpx.AsyncClient, stream: bool, text: str = "2 + 2?"
                 chunk = json.loads(data)
                 heard.response_id = chunk["id"]
                 heard.models.add(chunk["model"])
-                heard.text += chunk["choices"][0]["delta"]["content"]
+                heard.text += text_in(chunk["choices"][0])
         return heard
 
 
-async def crowd(url: str, clients: int, until: Callable[[], bool]) -> tuple[list[Heard], list[Exception]]:
+async def crowd(
+    url: str,
+    clients: int,
+    until: Callable[[], bool],
+    asked: tuple[str, dict[str, Any]] = CHAT,
+    streams: bool = True,
+    heard: list[Heard] | None = None,
+) -> tuple[list[Heard], list[Exception]]:
     """So many users who ask one question after the other, every other one streamed, until told to stop."""
-    heard: list[Heard] = []
+    heard = [] if heard is None else heard
     failed: list[Exception] = []
 
     async def user(client: httpx.AsyncClient, number: int) -> None:
         while not until():
             try:
-                heard.append(await converse(client, number % 2 == 0))
+                heard.append(await converse(client, streams and number % 2 == 0, asked))
             except (httpx.HTTPError, KeyError, ValueError) as exc:
                 failed.append(exc)
                 await asyncio.sleep(0.01)

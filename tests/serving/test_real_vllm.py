@@ -242,7 +242,7 @@ def test_a_killed_server_s_users_go_to_the_other_and_it_gets_its_version_back(
         lead(tmp_path, engine, 2)
         with users(tmp_path, streams=False) as heard:
             until_more(heard)
-            subprocess.run(["pkill", "-KILL", "-f", f"--port {port}"], check=True)
+            subprocess.run(["pkill", "-KILL", "-f", "--", f"--port {port}"], check=True)
             until_more(heard)
     assert engine.stand(2).ready == (vllm_server,)
     with running_vllm(base, tmp_path, *options, port=port, environ=environ):

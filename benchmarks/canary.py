@@ -2,11 +2,11 @@
 
     python -m benchmarks.canary --json canary.json          # --cases 100 for a quick look
 
-`agent.canary.Canary` itself is asked after every answer. Difficult answers of the champion: 20 %; failed 1 %,
-slow 10 %; each of two target skills is needed by a fifth of the answers and missed by 30 %. A case of "equal"
-is not ended by a promotion: it is looked at up to the last answer. "worse" is by ten points in one outcome.
-The fixed-size test beside it is the one-sided two-proportion z-test at the same error and 95 % power, looked
-at once, for that outcome alone.
+`agent.canary.Canary` itself is asked after every answer; with `--bucket 50` it gets counts of buckets, as
+in the loop. Difficult answers of the champion: 20 %; failed 1 %, slow 10 %; each of two target skills is
+needed by a fifth of the answers and missed by 30 %. "Worse" is by ten points in one outcome. "To the end":
+a promotion does not end a case. The fixed-size test beside it is the one-sided two-proportion z-test at the
+same error and 95 % power, looked at once, for that outcome alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from statistics import NormalDist, median
 
@@ -23,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from agent.canary import DIFFICULT, FAILED, SLOW, Arm, Canary, CanarySettings, Regression, TrialAnswer
+from agent.profile import Counts
+from agent.trial import spread
 
 TARGETS = ("gcd", "powers")
 NEEDED = 0.2
@@ -73,11 +76,25 @@ def _rate(trial: Trial, arm: Arm, name: str, rate: float) -> float:
     return (rate / 2 if taught else rate) + WORSE_BY * (name == trial.worse)
 
 
-def run(trial: Trial, number: int, settings: CanarySettings, to_the_end: bool) -> Result:
-    """One case. `to_the_end`: a promotion does not end it."""
+def bucketed(answered: Iterator[TrialAnswer], size: int, first: int) -> Iterator[TrialAnswer]:
+    """As the loop sees them: counts of a bucket of `size` answers, in an order drawn by hash."""
+    for bucket in count(first):
+        arms: dict[Arm, dict[str, Counts]] = {}
+        for answer in islice(answered, size):
+            outcomes = arms.setdefault(answer.arm, {})
+            for name, bad in answer.bad.items():
+                seen = outcomes.get(name, Counts(0, 0))
+                outcomes[name] = Counts(seen.needed + 1, seen.missing + bad)
+        yield from spread(bucket, arms)
+
+
+def run(trial: Trial, number: int, settings: CanarySettings, to_the_end: bool, bucket: int) -> Result:
+    """One case. `to_the_end`: a promotion does not end it. `bucket`: answers come in counts of so many."""
     canary, dice = Canary(settings, TARGETS), random.Random(f"{trial}/{number}")
-    ours = 0
-    for both, answer in enumerate(answers(trial, dice), 1):
+    ours, answered = 0, answers(trial, dice)
+    if bucket:
+        answered = bucketed(answered, bucket, 1_000_000 * number)
+    for both, answer in enumerate(answered, 1):
         canary.note(answer)
         ours += answer.arm == "canary"
         outcome, reason = canary.decide()
@@ -98,10 +115,10 @@ def fixed_size(rate: float, settings: CanarySettings, share: float) -> int:
 
 
 def row(
-    trial: Trial, cases: int, settings: CanarySettings, to_the_end: bool
+    trial: Trial, cases: int, settings: CanarySettings, to_the_end: bool, bucket: int
 ) -> dict[str, float | str | None]:
     """The figures of a scenario."""
-    results = [run(trial, number, settings, to_the_end) for number in range(cases)]
+    results = [run(trial, number, settings, to_the_end, bucket) for number in range(cases)]
     ended = [result.canary for result in results if result.outcome != "ran out"]
     needed = NEEDED if trial.worse.startswith("miss") else 1.0
     return {
@@ -141,6 +158,7 @@ def main() -> None:
     """All scenarios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--bucket", type=int, default=0, help="give it counts of so many answers")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     settings = CanarySettings()
@@ -152,7 +170,7 @@ def main() -> None:
     for name in ("canary's answers, median", "all answers, median", "one look needs (canary's)"):
         table.add_column(name)
     for trial, to_the_end in trials:
-        figures = row(trial, options.cases, settings, to_the_end)
+        figures = row(trial, options.cases, settings, to_the_end, options.bucket)
         rows.append(figures)
         print(json.dumps(figures), flush=True)
         cells = [figures["worse"], figures["share"], "yes" if to_the_end else "no"]

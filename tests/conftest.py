@@ -110,7 +110,11 @@ def running_vllm(
     with (
         log.open("ab") as out,
         subprocess.Popen(
-            [*command, *place, *options], stdout=out, stderr=out, env=os.environ | quiet | environ
+            [*command, *place, *options],
+            stdout=out,
+            stderr=out,
+            env=os.environ | quiet | environ,
+            start_new_session=True,
         ) as process,
     ):
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import threading
 import time
@@ -242,7 +244,8 @@ def test_a_killed_server_s_users_go_to_the_other_and_it_gets_its_version_back(
         lead(tmp_path, engine, 2)
         with users(tmp_path, streams=False) as heard:
             until_more(heard)
-            subprocess.run(["pkill", "-KILL", "-f", "--", f"--port {port}"], check=True)
+            found = subprocess.check_output(["pgrep", "-f", "--", f"--port {port}"], text=True)
+            os.killpg(os.getpgid(int(found.split()[0])), signal.SIGKILL)
             until_more(heard)
     assert engine.stand(2).ready == (vllm_server,)
     with running_vllm(base, tmp_path, *options, port=port, environ=environ):

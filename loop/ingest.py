@@ -81,18 +81,21 @@ class Defaults:
         return [(re.compile(_pattern(name, version)), version) for name, version in rows.items()]
 
     def match(self, name: str, asked_for: str = "") -> int:
-        """The version that this model is of our student. Raises `NotOurs`, which says so where the request
-        asked for a name that is our student's."""
-        if (version := self._version(name)) is not None:
-            return version
-        asked = f" (asked for as {asked_for})" if self._version(asked_for) is not None else ""
-        raise NotOurs(f"{name or NO_MODEL}{asked}")
+        """The version that this model is of our student: what its own name says, else what the name says that
+        was asked for (LiteLLM's proxy answers under the public name). Raises `NotOurs`, which says so where
+        the request asked for a name that is our student's."""
+        (version, says), (asked_version, asked_says) = self._version(name), self._version(asked_for)
+        if version is None:
+            asked = f" (asked for as {asked_for})" if asked_version is not None else ""
+            raise NotOurs(f"{name or NO_MODEL}{asked}")
+        return asked_version if asked_version is not None and asked_says and not says else version
 
-    def _version(self, name: str) -> int | None:
+    def _version(self, name: str) -> tuple[int | None, bool]:
+        """The version of a name, and whether the name itself says it."""
         for pattern, version in self._rows:
             if matched := pattern.fullmatch(name):
-                return int(matched[1]) if version == "*" else version
-        return None
+                return (int(matched[1]), True) if version == "*" else (version, False)
+        return None, False
 
 
 def _pattern(name: str, version: int | Literal["*"]) -> str:

@@ -122,6 +122,17 @@ def test_the_mapping_says_which_version_a_model_is(tmp_path: Path) -> None:
     assert ingest(path, log, tmp_path, mended).events == 2, "with another mapping the file is read again"
 
 
+@pytest.mark.parametrize(
+    ("answered", "asked", "version"),
+    [("demo", "demo-v3", 3), ("demo-v2", "demo-v3", 2), ("demo-v2", "demo", 2), ("demo", "demo", 7)],
+)
+def test_the_name_that_says_a_version_counts_the_answers_before_the_requests(
+    answered: str, asked: str, version: int
+) -> None:
+    """LiteLLM's proxy answers as the public name, and asks for the version's."""
+    assert Defaults("demo", 7).match(answered, asked) == version
+
+
 def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
     body = json.loads(json.dumps(COMPLETION))
     body["request"]["messages"][1]["content"] = [

@@ -58,7 +58,7 @@ student: setup  ## pretrain the shipped students again (about 10 minutes each on
 	$(BIN)/python -m loop.tasks.world.student --arch qwen
 
 schemas: setup  ## write the JSON Schemas of the events to docs/schemas
-	$(BIN)/python -m streams.schemas
+	$(BIN)/python -m streams.schemas docs/schemas
 
 bench: setup  ## run the benchmarks of profile and detection
 	$(BIN)/python -m benchmarks.profile

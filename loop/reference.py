@@ -3,6 +3,7 @@ current)."""
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import json
 import sys
@@ -139,6 +140,8 @@ def _unit(name: str) -> str:
 
 def main() -> None:
     """Write the page, or print it where there is no checkout."""
+    about = "Write docs/configuration.md from the program's models; outside of a checkout, print it."
+    argparse.ArgumentParser(prog="python -m loop.reference", description=about).parse_args()
     if (ROOT / "pyproject.toml").is_file():
         write_text(ROOT / "docs" / "configuration.md", document())
     else:

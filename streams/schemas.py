@@ -3,8 +3,8 @@ keeps them up to date."""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from streams.codec import json_schemas
@@ -18,10 +18,10 @@ def schema_files() -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Write the schemas; files of event types that are gone are removed."""
+    """Write the schemas; those of event types that are gone are removed, other files are left alone."""
     folder.mkdir(parents=True, exist_ok=True)
     files = schema_files()
-    for old in folder.glob("*.json"):
+    for old in folder.glob("skillloop.*.v*.json"):
         if old.name not in files:
             old.unlink()
     for name, text in files.items():
@@ -29,4 +29,6 @@ def write(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/schemas"))
+    parser = argparse.ArgumentParser(description="Write the JSON Schema of every event type, a file each.")
+    parser.add_argument("folder", type=Path, help="it is made if it is not there")
+    write(parser.parse_args().folder)

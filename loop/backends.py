@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryFile
 
 from agent.table import Table
@@ -16,7 +17,7 @@ from streams.state.store import NothingStored, StateStore
 
 
 class UnusableDirectory(ConfigError):
-    """The run's directory cannot be written."""
+    """A directory cannot be read or written."""
 
 
 class NothingThere(ConfigError):
@@ -26,7 +27,7 @@ class NothingThere(ConfigError):
         because = f" ({why})" if why else ""
         super().__init__(
             f"there is no {what} in {root}{because}; name a run's folder with --dir"
-            f" (`skillloop up --dir {root}` begins one there)"
+            f" (`skillloop up --dir {quote(str(root))}` begins one there)"
         )
 
 
@@ -76,9 +77,16 @@ def open_store(config: Config, root: Path) -> StateStore:
     return open_kind(STORES, config.store, config.store, root)
 
 
+def _is_file(root: Path, name: str) -> bool:
+    try:
+        return (root / name).is_file()
+    except OSError as exc:
+        raise UnusableDirectory(f"cannot look into {root}: {exc}; name a run's folder with --dir") from exc
+
+
 def find_log(config: Config, root: Path) -> EventLog:
     """The configured event log for a command that only looks: makes nothing. Raises `NothingThere`."""
-    if config.log.kind == "local" and not (root / "log.db").is_file():
+    if config.log.kind == "local" and not _is_file(root, "log.db"):
         raise NothingThere("event log", root)
     return open_log(config, root, None)
 
@@ -87,6 +95,7 @@ def find_store(config: Config, root: Path) -> StateStore:
     """The configured state store for a command that only looks: makes nothing. Raises `NothingThere`."""
     if config.store.kind != "sql":
         return open_store(config, root)
+    _is_file(root, "state.db")
     try:
         return StateStore(_address(config.store, root), create=False)
     except NothingStored as exc:

@@ -177,7 +177,7 @@ class TrainSection(KindSection):
 
     kind: str = "sft"
     batch_size: int = Field(default=32, gt=0)
-    max_length: int = Field(default=1024, gt=1)
+    max_length: int = Field(default=512, gt=1)
     sft: SftSettings = SftSettings()
     grpo: GrpoSettings = GrpoSettings()
     launch: LaunchSettings = LaunchSettings()

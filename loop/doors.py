@@ -153,13 +153,13 @@ def open_reinforcer(section: TrainSection) -> Trainer:
     return _grpo(section)
 
 
-def _mlflow(section: RegistrySection, student: str, root: Path) -> Registry:
+def _mlflow(section: RegistrySection, student: str, root: Path, create: bool = True) -> Registry:
     from training.registry import MlflowRegistry
 
-    uri = section.mlflow.tracking_uri
-    if uri:
-        return MlflowRegistry(uri, student)
-    return MlflowRegistry(f"sqlite:///{root / 'mlflow.db'}", student, root / "mlartifacts")
+    uri, artifacts = section.mlflow.tracking_uri, None
+    if not uri:
+        uri, artifacts = f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts"
+    return MlflowRegistry(uri, student, artifacts, create)
 
 
 REGISTRIES: Table[Callable[[RegistrySection, str, Path], Registry]] = Table("registry", {"mlflow": _mlflow})
@@ -168,6 +168,13 @@ REGISTRIES: Table[Callable[[RegistrySection, str, Path], Registry]] = Table("reg
 def open_registry(config: Config, root: Path) -> Registry:
     """Where the student's runs and versions are kept."""
     return open_kind(REGISTRIES, config.registry, config.registry, config.student.name, root)
+
+
+def find_registry(config: Config, root: Path) -> Registry:
+    """The registry for a command that only looks: makes nothing. Raises `NothingRegistered`."""
+    if config.registry.kind != "mlflow":
+        return open_registry(config, root)
+    return _mlflow(config.registry, config.student.name, root, create=False)
 
 
 def _demo(config: Config, student: Student, teacher: Teacher) -> Task:

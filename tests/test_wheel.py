@@ -65,8 +65,12 @@ def test_init_writes_a_configuration_that_is_read(
 ) -> None:
     made = run(installed / "skillloop", "init", "mine", "--template", template, where=tmp_path)
     assert made.returncode == 0 and "next: " in made.stdout, made.stderr
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o755
     for name, source in FILES[template].items():
-        assert (tmp_path / "mine" / name).read_bytes() == (ROOT / source).read_bytes()
+        written = tmp_path / "mine" / name
+        assert written.read_bytes() == (ROOT / source).read_bytes()
+        # compose mounts the folder into containers that run as uid 1000
+        assert written.stat().st_mode & 0o777 == (0o600 if name == ".env" else 0o644)
     again = run(installed / "skillloop", "init", "mine", "--template", template, where=tmp_path)
     assert again.returncode == 1 and "exists already" in again.stderr
     if (tmp_path / "mine" / "skillloop.toml").is_file():

@@ -47,6 +47,10 @@ class RegistryError(TrainingError):
     """The registry refused, or holds something that contradicts what was asked."""
 
 
+class NothingRegistered(RegistryError):
+    """The registry was only looked at, and has nothing of the student."""
+
+
 class ArtifactError(RegistryError):
     """A file that a run should hold is not there, or has other bytes than those stored."""
 

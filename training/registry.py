@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlparse
 
 from training.adapters import base_name, base_sha256
 from training.artifacts import ADAPTER, stored_name
-from training.errors import RegistryError
+from training.errors import NothingRegistered, RegistryError
 from training.runs import MlflowRuns, create_unless_there, translated
 from training.versions import Alias, Lineage, VersionInfo
 
@@ -27,12 +27,18 @@ ABOUT = (
 
 
 class MlflowRegistry(MlflowRuns):
-    """The `training.versions.Registry` in MLflow."""
+    """The `training.versions.Registry` in MLflow. Without `create` it is only looked at (`MlflowRuns`)."""
 
-    def __init__(self, tracking_uri: str, student: str, artifact_root: Path | None = None) -> None:
-        super().__init__(tracking_uri, student, artifact_root)
+    def __init__(
+        self, tracking_uri: str, student: str, artifact_root: Path | None = None, create: bool = True
+    ) -> None:
+        super().__init__(tracking_uri, student, artifact_root, create)
         with translated(f"open {student!r}"):
             about = ABOUT.format(student=student)
+            if not create:
+                if not self._client.search_registered_models(f"name = '{student}'"):
+                    raise NothingRegistered(f"MLflow has no registered model {student!r}")
+                return
             create_unless_there(lambda: self._client.create_registered_model(student, description=about))
 
     def register_base(self, base_dir: Path) -> VersionInfo:

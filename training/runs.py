@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote, urlparse
 
+import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -29,7 +30,7 @@ from serving.adapter_files import ADAPTER_FILES, CorruptAdapter, adapter_sha256
 from streams.files import file_sha256
 from training.adapters import load_check
 from training.artifacts import ADAPTER, stored_name
-from training.errors import ArtifactError, RegistryError, RegistryUnavailable
+from training.errors import ArtifactError, NothingRegistered, RegistryError, RegistryUnavailable
 from training.evaluate import Evaluation
 from training.flavor import MODEL_FILE, mlmodel
 from training.gate import GateVerdict
@@ -50,11 +51,14 @@ class MlflowRuns:
     """The runs of one student, in one experiment of its name.
 
     `tracking_uri` is `sqlite:////absolute/mlflow.db` or a server's address; `artifact_root` (embedded only)
-    is the folder for artifacts, None where a server decides. Raises `RegistryUnavailable` (retry) and
+    is the folder for artifacts, None where a server decides. Without `create` nothing is made, and where
+    there is nothing of this student, `NothingRegistered` is raised. Raises `RegistryUnavailable` (retry) and
     `RegistryError` (do not) everywhere.
     """
 
-    def __init__(self, tracking_uri: str, student: str, artifact_root: Path | None = None) -> None:
+    def __init__(
+        self, tracking_uri: str, student: str, artifact_root: Path | None = None, create: bool = True
+    ) -> None:
         if not PLAIN.fullmatch(student):
             raise RegistryError(
                 f"student name {student!r} may hold letters, digits, dot, dash and underscore only"
@@ -66,8 +70,10 @@ class MlflowRuns:
             )
         self._student, self._tracking_uri = student, tracking_uri
         with translated(f"open {student!r}"):
+            if not create:
+                require_database(tracking_uri)
             self._client = MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-            self._experiment = self._experiment_id(artifact_root)
+            self._experiment = self._experiment_id(artifact_root, create)
 
     def start_run(self, round_id: str, run_id: str | None = None) -> str:
         """The round's run: the given one resumed, else one found by its round_id tag, else a new one."""
@@ -276,8 +282,10 @@ class MlflowRuns:
         for start in range(0, len(metrics), METRIC_BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + METRIC_BATCH])
 
-    def _experiment_id(self, artifact_root: Path | None) -> str:
+    def _experiment_id(self, artifact_root: Path | None, create: bool) -> str:
         found = self._client.get_experiment_by_name(self._student)
+        if found is None and not create:
+            raise NothingRegistered(f"MLflow has no experiment {self._student!r}")
         if found is None:
             location = (
                 (artifact_root / self._student).resolve().as_uri() if artifact_root is not None else None
@@ -309,6 +317,27 @@ def create_unless_there(create: Any) -> None:
     except MlflowException as exc:
         if exc.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def require_database(tracking_uri: str) -> None:
+    """MLflow makes its tables in any database that it opens. Raises `NothingRegistered` where there are none,
+    `RegistryUnavailable` where the database does not answer."""
+    url = sa.make_url(tracking_uri) if not tracking_uri.startswith("http") else None
+    if url is None:
+        return
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+        raise NothingRegistered(f"there is no MLflow database {url.database}")
+    engine = sa.create_engine(url)
+    try:
+        there = sa.inspect(engine).has_table("experiments")
+    except sa.exc.DBAPIError as exc:
+        raise RegistryUnavailable(
+            f"cannot look into {masked(tracking_uri)}: {masked(exc)}; retry with back-off"
+        ) from exc
+    finally:
+        engine.dispose()
+    if not there:
+        raise NothingRegistered(f"{masked(tracking_uri)} has no tables of MLflow's")
 
 
 def metric_name(text: str) -> str:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +25,23 @@ ReasonOption = Annotated[
     str | None, typer.Option("--reason", help="Why; asked for on a terminal, and needed in a script.")
 ]
 ByOption = Annotated[str | None, typer.Option("--by", help="Who decides. Default: the user of this process.")]
+
+
+def signed(reason: str | None, by: str | None) -> tuple[str, str]:
+    """The reason and the person of a decision by hand."""
+    if reason is None and not sys.stdin.isatty():
+        raise typer.BadParameter("say why: --reason TEXT")
+    reason = typer.prompt("Why?") if reason is None else reason
+    if not reason.strip():
+        raise typer.BadParameter("the reason is empty")
+    return reason, by or f"{_user()}@{socket.gethostname()}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 @approvals_app.command("list")
@@ -90,7 +111,7 @@ def approvals_reject(
 def _decide(
     round_id: str, directory: Path, config: Path | None, approved: bool, reason: str | None, by: str | None
 ) -> None:
-    from loop.cli.main import load_config, signed
+    from loop.cli.main import load_config
     from loop.config import ConfigError
     from streams.state.approvals import Decided
 

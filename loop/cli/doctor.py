@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.markup import escape
 
-from loop.backends import open_log, open_store, prepare
+from loop.backends import NothingThere, find_log, find_store, prepare
 from loop.config import Config
-from loop.doors import open_engine, open_registry, open_task, open_trainer
+from loop.doors import find_registry, open_engine, open_task, open_trainer
 from loop.errors import LoopError
 from loop.tasks.task import Task
 from loop.workers.heldout import HeldOutSet, short_of, tell_short
@@ -30,12 +30,14 @@ from streams.events import StudentOutput
 from streams.kafka.codecs import missing_codecs
 from streams.state.store import StateStore
 from streams.topics import TOPICS
+from training.errors import NothingRegistered
 from training.versions import Registry
 
 EXPECTED_GAIN = 0.2
 DEADLINE_S = 20.0
 LOADING_S = 300.0
 MIN_FREE_BYTES = 2**30
+NOT_YET = "nothing is there yet; the first worker makes it"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "langgraph", "mlflow", "sqlalchemy")
 
 
@@ -44,19 +46,17 @@ class NoAnswer(LoopError):
 
 
 def examine(config: Config, root: Path, console: Console) -> bool:
-    """Run every check; True when all passed. A run that has not begun is tried in a temporary folder on the
-    same disk: looking makes no folders."""
-    asked = root.resolve()  # MLflow takes absolute paths only
+    """Run every check; True when all passed. Looking makes nothing: neither in the run's folder nor on the
+    servers that are configured."""
+    root = root.resolve()  # MLflow takes absolute paths only
     with ExitStack() as opened:
-        root = _beside(asked, opened)
         parts = _Parts(config, root, opened)
-        local = LOADING_S if not config.registry.mlflow.tracking_uri else DEADLINE_S  # a new file takes long
         checks = (
             Probe("libraries", _libraries),
             Probe("device", _device, deadline_s=LOADING_S),
-            Probe("folder", lambda: _folder(asked, root)),
+            Probe("folder", lambda: _folder(root)),
             Probe("disk", lambda: _disk(root), needs=("folder",)),
-            Probe("state store", lambda: _store(parts.store), needs=("folder",)),
+            Probe("state store", lambda: _store(parts), needs=("folder",)),
             Probe("event log", lambda: _log(config, root), needs=("folder",)),
             Probe("task", lambda: _task(parts.task), needs=("state store",), deadline_s=LOADING_S),
             Probe("held-out set", lambda: parts.held_out.told(parts.task.catalog.names), needs=("task",)),
@@ -64,7 +64,7 @@ def examine(config: Config, root: Path, console: Console) -> bool:
             Probe("filters", lambda: _filters(config, parts.task), needs=("task",), deadline_s=LOADING_S),
             Probe("teacher", lambda: _teacher(config, parts.task), needs=("task",)),
             Probe("prices", lambda: _prices(config)),
-            Probe("registry", lambda: _registry(parts.registry), needs=("folder",), deadline_s=local),
+            Probe("registry", lambda: _registry(parts), needs=("folder",)),
             Probe("student", lambda: _student(config, parts.task), needs=("task",), deadline_s=LOADING_S),
             Probe("trainer", lambda: _trainer(config, parts.task), needs=("task",), deadline_s=LOADING_S),
             Probe("champion", lambda: _champion(config, parts), needs=("state store", "registry")),
@@ -133,41 +133,56 @@ class _Parts:
     opened: ExitStack
 
     @cached_property
+    def found_store(self) -> StateStore | None:
+        """None where no worker has made it yet."""
+        try:
+            store = find_store(self.config, self.root)
+        except NothingThere:
+            return None
+        self.opened.callback(store.close)
+        return store
+
+    @cached_property
+    def aside(self) -> Path:
+        """A folder for what a check has to write."""
+        return Path(self.opened.enter_context(TemporaryDirectory(prefix="skillloop-doctor-")))
+
+    @cached_property
     def store(self) -> StateStore:
-        store = open_store(self.config, self.root)
+        """The run's, or an empty one."""
+        if self.found_store is not None:
+            return self.found_store
+        store = StateStore(f"sqlite:///{self.aside / 'state.db'}")
         self.opened.callback(store.close)
         return store
 
     @cached_property
     def task(self) -> Task:
-        task = open_task(self.config, self.root, self.store)
+        task = open_task(self.config, self.aside, self.store)
         self.opened.callback(task.close)
         return task
 
     @cached_property
     def registry(self) -> Registry:
-        return open_registry(self.config, self.root)
+        return find_registry(self.config, self.root)
 
     @cached_property
     def held_out(self) -> HeldOutSet:
         return HeldOutSet(self.config, self.store, self.task.held_out)
 
 
-def _beside(root: Path, opened: ExitStack) -> Path:
-    """`root`, or, where it is not there, a folder in its nearest parent until `opened` ends."""
-    if root.exists():
-        return root
-    parent = next(folder for folder in root.parents if folder.exists())
+def _folder(root: Path) -> str:
+    """Whether the run's folder, or the nearest one that is there, can be written."""
+    there = next(folder for folder in (root, *root.parents) if _exists(folder))
+    prepare(there)
+    return str(root) if there == root else f"{root} is not there yet; it can be made"
+
+
+def _exists(folder: Path) -> bool:
     try:
-        trial = TemporaryDirectory(prefix=".doctor-", dir=parent, ignore_cleanup_errors=True)
-    except OSError:
-        return root  # which cannot be made either: the check of the folder says so
-    return Path(opened.enter_context(trial))
-
-
-def _folder(asked: Path, used: Path) -> str:
-    there = prepare(used)
-    return str(there) if used == asked else f"{asked} is not there yet; it can be made"
+        return folder.exists()
+    except PermissionError:  # it cannot even be looked into: `prepare` says so of the folder above
+        return False
 
 
 def _libraries() -> str:
@@ -193,8 +208,8 @@ def _device() -> str:
 
 
 def _disk(root: Path) -> str:
-    free = shutil.disk_usage(root).free
-    told = f"{free / 2**30:.1f} GiB are free in {root}"
+    free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
+    told = f"{free / 2**30:.1f} GiB are free for {root}"
     if free < MIN_FREE_BYTES:
         raise LoopError(
             f"only {told}; state, adapters and the log need at least {MIN_FREE_BYTES / 2**30:.0f}"
@@ -202,7 +217,10 @@ def _disk(root: Path) -> str:
     return told
 
 
-def _store(store: StateStore) -> str:
+def _store(parts: _Parts) -> str:
+    store = parts.found_store
+    if store is None:
+        return NOT_YET
     return (
         f"{store.url.render_as_string(hide_password=True)}, "
         f"{len(store.buckets())} profile rows, {len(store.pending(1000))} unsent"
@@ -216,8 +234,11 @@ def _log(config: Config, root: Path) -> str:
             f"batches packed with {', '.join(codecs)} could not be read; "
             "run `pip install lz4 python-snappy zstandard`"
         )
-    with open_log(config, root, None) as log:
-        return ", ".join(f"{spec.name} {sum(log.end_offsets(spec.name).values())}" for spec in TOPICS)
+    try:
+        with find_log(config, root) as log:
+            return ", ".join(f"{spec.name} {sum(log.end_offsets(spec.name).values())}" for spec in TOPICS)
+    except NothingThere:
+        return NOT_YET
 
 
 def _task(task: Task) -> str:
@@ -276,8 +297,11 @@ def _prices(config: Config) -> str:
     return f"{chat.model!r} is priced; caps of [budget]: {shown}"
 
 
-def _registry(registry: Registry) -> str:
-    return f"{len(registry.versions())} versions"
+def _registry(parts: _Parts) -> str:
+    try:
+        return f"{len(parts.registry.versions())} versions"
+    except NothingRegistered as exc:
+        return f"{NOT_YET} ({exc})"
 
 
 def _student(config: Config, task: Task) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -43,7 +45,14 @@ NEXT = {
     Template.ONLINE: "put your questions there, then: skillloop stat --config {0}/stat.toml --run {0}/stat "
     "--until labels (docs/first-loop.md)",
     Template.OFFLINE: "put your questions there, then: skillloop stat --config {0}/stat.toml --run {0}/stat",
-    Template.COMPOSE: "set the passwords in {0}/.env, then: docker compose --project-directory {0} up --wait",
+    Template.COMPOSE: """
+  1. the passwords and the teacher: {0}/.env
+  2. the wheel, skillloop-*.whl, into {0}, beside the Dockerfile
+  3. your questions and the student into {0}: pool.jsonl, held_out.jsonl, student/ (docs/first-loop.md)
+  4. the catalog: skillloop stat --config {0}/stat.toml --run {0}/stat --until labels
+  5. chmod -R a+rX {0}/stat {0}/student: the containers run as another user (1000)
+  6. docker compose --project-directory {0} build
+  7. docker compose --project-directory {0} up --detach --wait""",
 }
 
 
@@ -61,18 +70,26 @@ def init(
     """Write a commented configuration of your own. Files that are there are never overwritten."""
     for path in write_template(directory, template):
         typer.echo(f"wrote {path}")
-    typer.echo(f"next: {NEXT[template].format(directory)}")
+    typer.echo(f"next: {NEXT[template].format(quote(str(directory)))}")
 
 
 def write_template(directory: Path, template: Template) -> list[Path]:
-    """Write a template's files. Raises `FilesInTheWay`, before anything is written."""
+    """Write a template's files, for everybody to read (containers run as another user) but `.env`, which has
+    passwords. Raises `FilesInTheWay`, before anything is written, and `UnusableDirectory`."""
     targets = {directory / name: ROOT / source for name, source in FILES[template].items()}
-    there = [str(path) for path in targets if path.exists()]
-    if there:
-        raise FilesInTheWay(f"{', '.join(there)} exists already; choose another folder or remove it")
-    directory.mkdir(parents=True, exist_ok=True)
-    for path, source in targets.items():
-        path.write_bytes(source.read_bytes())
-        if path.name == ".env":
-            path.chmod(0o600)
+    umask = os.umask(0o022)
+    try:
+        there = [str(path) for path in targets if path.exists()]
+        if there:
+            raise FilesInTheWay(f"{', '.join(there)} exists already; choose another folder or remove it")
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, source in targets.items():
+            path.touch(0o600 if path.name == ".env" else 0o644)
+            path.write_bytes(source.read_bytes())
+    except OSError as exc:
+        from loop.backends import UnusableDirectory
+
+        raise UnusableDirectory(f"cannot write to {directory}: {exc}; choose another folder") from exc
+    finally:
+        os.umask(umask)
     return list(targets)

@@ -3,10 +3,7 @@ no model library."""
 
 from __future__ import annotations
 
-import getpass
 import os
-import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.errors import SkillloopError
-from loop.cli.approvals import ByOption, ReasonOption, approvals_app
+from loop.cli.approvals import ByOption, ReasonOption, approvals_app, signed
 from loop.cli.init import init
 from loop.cli.log import dlq_app, ingest, topics_app
 from loop.cli.logs import LogFormat, set_up_logging
@@ -338,16 +335,6 @@ def rounds_discard(round_id: str, directory: DirOption = DEFAULT_DIR, config: Co
     from loop.cli.look import discard_round
 
     discard_round(load_config(config), directory, round_id, open_console())
-
-
-def signed(reason: str | None, by: str | None) -> tuple[str, str]:
-    """The reason and the person of a decision by hand."""
-    if reason is None and not sys.stdin.isatty():
-        raise typer.BadParameter("say why: --reason TEXT")
-    reason = typer.prompt("Why?") if reason is None else reason
-    if not reason.strip():
-        raise typer.BadParameter("the reason is empty")
-    return reason, by or f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 @app.command()

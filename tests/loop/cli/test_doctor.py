@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -10,9 +13,12 @@ from subprocess import CompletedProcess
 import pytest
 
 from graphs.testing.server import TeacherServer
+from streams.state.store import StateStore
 from tests.warm import run_warm
+from training.registry import MlflowRegistry
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
+WIDE = {"COLUMNS": "1000"}
 NOBODY = "http://127.0.0.1:9"
 CONFIG = """
 [engine]
@@ -56,7 +62,8 @@ def examine(folder: Path, held_out: int = 400, **settings: str) -> CompletedProc
     for name, values in rows.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in values))
     (folder / "own.toml").write_text(CONFIG.format(**(WELL | settings)))
-    return run_warm(SKILLLOOP, "doctor", "--config", folder / "own.toml", "--dir", folder / "run")
+    line = ("doctor", "--config", folder / "own.toml", "--dir", folder / "run")
+    return run_warm(SKILLLOOP, *line, environ=WIDE)
 
 
 def verdicts(done: CompletedProcess[str]) -> dict[str, str]:
@@ -106,3 +113,48 @@ def test_the_wrong_model_and_target(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "teacher.chat.model 'gpt' is not served at" in told and "it has scripted" in told
     assert "target_modules c_attn: the base has" in told and "q_proj" in told
+
+
+def contents(database: Path) -> list[str]:
+    with sqlite3.connect(database) as connection:
+        return list(connection.iterdump())
+
+
+@pytest.mark.slow
+def test_a_mistyped_student_is_registered_nowhere(tmp_path: Path) -> None:
+    """It made the model, the experiment and all tables of the servers that it was to look at."""
+    mlflow, store, empty = (tmp_path / f"{name}.db" for name in ("mlflow", "store", "empty"))
+    MlflowRegistry(f"sqlite:///{mlflow}", "mathbot", tmp_path / "artifacts")
+    StateStore(f"sqlite:///{store}").close()
+    empty.touch()
+    (tmp_path / "own.toml").write_text("")
+    run = tmp_path / "run"
+    run.mkdir()
+    for registry, state in ((mlflow, store), (empty, empty)):
+        before = [contents(path) for path in (registry, state)]
+        there = WIDE | {
+            "SKILLLOOP_STUDENT__NAME": "typoo",
+            "SKILLLOOP_REGISTRY__MLFLOW__TRACKING_URI": f"sqlite:///{registry}",
+            "SKILLLOOP_STORE__URL": f"sqlite:///{state}",
+        }
+        done = run_warm(SKILLLOOP, "doctor", "--config", tmp_path / "own.toml", "--dir", run, environ=there)
+        assert done.returncode == 0, (done.stdout, done.stderr)  # with all defaults, too
+        assert "ok   registry: nothing is there yet" in done.stdout
+        assert ("ok   state store: nothing is there yet" in done.stdout) == (state == empty)
+        assert f"GiB are free for {run}" in done.stdout and ".doctor-" not in done.stdout
+        assert [contents(path) for path in (registry, state)] == before
+        assert not list(run.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None, reason="needs setpriv, to be denied a folder as root too"
+)
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_a_folder_that_cannot_be_looked_into_is_one_line(command: str, tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(0o000)
+    line = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", SKILLLOOP, command, "--dir"]
+    done = subprocess.run([*line, private / "none"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"{private}" in done.stdout + done.stderr and "Permission denied" in done.stdout + done.stderr

@@ -30,8 +30,7 @@ from loop.loading import KindSection, load_settings
 from loop.moved import MOVED, NOT_HERE
 from serving.settings import EngineSettings, GatewaySettings, VllmSettings
 from streams.kafka.settings import KafkaSettings
-from training.gate import GateSettings
-from training.settings import GrpoSettings, LaunchSettings, SftSettings
+from training.settings import GateSettings, GrpoSettings, LaunchSettings, SftSettings
 
 BUILTIN = "builtin:"
 

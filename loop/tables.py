@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from agent.posterior import Coverage, Profile
-from training.gate import GateVerdict
+from training.verdict import GateVerdict
 
 
 def accuracy_line(profile: Profile) -> str:
@@ -77,8 +77,8 @@ def verdict_table(verdict: GateVerdict) -> Table:
             str(row.items),
             f"{row.champion:.1%}",
             f"{row.challenger:.1%}",
-            str(row.gained),
-            str(row.lost),
+            f"{row.gained:.3g}",
+            f"{row.lost:.3g}",
             f"{row.p_value:.2g}",
             f"{row.lower_bound:+.1%}",
             {True: "yes", False: "NO", None: "not tested"}[row.passed],

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from training.errors import EvaluationFailed
-from training.evaluate import SKILL_STRATUM, Evaluation, Floats, Key, require_same_items
-from training.paired import PairedCounts, equivalent_counts
+from training.evaluate import Evaluation, Key, require_same_items
+from training.members import members_of
+from training.paired import Floats, PairedCounts, equivalent_counts
 
 Places = npt.NDArray[np.intp]
 
@@ -52,13 +53,7 @@ def layout_of(keys: tuple[Key, ...], untested: tuple[str, ...]) -> Layout:
     for place, (_, stratum, _) in enumerate(keys):
         strata.setdefault(stratum, []).append(place)
     tested = np.array([stratum not in untested for _, stratum, _ in keys], dtype=bool)
-    members: dict[str, list[int]] = {}
-    for place, (_, stratum, skills) in enumerate(keys):
-        for skill in set(skills) if stratum not in untested else ():
-            members.setdefault(skill, []).append(place)
-    for stratum, places in strata.items():
-        if stratum.startswith(SKILL_STRATUM) and stratum not in untested:
-            members[stratum.removeprefix(SKILL_STRATUM)] = places
+    members = members_of(keys, untested)
     names = tuple(sorted(members))
     item_of = np.array([place for name in names for place in members[name]], dtype=np.intp)
     skill_of = np.repeat(np.arange(len(names)), [len(members[name]) for name in names])

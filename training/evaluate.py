@@ -16,15 +16,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ConfigDict, Field, model_validator
 
 from agent.items import Frozen, HeldOutItem
 from serving.engine import EngineUnavailable
 from training.errors import EvaluationFailed, ItemSetMismatch
+
+if TYPE_CHECKING:  # commands that look load no numpy
+    from training.paired import Floats
 
 Generate = Callable[[Sequence[str]], list[str]]
 GradeItem = Callable[[HeldOutItem, str], bool | None]
@@ -33,7 +34,6 @@ Correct = bool | Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None
 """One answer: right or not. Several sampled answers: the share of right ones among those decided. None:
 undecided.
 """
-Floats = npt.NDArray[np.float64]
 Key = tuple[str, str, tuple[str, ...]]
 
 SKILL_STRATUM = "skill:"
@@ -83,11 +83,14 @@ class Evaluation(Frozen):
     @cached_property
     def rates(self) -> Floats:
         """The outcomes as numbers in [0, 1], in order; NaN where undecided."""
+        import numpy as np  # noqa: PLC0415
+
         return np.array([outcome.correct for outcome in self.outcomes], dtype=np.float64)
 
     def undecided(self) -> float:
         """Share of items that the grader could not decide."""
-        return float(np.isnan(self.rates).mean()) if len(self.rates) else 0.0
+        undecided = [outcome.correct is None for outcome in self.outcomes]
+        return sum(undecided) / len(undecided) if undecided else 0.0
 
     def skills(self) -> tuple[str, ...]:
         """Every skill that some item needs, sorted."""

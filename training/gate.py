@@ -18,71 +18,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
-from agent.items import Frozen, HeldOutItem
-from agent.settings import Settings
 from training.comparison import Comparison, Layout, compare, layout_of, traffic_weights
 from training.errors import EvaluationFailed
 from training.evaluate import SKILL_STRATUM, Evaluation
+from training.members import items_by_skill as items_by_skill
+from training.members import matches
 from training.paired import sign_flip_p, tango_lower_bound, tango_score, upper_tail
 from training.search import CHAMPION, Look, Search, marks
-
-Kind = Literal["targets", "target", "skill", "protected", "stratum", "reported", "whole", "rest"]
-
-
-class GateSettings(Settings):
-    """How strict the gate is.
-
-    `alpha`: level of the gain and of each "not worse" but the protected skills', which is `regression_alpha`.
-    `whole_margin` and `margin`: the losses to rule out. `harm_rate`: how often the search for harm may close
-    a round that harmed nothing. `min_items`: decided items that each target needs. `max_undecided`: share of
-    ungraded items that closes the gate. `reported_only` names strata, or prefixes before a colon, that are
-    shown but not tested.
-    """
-
-    alpha: float = Field(default=0.04, gt=0, lt=0.5)
-    whole_margin: float = Field(default=0.05, gt=0, lt=1)
-    margin: float = Field(default=0.10, gt=0, lt=1)
-    regression_alpha: float = Field(default=0.01, gt=0, lt=0.5)
-    harm_rate: float = Field(default=0.05, gt=0, lt=0.5)
-    min_items: int = Field(default=20, gt=0)
-    max_undecided: float = Field(default=0.02, ge=0, lt=1)
-    protected: tuple[str, ...] = ()
-    reported_only: tuple[str, ...] = ("ood",)
-
-
-class Row(Frozen):
-    """One line of the verdict's table: the challenger beside `against`, on the items that both decided.
-
-    `p_value`: of the gain for kind "targets", else of "not worse by the margin". `harm`: adjusted p-value of
-    a loss. `passed` None: not tested. `lower_bound`: one-sided, of challenger - other. `gained` and `lost`
-    are fractions when answers were sampled.
-    """
-
-    name: str
-    kind: Kind
-    items: int
-    champion: float
-    challenger: float
-    gained: float
-    lost: float
-    p_value: float
-    lower_bound: float
-    passed: bool | None
-    harm: float | None = None
-    against: str = "champion"
-
-
-class GateVerdict(Frozen):
-    """The decision, why, and the table behind it. `reasons` is never empty."""
-
-    promote: bool
-    reasons: tuple[str, ...] = Field(min_length=1)
-    table: tuple[Row, ...] = ()
+from training.settings import GateSettings as GateSettings
+from training.verdict import GateVerdict as GateVerdict
+from training.verdict import Kind, Row
 
 
 def judge(
@@ -110,15 +58,6 @@ def judge(
         return _closed(str(exc))
     except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
         return _closed(f"the evaluations could not be compared ({type(exc).__name__}: {exc})")
-
-
-def items_by_skill(items: Sequence[HeldOutItem], settings: GateSettings) -> dict[str, int]:
-    """How many of the items the gate would count for each skill; those without any are left out."""
-    keys = tuple((item.item_id, item.stratum, item.skills) for item in items)
-    strata = sorted({item.stratum for item in items})
-    layout = layout_of(keys, tuple(name for name in strata if _matches(name, settings.reported_only)))
-    counts = layout.by_skill(np.ones(len(keys)))
-    return dict(zip(layout.skills, counts.astype(int).tolist(), strict=True))
 
 
 def _closed(reason: str) -> GateVerdict:
@@ -149,7 +88,7 @@ class _Case:
         weights: Mapping[str, float] | None,
         history: Sequence[Evaluation],
     ) -> _Case:
-        untested = tuple(name for name in champion.strata() if _matches(name, settings.reported_only))
+        untested = tuple(name for name in champion.strata() if matches(name, settings.reported_only))
         references = {CHAMPION: compare(challenger, champion)}
         for place, earlier in enumerate(history, 1):
             references[f"earlier champion {place} of {len(history)}"] = compare(challenger, earlier)
@@ -277,7 +216,3 @@ def _praise(rows: Sequence[Row], case: _Case) -> str:
         f"(McNemar p = {gain.p_value:.2g}); the whole {whole.champion:.1%} -> {whole.challenger:.1%}; "
         f"no harm found in {skills} skills"
     )
-
-
-def _matches(stratum: str, names: Sequence[str]) -> bool:
-    return any(stratum == name or stratum.startswith(name + ":") for name in names)

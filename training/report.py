@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from training.evaluate import Correct
-from training.gate import GateVerdict, Row
+from training.verdict import GateVerdict, Row
 
 NOTE_ROWS, NOTE_CHARACTERS = 12, 5000
 COLUMNS = ("what", "kind", "items", "champion", "challenger", "gained", "lost", "p", "bound", "passed")

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 
 from training.comparison import Comparison, Layout, Places
-from training.evaluate import SKILL_STRATUM, Floats
+from training.evaluate import SKILL_STRATUM
 from training.harm import STRONGEST, adjusted, flip_strength, independent_looks, loss_p, simes
-from training.paired import PairedCounts, loss_z, upper_tail
+from training.paired import Floats, PairedCounts, loss_z, upper_tail
 
 Seen = Literal["targets", "whole", "rest", "stratum", "skill", "reported"]
 SKILLS_SHARE = 0.7

@@ -105,3 +105,24 @@ class LaunchSettings(Settings):
     processes: int = Field(default=1, gt=0)
     fsdp: bool = False
     command: tuple[str, ...] = ()
+
+
+class GateSettings(Settings):
+    """How strict the gate is.
+
+    `alpha`: level of the gain and of each "not worse" but the protected skills', which is `regression_alpha`.
+    `whole_margin` and `margin`: the losses to rule out. `harm_rate`: how often the search for harm may close
+    a round that harmed nothing. `min_items`: decided items that each target needs. `max_undecided`: share of
+    ungraded items that closes the gate. `reported_only` names strata, or prefixes before a colon, that are
+    shown but not tested.
+    """
+
+    alpha: float = Field(default=0.04, gt=0, lt=0.5)
+    whole_margin: float = Field(default=0.05, gt=0, lt=1)
+    margin: float = Field(default=0.10, gt=0, lt=1)
+    regression_alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    harm_rate: float = Field(default=0.05, gt=0, lt=0.5)
+    min_items: int = Field(default=20, gt=0)
+    max_undecided: float = Field(default=0.02, ge=0, lt=1)
+    protected: tuple[str, ...] = ()
+    reported_only: tuple[str, ...] = ("ood",)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from training.evaluate import Evaluation
-from training.gate import GateVerdict
 from training.trainer import CurvePoint
+from training.verdict import GateVerdict
 
 Alias = Literal["champion", "challenger", "previous"]
 

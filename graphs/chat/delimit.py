@@ -20,7 +20,6 @@ import unicodedata
 from functools import cache
 
 import regex
-from confusable_homoglyphs import confusables
 
 REPLACEMENT = "\ufffd"
 MAX_QUOTE_CHARS = 4000
@@ -71,6 +70,8 @@ def clean(text: str) -> str:
 @cache
 def _look_alikes() -> dict[int, str]:
     """Code points that look like a sign of a fence or a control token, and the sign."""
+    from confusable_homoglyphs import confusables  # noqa: PLC0415 - reads its whole table at once
+
     table: dict[int, str] = {}
     for code in range(0x80, sys.maxunicode + 1):
         plain = unicodedata.normalize("NFKC", chr(code))

@@ -20,10 +20,10 @@ from typing import Literal
 from agent.catalog import MAX_SKILLS_PER_ITEM
 from agent.items import JsonObject, PoolItem
 from graphs.chat.delimit import fence
+from graphs.chat.settings import DEFAULT_TEXT_CHARS
 
 PROMPT_VERSION = "2026-11-1"
 Purpose = Literal["name_skill", "cluster", "label", "diagnose", "write", "solve", "rewrite"]
-DEFAULT_TEXT_CHARS = 24_000
 
 _DATA = """The user message holds texts written by others, each between a line <<<data-MARK name>>> and \
 a line <<<end-MARK>>>.

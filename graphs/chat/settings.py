@@ -7,7 +7,8 @@ from pydantic import Field, SecretStr, field_validator
 from agent.budget import Price
 from agent.items import Frozen
 from agent.settings import Settings
-from graphs.chat.prompts import DEFAULT_TEXT_CHARS
+
+DEFAULT_TEXT_CHARS = 24_000
 
 
 class ChatSettings(Settings):

@@ -64,8 +64,8 @@ def approvals_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: Co
     """Show what is to be decided: samples of the data, or the gate's table."""
     from rich.rule import Rule
 
-    from loop.cli.look import show_round
     from loop.cli.main import load_config, open_console
+    from loop.cli.show_rounds import show_round
 
     loaded, console = load_config(config), open_console()
     _, asked = _asked(loaded, directory, round_id)

@@ -16,6 +16,7 @@ from loop.cli.approvals import ByOption, ReasonOption, approvals_app, signed
 from loop.cli.init import init
 from loop.cli.log import dlq_app, ingest, topics_app
 from loop.cli.logs import LogFormat, set_up_logging
+from loop.cli.rounds import JsonOption, rounds_app
 from loop.cli.stat import stat
 from loop.cli.store import store_app
 from loop.shipped import CONFIGS, program_version
@@ -44,7 +45,6 @@ worker_app = typer.Typer(
 profile_app = typer.Typer(
     no_args_is_help=True, help="The Missing-Skill-Profile: show it, or rebuild it from the log and compare."
 )
-rounds_app = typer.Typer(no_args_is_help=True, help="The training rounds, and why each of them happened.")
 app.add_typer(worker_app, name="worker")
 app.add_typer(profile_app, name="profile")
 app.add_typer(rounds_app, name="rounds")
@@ -286,11 +286,13 @@ def worker_deploy(
 
 
 @app.command()
-def status(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Show what is served, what is waiting, and what the policy would do now and why."""
-    from loop.cli.look import show_status
+def status(
+    directory: DirOption = DEFAULT_DIR, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what is served, what is waiting, what the policy would do now and why, what was deployed last."""
+    from loop.cli.status import show_status
 
-    show_status(load_config(config), directory, open_console())
+    show_status(load_config(config), directory, open_console(), as_json)
 
 
 @profile_app.command("show")
@@ -311,30 +313,6 @@ def profile_rebuild(directory: DirOption = DEFAULT_DIR, config: ConfigOption = N
 
     if not rebuild_profile(load_config(config), directory, open_console()):
         raise typer.Exit(1)
-
-
-@rounds_app.command("list")
-def rounds_list(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """List all rounds: kind, skills, state, version."""
-    from loop.cli.look import list_rounds
-
-    list_rounds(load_config(config), directory, open_console())
-
-
-@rounds_app.command("show")
-def rounds_show(round_id: str, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """Show one round: reasons, data, the gate's table, the registered version."""
-    from loop.cli.look import show_round
-
-    show_round(load_config(config), directory, round_id, open_console())
-
-
-@rounds_app.command("discard")
-def rounds_discard(round_id: str, directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
-    """End a round whose record cannot be read, so that the next one can be opened."""
-    from loop.cli.look import discard_round
-
-    discard_round(load_config(config), directory, round_id, open_console())
 
 
 @app.command()

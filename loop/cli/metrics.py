@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from rich.console import Console
 
 from loop.backends import find_log, find_store
-from loop.cli.look import unknown_versions
+from loop.cli.status import unknown_versions
 from loop.config import Config
 from loop.errors import LoopError
 from loop.workers.approve import waiting

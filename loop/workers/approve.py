@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agent.chance import ordered
 from agent.items import JsonObject
 from graphs.curate.plan import Curation
 from loop.workers.record import LoopRound, LoopRounds
-from loop.workers.services import Services
 from streams.files import text_sha256
 from streams.state.approvals import ApprovalAsked, ApprovalStore, Decided, Subject
 from streams.state.rounds import ACTIVE
 from streams.state.store import StateStore
+
+if TYPE_CHECKING:  # `status` loads no model's libraries
+    from loop.workers.services import Services
 
 SAMPLES = 20
 """Of a data set, a person is shown so many examples, drawn at random."""

@@ -12,7 +12,7 @@ from loop.config import Config
 from streams.state.held_out import HeldOutStore, HeldOutVersion, Reserved
 from streams.state.store import StateStore
 from training.evaluate import SKILL_STRATUM, item_set_sha256
-from training.gate import items_by_skill
+from training.members import items_by_skill
 
 SHOWN = 5
 

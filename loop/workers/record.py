@@ -20,8 +20,8 @@ from agent.posterior import SkillEstimate
 from graphs.curate.plan import CurationReport
 from streams.state.rounds import Round, RoundStore
 from streams.state.store import StateStore
-from training.gate import GateVerdict
 from training.mix import DatasetManifest
+from training.verdict import GateVerdict
 
 State = Literal["planned", "curated", "trained", "judged", "promoted", "rejected", "failed"]
 SCHEMA_VERSION = 2

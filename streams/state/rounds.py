@@ -269,6 +269,12 @@ class RoundStore(Generic[RecordT]):
             ).one_or_none()
         return None if row is None else (row[0], row[1])
 
+    def students(self) -> tuple[str, ...]:
+        """Every student that was set up or has a round or answers here, by name."""
+        names = [sa.select(table.c.student) for table in (tables.routes, tables.rounds, tables.watermarks)]
+        with self._store.transaction(read_only=True) as connection:
+            return tuple(sorted(connection.execute(sa.union(*names)).scalars()))
+
     def set_route(
         self,
         student: str,

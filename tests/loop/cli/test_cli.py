@@ -20,7 +20,7 @@ from tests.warm import run_warm
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
 LIMIT_S = 0.7
-LOOK_S = 2.5
+LOOK_S = 1.5  # 0.8 to 1.0 on the machine of docs/LOG.md, with five processes on its two cores
 
 
 def test_help_is_quick_and_loads_no_model_library() -> None:
@@ -155,7 +155,7 @@ def test_a_command_that_refuses_its_arguments_makes_nothing(
     assert not (tmp_path / "new").exists()
 
 
-HEAVY = ("torch", "transformers", "mlflow", "langgraph", "langchain_core", "peft", "trl")
+HEAVY = ("numpy", "torch", "transformers", "mlflow", "langgraph", "langchain_core", "peft", "trl")
 QUICK = (["status"], ["profile", "show"], ["rounds", "list"], ["rounds", "show", "demo-r001"])
 
 
@@ -179,7 +179,7 @@ def look(*words: object) -> tuple[list[str], float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", QUICK, ids=" ".join)
 def test_looking_loads_no_model_library(command: list[str], reference: Any) -> None:
-    looks = [look(*command, "--config", reference.config, "--dir", reference.root) for _ in range(2)]
+    looks = [look(*command, "--config", reference.config, "--dir", reference.root) for _ in range(3)]
     assert looks[0][0] == []
     assert min(seconds for _, seconds in looks) < LOOK_S
 

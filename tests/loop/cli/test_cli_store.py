@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from agent.profile import ALL
-from loop.cli.look import show_status, unknown_versions
+from loop.cli.status import show_status, unknown_versions
 from loop.cli.store import store_app
 from loop.config import load
 from loop.workers.record import open_rounds

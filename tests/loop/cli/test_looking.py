@@ -1,0 +1,92 @@
+"""What `status` and `rounds` show: people, programs, and who named the wrong student."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+from loop.workers.record import open_rounds
+from streams.clock import SystemClock
+from streams.codec import encode
+from streams.events import Deployed
+from streams.local_log import LocalLog
+from streams.state.outbox import OutboxRelay
+from streams.state.store import StateStore
+from tests.warm import run_warm
+
+SKILLLOOP = Path(sys.executable).parent / "skillloop"
+WIDE = {"COLUMNS": "400"}
+
+
+def look(run: Path, *words: str, **environ: str) -> CompletedProcess[str]:
+    return run_warm(SKILLLOOP, *words, "--dir", run, environ=WIDE | environ)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of the student "demo", of which a person has promoted a version."""
+    store, log = StateStore(f"sqlite:///{tmp_path / 'state.db'}"), LocalLog(tmp_path / "log.db")
+    clock, who = SystemClock(), {"student": "demo", "student_version": 1}
+    switches = [
+        Deployed(event_id=f"d{n}", occurred_at=clock.now(), version=n, action="promote", by=f"ann{n}@host",
+                 reason=f"because {n}", **who)
+        for n in range(1, 6)
+    ]  # fmt: skip
+    with store.transaction() as connection:
+        store.publish([encode(event) for event in switches], connection)
+    OutboxRelay(store, log).step()
+    open_rounds(store).set_route("demo", 5, 4)
+    store.close()
+    log.close()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["status"], ["rounds", "list"], ["rounds", "show", "demo-r001"], ["profile", "show"]],
+    ids=" ".join,
+)
+def test_another_students_run_is_not_an_empty_one(run: Path, command: list[str]) -> None:
+    done = look(run, *command, SKILLLOOP_STUDENT__NAME="typoo")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"no student 'typoo' in {run}; it has 'demo'" in done.stderr and "--config" in done.stderr
+
+
+def test_status_says_who_deployed_what_and_why(run: Path) -> None:
+    said = look(run, "status").stdout
+    assert "serving version 5 (before it: 4)" in said
+    lines = [line for line in said.splitlines() if " by ann" in line]
+    assert [line.partition(": ")[2] for line in lines] == [
+        f"promote to version {n}, by ann{n}@host: because {n}" for n in (3, 4, 5)
+    ]
+    told = json.loads(look(run, "status", "--json").stdout)
+    assert (told["student"], told["serving"], told["before_it"]) == ("demo", 5, 4)
+    assert [event["reason"] for event in told["deployments"]] == ["because 3", "because 4", "because 5"]
+    assert told["waiting"] == told["dead_letters"] == told["outbox"] == 0 and told["standing"] is None
+
+
+@pytest.mark.slow
+def test_rounds_for_people_and_for_programs(reference: Any) -> None:
+    def said(*words: str) -> str:
+        done = look(reference.root, *words, "--config", str(reference.config))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    listed = json.loads(said("rounds", "list", "--json"))["rounds"]
+    one = next(round_ for round_ in listed if round_["version"] is not None)
+    shown = json.loads(said("rounds", "show", one["round_id"], "--json"))
+    assert {name: shown[name] for name in one} == one
+    assert shown["record"]["judged"]["verdict"]["reasons"] and shown["record"]["decision"]["reasons"]
+    people = said("rounds", "show", one["round_id"])
+    assert "{" not in people and f"judged: version {one['version']}, the gate" in people
+    for begin in ("opened ", "data: ", "trained: ", "ended after "):
+        assert f"\n{begin}" in people, begin
+    cells = [cell.strip() for line in people.splitlines() for cell in line.split("│")]
+    assert all(len(cell.partition(".")[2]) <= 4 for cell in cells if cell.replace(".", "").isdigit()), people
+    told = json.loads(said("status", "--json"))
+    assert told["standing"]["answers"] > 0 and told["standing"]["policy"] and told["deployments"]

@@ -12,7 +12,6 @@ import pytest
 
 from loop.workers.record import open_rounds
 from streams.clock import SystemClock
-from streams.codec import encode
 from streams.events import Deployed
 from streams.local_log import LocalLog
 from streams.state.outbox import OutboxRelay
@@ -31,26 +30,28 @@ def look(run: Path, *words: str, **environ: str) -> CompletedProcess[str]:
 def run(tmp_path: Path) -> Path:
     """A run of the student "demo", of which a person has promoted a version."""
     store, log = StateStore(f"sqlite:///{tmp_path / 'state.db'}"), LocalLog(tmp_path / "log.db")
-    clock, who = SystemClock(), {"student": "demo", "student_version": 1}
-    switches = [
-        Deployed(event_id=f"d{n}", occurred_at=clock.now(), version=n, action="promote", by=f"ann{n}@host",
-                 reason=f"because {n}", **who)
-        for n in range(1, 6)
-    ]  # fmt: skip
-    with store.transaction() as connection:
-        store.publish([encode(event) for event in switches], connection)
+    rounds = open_rounds(store)
+    for number in range(1, 6):
+        switch = Deployed(
+            event_id=f"d{number}",
+            occurred_at=SystemClock().now(),
+            student="demo",
+            version=number,
+            action="promote",
+            by=f"ann{number}@host",
+            reason=f"because {number}",
+        )
+        rounds.set_route("demo", number, None, switch)
     OutboxRelay(store, log).step()
-    open_rounds(store).set_route("demo", 5, 4)
     store.close()
     log.close()
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["status"], ["rounds", "list"], ["rounds", "show", "demo-r001"], ["profile", "show"]],
-    ids=" ".join,
-)
+LOOKING = (["status"], ["rounds", "list"], ["rounds", "show", "demo-r001"], ["profile", "show"])
+
+
+@pytest.mark.parametrize("command", LOOKING, ids=" ".join)
 def test_another_students_run_is_not_an_empty_one(run: Path, command: list[str]) -> None:
     done = look(run, *command, SKILLLOOP_STUDENT__NAME="typoo")
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -267,6 +267,8 @@ def _completions(body: JsonObject, line_id: str, defaults: Defaults) -> Iterator
         raise BadLine("the request has no user message") from None
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, OSError) as exc:
         raise BadLine(f"no chat completion: {type(exc).__name__}: {exc}") from exc
+    if not choices:
+        raise BadLine("no choices: the completion has no answer")
     cause = str(response["id"]) if response.get("id") else line_id
     version = defaults.match(*_models(body))
     extra = {name: body[name] for name in ("feedback", "gold") if body.get(name) is not None}

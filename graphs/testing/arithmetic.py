@@ -1,5 +1,6 @@
 """Word problems of arithmetic, read well enough for a scripted teacher: which operations a question asks for,
-and what comes out. No language model: signs between numbers, else cue words.
+and what comes out. No language model: signs between numbers, else a cue word for each number. What it cannot
+read it leaves alone (None): brackets, percents, thousands separators, comparisons, numbers without a cue.
 
 >>> solve("Ann has 3 boxes of 4 pears and buys 2 more. How many pears does she have?")
 Fraction(14, 1)
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 Operation = str
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?(?![\w]|\.\d)")
@@ -22,6 +24,10 @@ _SIGNS = {
     "\u00d7": "*", "\u00f7": "/", "\\times": "*", "\\div": "/", "\\cdot": "*",
 }  # fmt: skip
 _OF_SIGN = {"+": "addition", "-": "subtraction", "*": "multiplication", "/": "division"}
+_UNREAD = re.compile(
+    r"[()\[\]{}%^]|\d,\d|\b(percent|half|twice|double|triple|dozen|squared?|cubed?|average|remainder|equal)\b"
+    r"|\b(more|less|\w+er) than\b"
+)
 _CUES: Sequence[tuple[Operation, re.Pattern[str]]] = (
     ("division", re.compile(r"\b(shar\w*|divid\w*|split\w*|equally|quotient)\b")),
     ("multiplication", re.compile(r"\b(each|every|per|product|times)\b|\b[a-z]+ (of|with|holding)\s*$")),
@@ -32,8 +38,16 @@ _CUES: Sequence[tuple[Operation, re.Pattern[str]]] = (
             r"|remain\w*|takes?|away|breaks?|broke|difference|than)\b"
         ),
     ),
+    (
+        "addition",
+        re.compile(
+            r"\b(more|another|adds?|added|buys?|bought|gets?|got|gains?|gained|finds?|found|receives?|received"
+            r"|picks?|picked|joins?|joined|earns?|earned|sum|total|altogether|together|in all|combined)\b"
+        ),
+    ),
 )
 _LEADS = {
+    "sum": "addition",
     "product": "multiplication",
     "each": "multiplication",
     "difference": "subtraction",
@@ -104,25 +118,20 @@ def last_number(text: str) -> Fraction | None:
 
 
 def _steps(question: str) -> list[tuple[Operation, Fraction]]:
-    """The numbers of a question, each with how it joins what stands before (the first: by addition)."""
+    """The numbers of a question, each with how it joins what stands before (the first: by addition). None at
+    all where the question cannot be read."""
     text = question.casefold()
     for words, sign in _SIGNS.items():
         text = text.replace(words, sign)
+    numbers = list(_NUMBER.finditer(text))
+    if not numbers or _UNREAD.search(text):
+        return []
     written = _EXPRESSION.search(text)
     if written:
-        return list(_written(written[0]))
-    numbers = list(_NUMBER.finditer(text))
-    steps = [("addition", Fraction(number[0])) for number in numbers[:1]]
-    ends = [*(number.start() for number in numbers[2:]), len(text)]
-    for before, number, end in zip(numbers, numbers[1:], ends, strict=False):
-        cued = _cued(text[before.end() : number.start()], text[number.end() : end])
-        steps.append((cued, Fraction(number[0])))
-    leads = (
-        [operation for word, operation in _LEADS.items() if word in text[: numbers[0].start()]]
-        if steps
-        else []
-    )
-    return [steps[0], (leads[0], steps[1][1]), *steps[2:]] if leads and len(steps) == 2 else steps
+        steps = list(_written(written[0]))
+        before = text[: written.start()].rstrip()
+        return [] if len(steps) < len(numbers) or before.endswith(tuple(_OF_SIGN)) else steps
+    return _told(text, numbers)
 
 
 def _written(expression: str) -> Iterator[tuple[Operation, Fraction]]:
@@ -130,12 +139,28 @@ def _written(expression: str) -> Iterator[tuple[Operation, Fraction]]:
         yield _OF_SIGN.get(sign, "addition"), Fraction(number)
 
 
-def _cued(before: str, after: str) -> Operation:
-    """The operation that the words around a number ask for; without a cue, addition."""
+def _told(text: str, numbers: Sequence[re.Match[str]]) -> list[tuple[Operation, Fraction]]:
+    """The steps of a text without signs: each number needs a cue before it, or one after it that the next
+    number does not need."""
+    steps = [("addition", Fraction(numbers[0][0]))]
+    between = [text[a.end() : b.start()] for a, b in pairwise(numbers)] + [text[numbers[-1].end() :]]
+    lead = next((name for word, name in _LEADS.items() if word in text[: numbers[0].start()]), None)
+    for place, number in enumerate(numbers[1:]):
+        cued = lead if lead and len(numbers) == 2 else _cued(between[place])
+        if cued is None:
+            cued, between[place + 1] = _cued(between[place + 1], behind=True), ""
+        if cued is None:
+            return []
+        steps.append((cued, Fraction(number[0])))
+    return steps
+
+
+def _cued(words: str, behind: bool = False) -> Operation | None:
+    """The operation that the words before a number, or `behind` it, ask for."""
     for operation, cue in _CUES:
-        if cue.search(before) or ((operation != "multiplication" or "each" in after) and cue.search(after)):
+        if (not behind or operation != "multiplication" or "each" in words) and cue.search(words):
             return operation
-    return "addition"
+    return None
 
 
 def _without_products(steps: Sequence[tuple[Operation, Fraction]]) -> list[tuple[Operation, Fraction]]:

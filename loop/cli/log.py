@@ -237,7 +237,8 @@ def dlq_show(
     typer.echo(f"key: {record.key!r}")
     for name, value in record.headers:
         typer.echo(f"{_printable(name)}: {_printable(value.decode(errors='replace'))}")
-    typer.echo(_printable(record.value[:4000].decode(errors="replace")))
+    text = record.value[:4000].decode(errors="replace")
+    typer.echo("\n".join(_printable(line) for line in text.split("\n")))
 
 
 @dlq_app.command("redrive")
@@ -278,5 +279,5 @@ def dlq_redrive(
 
 
 def _printable(text: str) -> str:
-    """Text from outside, without control characters that a terminal would obey."""
-    return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
+    """Text from outside as a part of one line, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "�" for char in text)

@@ -15,7 +15,7 @@ from agent.strategies import STRATEGIES
 from graphs.curate.settings import DuplicateSettings, EmbedSettings
 from graphs.filters.chain import FilterSettings
 from loop.config import Base, EngineSection, TeacherSection, TrainSection
-from loop.loading import load_settings
+from loop.loading import PREFIX, load_settings
 from loop.moved import MOVED
 from serving.settings import EngineSettings
 from training.settings import SftSettings
@@ -154,7 +154,21 @@ NOT_HERE: Mapping[str, str] = {
     "budget.usd_per_day": f"{_LOOP} budget.usd_per_round, for the whole run",
     **{
         section: "belongs to the loop; `skillloop stat` has nothing like it"
-        for section in ("log", "store", "registry", "profile", "drift", "policy", "gate", "demo")
+        for section in (
+            "log",
+            "store",
+            "registry",
+            "profile",
+            "drift",
+            "policy",
+            "gate",
+            "demo",
+            "rounds",
+            "canary",
+            "gateway",
+            "ingest",
+            "heldout",
+        )
     },
 }
 """Keys of the loop's file (loop/config.py), for the error that they get in one of `skillloop stat`."""
@@ -163,5 +177,14 @@ NOT_HERE: Mapping[str, str] = {
 def load_stat(
     path: Path, environ: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None
 ) -> StatConfig:
-    """The configuration of `skillloop stat` in `path`. Raises `ConfigError`."""
-    return load_settings(StatConfig, path, environ or {}, overrides or {}, {**MOVED, **NOT_HERE})
+    """The configuration of `skillloop stat` in `path`. Variables of the loop's keys are left alone: both
+    commands run in one environment. Raises `ConfigError`."""
+    ours = {name: text for name, text in (environ or {}).items() if not _of_the_loop(name)}
+    return load_settings(StatConfig, path, ours, overrides or {}, {**MOVED, **NOT_HERE})
+
+
+def _of_the_loop(variable: str) -> bool:
+    keys = variable.removeprefix(PREFIX).lower().split("__")
+    return variable.startswith(PREFIX) and any(
+        ".".join(keys[:depth]) in NOT_HERE for depth in range(1, len(keys) + 1)
+    )

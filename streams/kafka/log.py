@@ -7,6 +7,7 @@ when a poll does not return.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ from streams.topics import MAX_LETTER_BYTES, TopicSpec
 from streams.watchdog import Watchdog
 
 READ_RECORDS = 2000
+logger = logging.getLogger(__name__)
 
 
 class KafkaLog:
@@ -38,6 +40,8 @@ class KafkaLog:
         self._producer: Any = None
         # Clients for `read`, which takes one for as long as it is iterated.
         self._spare: list[KafkaConsumer] = []
+        within = f"for {settings.start_timeout_s:.0f} s at most"
+        logger.info("connecting to Kafka at %s, %s", settings.bootstrap_servers, within)
         self._admin = self._client(KafkaAdminClient)
         self._reader = self._client(KafkaConsumer, **_READING)
         self._watchdog = Watchdog("a look-up in Kafka", settings.watchdog_s)

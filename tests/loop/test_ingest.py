@@ -170,6 +170,10 @@ def test_every_choice_is_an_answer_and_parts_of_a_message_are_joined() -> None:
             b'{"request": {"messages": [{"role": "user", "content": "q"}]}, '
             b'"response": {"created": 1, "choices": [{"message": {"content": null}}]}}'
         ),
+        (
+            b'{"request": {"messages": [{"role": "user", "content": "q"}]}, '
+            b'"response": {"created": 1, "model": "demo", "choices": []}}'
+        ),
         b'{"occurred_at": "2026-01-01T00:00:00Z", "question": "q", "answer": "\\ud800"}',
         b'{"occurred_at": "2026-01-01T00:00:00Z", "question": "q", "answer": "a", "student_version": 0}',
         b'{"occurred_at": "2026-01-01T00:00:00Z", "question": "q", "answer": "a", "extra": 1}',

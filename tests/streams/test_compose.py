@@ -52,8 +52,21 @@ def interpolated(value: Any, environ: Mapping[str, str]) -> Any:
 
 
 def services(**environ: str) -> dict[str, Any]:
+    """Variables without a value are those of .env or the shell, and not there where neither sets them."""
     found: dict[str, Any] = interpolated(yaml.safe_load(FILE.read_text()), environ)["services"]
+    for service in found.values():
+        given = service.get("environment", {}).items()
+        service["environment"] = {
+            name: environ.get(name) if value is None else value
+            for name, value in given
+            if value is not None or name in environ
+        }
     return found
+
+
+def env_file(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
 
 
 def test_compose_is_valid() -> None:
@@ -97,7 +110,7 @@ def test_every_service_has_a_health_check_and_every_dependency_is_waited_for() -
 def test_workers_find_configuration_data_and_servers(tmp_path: Path) -> None:
     """The folder of `skillloop init` is mounted; settings in the environment are those of the loop."""
     write_template(tmp_path, Template.COMPOSE)
-    composed = services(POSTGRES_PASSWORD=PASSWORD)
+    composed = services(**env_file(tmp_path / ".env") | {"POSTGRES_PASSWORD": PASSWORD})
     for name in (*WORKERS, "topics"):
         worker = composed[name]
         mounts = dict(volume.split(":")[:2][::-1] for volume in worker["volumes"])
@@ -112,6 +125,16 @@ def test_workers_find_configuration_data_and_servers(tmp_path: Path) -> None:
         url = sa.make_url(config.store.url.get_secret_value())
         assert url.host in composed and url.password is None and environ["PGPASSWORD"] == PASSWORD
     assert composed["postgres"]["environment"]["POSTGRES_PASSWORD"] == PASSWORD
+
+
+def test_the_files_teacher_is_asked_where_the_environment_names_none(tmp_path: Path) -> None:
+    write_template(tmp_path, Template.COMPOSE)
+    environ = services(POSTGRES_PASSWORD=PASSWORD)["curate"]["environment"]
+    chat = load(tmp_path / "skillloop.toml", environ).teacher.chat
+    assert chat is not None and "127.0.0.1" in chat.base_url
+    own = services(POSTGRES_PASSWORD=PASSWORD, SKILLLOOP_TEACHER__CHAT__API_KEY="k")["curate"]["environment"]
+    chat = load(tmp_path / "skillloop.toml", own).teacher.chat
+    assert chat is not None and chat.api_key.get_secret_value() == "k"
 
 
 def test_on_a_gpu_users_reach_the_student_through_the_gateway(tmp_path: Path) -> None:

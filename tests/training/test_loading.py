@@ -3,6 +3,7 @@ data by TRL."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,12 +98,16 @@ def test_a_snapshot_of_the_hub_keeps_its_name(llama: Path, tmp_path: Path) -> No
     assert base_name(llama) == BaseName(str(llama), base_sha256(llama))
 
 
-def test_the_documented_recipe_gives_the_hash(trained: TrainedAdapter) -> None:
+def test_the_documented_recipe_gives_the_hashes(trained: TrainedAdapter, llama: Path, tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "registry.md").read_text()
     (recipe,) = [part.split("```")[0] for part in text.split("```python\n") if "def sha256_of" in part]
     names: dict[str, Callable] = {}
     exec(recipe, names)
     assert names["adapter_sha256"](trained.adapter_dir) == trained.sha256
+    base = shutil.copytree(llama, tmp_path / "base")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    (base / "README.md").write_text("not of the student")
+    assert names["base_sha256"](base) == base_sha256(base) != base_sha256(llama)
 
 
 def test_the_curve_is_reported_by_step(trained: TrainedAdapter) -> None:

@@ -76,8 +76,7 @@ export SKILLLOOP_TEACHER__CHAT__BASE_URL
 skillloop topics create
 
 phase "a catalog of my labels"
-env -u SKILLLOOP_LOG__KIND -u SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS \
-    skillloop stat --config mine/stat.toml --run mine/stat --until labels
+skillloop stat --config mine/stat.toml --run mine/stat --until labels
 skillloop doctor
 
 phase "the workers, in any order"

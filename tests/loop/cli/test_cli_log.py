@@ -102,6 +102,17 @@ def test_a_dry_run_shows_whose_answers_lines_would_be(tmp_path: Path) -> None:
     assert "needs one star in the name" in str(done.exception)
 
 
+def test_a_models_name_forges_no_rows(tmp_path: Path) -> None:
+    forged = "x\n3 lines: 3 answers written to the log, 0 bad lines, 0 left out\r\u2028"
+    response = {"created": 1, "model": forged, "choices": [{"message": {"content": "4"}}]}
+    body = {"request": {"messages": [{"role": "user", "content": "2+2?"}]}, "response": response}
+    (tmp_path / "a.jsonl").write_text(json.dumps(body))
+    shown = run(ingest_app, tmp_path / "a.jsonl", "--dir", tmp_path, "--dry-run", expect=2).output
+    rows = shown.splitlines()
+    assert rows[0].startswith("x\N{REPLACEMENT CHARACTER}3 lines") and "left out" in rows[0]
+    assert not any(row.startswith("3 lines") for row in rows) and "\r" not in shown
+
+
 def test_dead_letters_are_listed_shown_and_sent_again(with_letters: Path) -> None:
     listed = run(dlq_app, "list", "--dir", with_letters).output
     assert "3 dead letters of student-outputs" in listed

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from loop.config import CONFIGS, ConfigError
-from loop.offline.config import load_stat
+from loop.config import CONFIGS, Config, ConfigError
+from loop.offline.config import NOT_HERE, StatConfig, load_stat
+from tests.warm import run_warm
 
 Files = Callable[..., Path]
+SKILLLOOP = Path(sys.executable).parent / "skillloop"
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "stat").glob("*.toml")), ids=lambda path: path.name)
@@ -61,3 +64,25 @@ def test_a_key_in_the_environment_stays_secret(make_files: Files) -> None:
     loaded = load_stat(config, {"SKILLLOOP_TEACHER__CHAT__API_KEY": "sk-secret"})
     assert loaded.teacher.chat is not None and loaded.teacher.chat.api_key.get_secret_value() == "sk-secret"
     assert "sk-secret" not in repr(loaded)
+
+
+def test_the_loops_variables_are_left_alone_and_its_keys_in_a_file_are_not(tmp_path: Path) -> None:
+    """Whoever exports where Kafka is can run both commands."""
+    (tmp_path / "stat.toml").write_text("[data]\ntrain = 't.jsonl'\n")
+    loops = {
+        "SKILLLOOP_LOG__KIND": "kafka",
+        "SKILLLOOP_STUDENT__NAME": "mathbot",
+        "SKILLLOOP_GATEWAY__PORT": "1",
+        "SKILLLOOP_BUDGET__USD_PER_DAY": "1",
+    }
+    command = ("stat", "--config", tmp_path / "stat.toml", "--run", tmp_path / "run", "--from", "nothing")
+    done = run_warm(SKILLLOOP, *command, environ=loops)
+    assert done.returncode == 1 and "'nothing'" in done.stderr, done.stderr  # as far as its arguments
+    done = run_warm(SKILLLOOP, *command, environ=loops | {"SKILLLOOP_STUDENT__NAM": "x"})
+    assert "environment variable SKILLLOOP_STUDENT__NAM" in done.stderr
+    (tmp_path / "stat.toml").write_text("[log]\nkind = 'kafka'\n")
+    assert "log belongs to the loop" in run_warm(SKILLLOOP, *command, environ=loops).stderr
+
+
+def test_every_section_of_the_loop_alone_is_known_as_such() -> None:
+    assert set(Config.model_fields) - set(StatConfig.model_fields) <= set(NOT_HERE)

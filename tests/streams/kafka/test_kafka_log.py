@@ -3,6 +3,8 @@ record to profile."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +26,7 @@ from streams.state.store import StateStore
 from streams.testing.broker import KafkaServer, KafkaServerError
 from streams.testing.synthetic import diagnose, expected_buckets, output, traffic
 from streams.topics import TOPICS, TopicSpec
+from tests.warm import run_warm
 
 # kafka-python leaves sockets of failed connection attempts to the garbage collector.
 pytestmark = pytest.mark.filterwarnings(
@@ -40,6 +43,20 @@ def test_a_broker_that_is_away_at_the_start_is_named_within_the_bound(open_kafka
     with pytest.raises(LogUnavailable, match=r"localhost:1 .*log\.kafka\.bootstrap_servers"):
         open_kafka(bootstrap_servers="localhost:1", start_timeout_s=2)
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.kafka
+def test_a_worker_says_where_it_connects_before_it_waits(tmp_path: Path) -> None:
+    away = {
+        "SKILLLOOP_LOG__KIND": "kafka",
+        "SKILLLOOP_LOG__KAFKA__BOOTSTRAP_SERVERS": "localhost:1",
+        "SKILLLOOP_LOG__KAFKA__START_TIMEOUT_S": "2",
+    }
+    done = run_warm(
+        Path(sys.executable).parent / "skillloop", "up", "--once", "--dir", tmp_path, environ=away
+    )
+    said = [json.loads(line)["message"] for line in done.stderr.splitlines() if line.startswith("{")]
+    assert done.returncode == 1 and "connecting to Kafka at localhost:1, for 2 s at most" in said, done.stderr
 
 
 @pytest.mark.kafka

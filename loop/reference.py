@@ -33,7 +33,8 @@ folder, those of the environment at the current one. An unknown key is an error 
 one, or where a key of earlier versions went.
 
 `SKILLLOOP_CONFIG` and `SKILLLOOP_DIR` stand for `--config` and `--dir`, `SKILLLOOP_LOG_LEVEL` for how much is
-logged (`WARNING`).
+logged (`WARNING`). `skillloop stat` leaves variables of keys that only the loop has alone, so that both commands
+run in one environment.
 
 Both commands' files have the same sections where they mean the same: `[engine]`, `[teacher]`, `[train]`,
 `[strategy]`, `[duplicates]`, `[embed]`, and of `[budget]` the cap per round. What differs by nature: the loop

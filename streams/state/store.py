@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
 from agent.profile import BucketKey, Counts, ProfileTable
@@ -169,7 +169,7 @@ class StateStore:
             connection.execute(self._insert(table).on_conflict_do_nothing(), list(rows))
 
     def _insert(self, table: sa.Table) -> Any:
-        return (postgresql if self.engine.dialect.name == "postgresql" else sqlite).insert(table)
+        return import_module(self.engine.dialect.__module__.rpartition(".")[0]).insert(table)  # is loaded
 
     def commit(self, batch: Batch) -> None:
         """Write a batch, all of it or nothing. The order inside the one transaction:

@@ -33,7 +33,7 @@ folder, those of the environment at the current one. An unknown key is an error 
 one, or where a key of earlier versions went.
 
 `SKILLLOOP_CONFIG` and `SKILLLOOP_DIR` stand for `--config` and `--dir`, `SKILLLOOP_LOG_LEVEL` for how much is
-logged (`WARNING`). `skillloop stat` leaves variables of keys that only the loop has alone, so that both commands
+logged (`WARNING`). `skillloop stat` leaves variables of keys that only the loop has alone, so that both
 run in one environment.
 
 Both commands' files have the same sections where they mean the same: `[engine]`, `[teacher]`, `[train]`,

@@ -32,6 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--leave-out-long", action="store_true", help="skip the tests marked long, and say so")
 
 
+def pytest_configure() -> None:
+    """Readline, in the process that starts the tests' processes, gives these a COLUMNS of 80."""
+    os.environ.pop("COLUMNS", None)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no process is left with it at the end."""
     items.sort(key=lambda item: not begins_first(item.nodeid))

@@ -48,7 +48,7 @@ class Demo:
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Another command on the same run."""
-        return run_warm(SKILLLOOP, *words, *self._here, environ={"COLUMNS": "1000"} | self.extra)
+        return run_warm(SKILLLOOP, *words, *self._here, environ=self.extra)
 
     def _demo(self, seed: int) -> list[str | Path]:
         return ["demo", *self._here, "--json", self.figures_file, "--seed", str(seed)]

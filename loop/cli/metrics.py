@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections import Counter, defaultdict
@@ -15,6 +16,7 @@ from prometheus_client.registry import Collector
 from rich.console import Console
 
 from loop.backends import find_log, find_store
+from loop.cli.show_rounds import require_student
 from loop.cli.status import unknown_versions
 from loop.config import Config
 from loop.errors import LoopError
@@ -28,6 +30,8 @@ from streams.state.positions import TopicPositions
 from streams.state.redrives import refusals
 from streams.state.store import StateStore
 from streams.topics import MONITOR_GROUP, TOPICS
+
+logger = logging.getLogger(__name__)
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
 MOST_UNSENT = 100_000
@@ -52,7 +56,8 @@ class RunCollector(Collector):
         for name, read in (("store", self._of_store), ("log", self._of_log), ("gateways", self._of_gateways)):
             try:
                 found = list(read())
-            except (StreamsError, LoopError, OSError):
+            except (StreamsError, LoopError, OSError) as exc:
+                logger.warning("the %s: %s", name, exc)
                 found, fine = [], 0.0
             else:
                 fine = 1.0
@@ -67,6 +72,7 @@ class RunCollector(Collector):
     def _of_store(self) -> Iterator[Metric]:
         store = self._opened()
         rounds = open_rounds(store)
+        require_student(rounds, self._student, self._root)
         route = rounds.route(self._student)
         if route is not None:
             yield _gauge("served_version", "The version that users get.", [((), route[0])])

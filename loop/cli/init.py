@@ -35,6 +35,7 @@ FILES: dict[Template, dict[str, str]] = {
         STAT_FILE: "configs/stat/own.toml",
         "compose.yaml": "compose.yaml",
         "Dockerfile": "configs/compose/Dockerfile",
+        "constraints.txt": "constraints.txt",
         ".env": "configs/compose/settings.env",
     },
 }

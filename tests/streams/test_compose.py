@@ -3,8 +3,10 @@ their configuration, data, database and registry."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +21,7 @@ import yaml
 
 from loop.cli.init import Template, write_template
 from loop.config import load
+from loop.shipped import ROOT
 from streams.testing.broker import SHARED_PROPERTIES
 
 FILE = Path(__file__).parents[2] / "compose.yaml"
@@ -73,6 +76,49 @@ def test_compose_is_valid() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def compose() -> list[str]:
+    """Compose itself, which needs no engine to read a file."""
+    own = FILE.parent / ".venv-compose" / "docker-compose"
+    if own.exists():
+        return [str(own)]
+    if (
+        shutil.which("docker")
+        and not subprocess.run(["docker", "compose", "version"], check=False).returncode
+    ):
+        return ["docker", "compose"]
+    pytest.skip("no Compose: make compose-parser")
+
+
+def read_by(
+    compose: list[str], folder: Path, password: str, **environ: str
+) -> subprocess.CompletedProcess[str]:
+    """What Compose makes of the files that `skillloop init` wrote, the password set as .env says."""
+    lines = (ROOT / "configs/compose/settings.env").read_text()
+    (folder / ".env").write_text(lines.replace("POSTGRES_PASSWORD=", f"POSTGRES_PASSWORD={password}"))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SKILLLOOP_")}
+    command = [*compose, "--project-directory", str(folder), "config", "--format", "json"]
+    return subprocess.run(command, env=kept | environ, capture_output=True, text=True, check=False)
+
+
+def test_compose_itself_reads_what_init_writes(compose: list[str], tmp_path: Path) -> None:
+    write_template(tmp_path, Template.COMPOSE)
+    refused = read_by(compose, tmp_path, "")
+    assert refused.returncode and "set a password" in refused.stderr
+    for environ in ({}, {"COMPOSE_PROFILES": "gpu", "SKILLLOOP_ENGINE": "vllm"}):
+        done = read_by(compose, tmp_path, f"'{PASSWORD}'", **environ)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        found = json.loads(done.stdout.replace("$$", "$"))["services"]
+        wanted = services(POSTGRES_PASSWORD=PASSWORD, **environ)
+        profile = environ.get("COMPOSE_PROFILES")
+        assert set(found) == {n for n, s in wanted.items() if s.get("profiles", [profile]) == [profile]}
+        for name, service in found.items():
+            set_here = {key: value for key, value in wanted[name].get("environment", {}).items() if value}
+            assert set_here.items() <= service.get("environment", {}).items(), name
+            assert service.get("command") == wanted[name].get("command"), name
+            assert set(service.get("depends_on", {})) == set(wanted[name].get("depends_on", {})), name
 
 
 def test_the_composed_broker_is_set_as_the_tested_one() -> None:

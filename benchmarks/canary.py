@@ -88,7 +88,7 @@ def bucketed(answered: Iterator[TrialAnswer], size: int, first: int) -> Iterator
         yield from spread(bucket, arms)
 
 
-def run(trial: Trial, number: int, settings: CanarySettings, to_the_end: bool, bucket: int) -> Result:
+def run(trial: Trial, number: int, settings: CanarySettings, to_the_end: bool, bucket: int = 0) -> Result:
     """One case. `to_the_end`: a promotion does not end it. `bucket`: answers come in counts of so many."""
     canary, dice = Canary(settings, TARGETS), random.Random(f"{trial}/{number}")
     ours, answered = 0, answers(trial, dice)

@@ -153,7 +153,11 @@ def open_reinforcer(section: TrainSection) -> Trainer:
     return _grpo(section)
 
 
-def _mlflow(section: RegistrySection, student: str, root: Path, create: bool = True) -> Registry:
+def _mlflow(section: RegistrySection, student: str, root: Path) -> Registry:
+    return _mlflow_registry(section, student, root, create=True)
+
+
+def _mlflow_registry(section: RegistrySection, student: str, root: Path, create: bool) -> Registry:
     from training.registry import MlflowRegistry
 
     uri, artifacts = section.mlflow.tracking_uri, None
@@ -174,7 +178,7 @@ def find_registry(config: Config, root: Path) -> Registry:
     """The registry for a command that only looks: makes nothing. Raises `NothingRegistered`."""
     if config.registry.kind != "mlflow":
         return open_registry(config, root)
-    return _mlflow(config.registry, config.student.name, root, create=False)
+    return _mlflow_registry(config.registry, config.student.name, root, create=False)
 
 
 def _demo(config: Config, student: Student, teacher: Teacher) -> Task:

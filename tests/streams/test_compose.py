@@ -219,7 +219,9 @@ def test_mlflow_has_a_database_of_its_own(postgres_uri: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert sa.inspect(sa.create_engine(address)).has_table("registered_models")
+    engine = sa.create_engine(address)
+    assert sa.inspect(engine).has_table("registered_models")
+    engine.dispose()
 
 
 def test_mlflow_is_reached_by_every_name_that_it_is_published_under() -> None:

@@ -110,6 +110,7 @@ def running_vllm(
     port = port or free_port()
     url, log = f"http://127.0.0.1:{port}", folder / "vllm.log"
     command = [PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--dtype", "float32"]
+    command += ["--max-num-batched-tokens", "16384"]  # docs/dependencies.md: a prompt in two parts ends it
     place = ["--host", "127.0.0.1", "--port", str(port)]
     quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
     with (

@@ -47,6 +47,7 @@ TOLD = 50
 VLLM = (
     *("--served-model-name", "base", "--max-model-len", "512", "--dtype", "float32", "--enable-lora"),
     *("--max-lora-rank", "16", "--max-loras", "4", "--max-cpu-loras", "8", "--host", "127.0.0.1"),
+    *("--max-num-batched-tokens", "16384"),  # docs/dependencies.md: on CPU a prompt in two parts may end it
 )
 VLLM_ENVIRON = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",

@@ -107,8 +107,10 @@ MLFLOW_TRACKING_URI=sqlite:///$work/run/mlflow.db \
     python -m mlflow artifacts download --artifact-uri models:/mathbot@champion --dst-path adapter >/dev/null
 python "$here/own_application.py" answer mine - adapter | tee after.txt
 awk '$1 == "multiplication" && $2 < 0.3 * $4 || $1 != "multiplication" && $2 < 0.9 * $4 { bad = 1 } END { exit bad }' after.txt
+
 phase "the demo in this environment, on a short stream"
 cp "$checkout/tests/loop/small.toml" demo.toml
+unset "${!SKILLLOOP_@}" # the loop's settings are not the demo's
 skillloop demo --config demo.toml --dir demo >demo.log 2>&1 || { tail -n 20 demo.log; exit 1; }
 tail -n 3 demo.log
 

@@ -31,6 +31,7 @@ from urllib.request import urlopen
 from rich.console import Console
 from rich.table import Table
 
+from serving.engine import LiveEngine
 from serving.routes import Replica, RouteFile, RouteTable, Share
 
 CLIENTS = (1, 32, 128)
@@ -206,17 +207,24 @@ def process(*command: str, mark: str = "http://") -> Iterator[str]:
 @contextmanager
 def gateway(upstream: str, folder: Path) -> Iterator[str]:
     """`skillloop gateway` before the upstream."""
-    route(folder, upstream, 1)
+    route(folder, [upstream], 1, "student-v1")
     (folder / "gateway.toml").write_text("[gateway]\nport = 0\n[gateway.captured]\nfeedback_wait_s = 0\n")
     command = (str(Path(sys.executable).parent / "skillloop"), "gateway", "--dir", str(folder))
     with process(*command, "--config", str(folder / "gateway.toml")) as url:
         yield url
 
 
-def route(folder: Path, upstream: str, version: int) -> None:
-    """Write the table."""
-    share = Share(version=version, model=f"student-v{version}")
-    RouteFile(folder).write(RouteTable(student="demo", shares=(share,), replicas=(Replica(url=upstream),)))
+def route(folder: Path, urls: Sequence[str], version: int, model: str) -> None:
+    """Write the table: all users to one version, by its name on these servers."""
+    share, replicas = Share(version=version, model=model), tuple(Replica(url=url) for url in urls)
+    RouteFile(folder).write(RouteTable(student="demo", shares=(share,), replicas=replicas))
+
+
+def lead(folder: Path, engine: LiveEngine, version: int) -> str:
+    """Lead users to a version where it stands; its name there."""
+    served = engine.stand(version)
+    route(folder, served.ready, version, served.model)
+    return served.model
 
 
 @contextmanager
@@ -263,7 +271,7 @@ def swap_s(url: str, folder: Path, upstream: str) -> float:
         return str(json.loads(data.partition(b"\r\n\r\n")[2])["model"])
 
     began = time.perf_counter()
-    route(folder, upstream, 2)
+    route(folder, [upstream], 2, "student-v2")
     while asyncio.run(ask()) != "student-v2":
         pass
     return time.perf_counter() - began

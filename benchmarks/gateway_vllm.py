@@ -26,10 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from benchmarks.gateway import CLIENTS, load, process
+from benchmarks.gateway import CLIENTS, lead, load, process
 from loop.demo.live import VLLM, VLLM_ENVIRON, free_port, running, wait_for
 from loop.tasks.student import base_dir
-from serving.routes import Replica, RouteFile, RouteTable, Share
 from serving.settings import VllmSettings
 from serving.vllm_engine import VllmEngine
 
@@ -48,15 +47,6 @@ def adapter(base: Path, folder: Path) -> Path:
             weight.data.normal_(0, 0.2)
     model.save_pretrained(folder)
     return folder
-
-
-def lead(folder: Path, engine: VllmEngine, version: int) -> str:
-    """Lead users to a version; its name."""
-    served = engine.stand(version)
-    share = Share(version=version, model=served.model)
-    replicas = tuple(Replica(url=url) for url in served.ready)
-    RouteFile(folder).write(RouteTable(student="demo", shares=(share,), replicas=replicas))
-    return served.model
 
 
 def swap(url: str, folder: Path, engine: VllmEngine, version: int, files: Path) -> dict[str, float]:
@@ -107,25 +97,18 @@ def report(
     rounds: Mapping[tuple[str, bool, int], list[dict[str, float]]], swaps: list[dict[str, float]]
 ) -> dict[str, Any]:
     """Print the table; the figures for `--json`."""
-    table, rows = (
-        Table("stream", "clients", "direct p50 ms", "added p50", "direct p99", "added p99", "failed"),
-        [],
-    )
-    for (way, stream, clients), direct in rounds.items():
-        if way == "direct":
-            through = rounds["gateway", stream, clients]
-            figures = {"stream": stream, "clients": clients}
-            for name in ("p50_ms", "p99_ms"):
-                straight = median(row[name] for row in direct)
-                figures |= {
-                    f"direct_{name}": straight,
-                    f"added_{name}": median(row[name] for row in through) - straight,
-                }
-            figures["failed"] = sum(row["failed"] for row in (*direct, *through))
-            rows.append(figures)
-            table.add_row(
-                *(f"{value:.2f}" if isinstance(value, float) else str(value) for value in figures.values())
-            )
+    table = Table("stream", "clients", "direct p50 ms", "added p50", "direct p99", "added p99", "failed")
+    rows = []
+    for stream, clients in [key[1:] for key in rounds if key[0] == "direct"]:
+        direct, through = rounds["direct", stream, clients], rounds["gateway", stream, clients]
+        figures: dict[str, float] = {"stream": stream, "clients": clients}
+        for name in ("p50_ms", "p99_ms"):
+            figures[f"direct_{name}"] = straight = median(row[name] for row in direct)
+            figures[f"added_{name}"] = median(row[name] for row in through) - straight
+        figures["failed"] = sum(row["failed"] for row in (*direct, *through))
+        rows.append(figures)
+        cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in figures.values())
+        table.add_row(*cells)
     Console().print(table)
     swapped = {name: round(median(each[name] for each in swaps), 2) for name in swaps[0]}
     print(f"swap, median of {len(swaps)}: {swapped}")

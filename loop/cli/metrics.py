@@ -17,19 +17,18 @@ from rich.console import Console
 
 from loop.backends import find_log, find_store
 from loop.cli.show_rounds import require_student
-from loop.cli.status import unknown_versions
+from loop.cli.status import dead_letters, lag, unknown_versions
 from loop.config import Config
 from loop.errors import LoopError
 from loop.workers.approve import waiting
 from loop.workers.record import open_rounds
 from serving.routes import activities
-from streams.backlog import Backlog
 from streams.errors import StreamsError
 from streams.state.ledger import spent_on
 from streams.state.positions import TopicPositions
 from streams.state.redrives import refusals
 from streams.state.store import StateStore
-from streams.topics import MONITOR_GROUP, TOPICS
+from streams.topics import MONITOR_GROUP
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +103,9 @@ class RunCollector(Collector):
     def _of_log(self) -> Iterator[Metric]:
         with find_log(self._config, self._root) as log:
             topic = self._config.monitor.topic
-            behind = Backlog.measure(log, MONITOR_GROUP, [topic]).left(self._opened())
-            yield _gauge(
-                "lag_records", "Records that the monitor has not folded yet.", [((topic,), behind)], "topic"
-            )
-            names = [spec.name for spec in TOPICS if spec.name.endswith(".dlq")]
-            letters: Rows = [((name,), sum(log.end_offsets(name).values())) for name in names]
+            behind: Rows = [((topic,), lag(self._config, log, self._opened()))]
+            yield _gauge("lag_records", "Records that the monitor has not folded yet.", behind, "topic")
+            letters: Rows = [((name,), count) for name, count in dead_letters(log).items()]
             yield _gauge("dead_letters", "Records on dead-letter topics.", letters, "topic")
 
     def _of_gateways(self) -> Iterator[Metric]:

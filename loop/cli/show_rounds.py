@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -38,9 +38,8 @@ def require_student(rounds: LoopRounds, student: str, root: Path) -> None:
 def list_rounds(config: Config, root: Path, console: Console, as_json: bool = False) -> None:
     """A table of all rounds."""
     rounds = find_rounds(config, root)
-    found = rounds.list(config.student.name)
+    found, set_aside = rounds.list(config.student.name), rounds.unreadable(config.student.name)
     if as_json:
-        set_aside = rounds.unreadable(config.student.name)
         print_json({"rounds": [_summary(round_) for round_ in found], "set_aside": set_aside}, console)
         return
     table = Table()
@@ -58,12 +57,13 @@ def list_rounds(config: Config, root: Path, console: Console, as_json: bool = Fa
             _outcome(round_),
         )
     console.print(table)
-    print_unreadable(rounds, config.student.name, console)
+    print_unreadable(set_aside, console)
     console.print("`skillloop rounds show ROUND` shows the reasons", style="dim")
 
 
-def print_unreadable(rounds: LoopRounds, student: str, console: Console) -> None:
-    for reason in rounds.unreadable(student).values():
+def print_unreadable(set_aside: Mapping[str, str], console: Console) -> None:
+    """Why records cannot be read, by round."""
+    for reason in set_aside.values():
         console.print(f"[red]set aside:[/] {escape(reason)}", highlight=False, markup=True)
 
 

@@ -24,7 +24,7 @@ from streams.log import EventLog
 from streams.state.positions import TopicPositions
 from streams.state.redrives import refusals
 from streams.state.store import StateStore
-from streams.topics import MONITOR_GROUP, TOPICS, dead_letter_topic
+from streams.topics import MONITOR_GROUP, dead_letter_topic
 
 LAST_DEPLOYMENTS = 3
 
@@ -37,7 +37,7 @@ def show_status(config: Config, root: Path, console: Console, as_json: bool = Fa
     rounds = open_rounds(store)
     require_student(rounds, student, root)
     with find_log(config, root) as log:
-        unread = {"waiting": lag(config, log, store), "dead_letters": dead_letters(log)}
+        unread = {"waiting": lag(config, log, store), "dead_letters": sum(dead_letters(log).values())}
         deployed = last_deployments(log, student)
     standing, held_out = standing_of(config, root, store)
     if as_json:
@@ -109,7 +109,7 @@ def _print_noted(store: StateStore, rounds: LoopRounds, student: str, console: C
     """What the store holds that a person may have to act on."""
     noted = _noted(store, rounds, student)
     console.print(f"outbox: {noted['outbox']} unsent", highlight=False)
-    print_unreadable(rounds, student, console)
+    print_unreadable(noted["set_aside"], console)
     lines = [
         f"waits for a person: {asked['round_id']}, {asked['subject']} (`skillloop approvals show"
         f" {asked['round_id']}`)"
@@ -177,14 +177,10 @@ def lag(config: Config, log: EventLog, store: StateStore) -> int:
     return Backlog.measure(log, MONITOR_GROUP, [config.monitor.topic]).left(store)
 
 
-def dead_letters(log: EventLog) -> int:
-    """Records on all dead-letter topics."""
-    names = {spec.name for spec in TOPICS}
-    return sum(
-        sum(log.end_offsets(name).values())
-        for name in (dead_letter_topic("student-outputs"), dead_letter_topic("diagnoses"))
-        if name in names
-    )
+def dead_letters(log: EventLog) -> dict[str, int]:
+    """Records on each dead-letter topic."""
+    names = (dead_letter_topic("student-outputs"), dead_letter_topic("diagnoses"))
+    return {name: sum(log.end_offsets(name).values()) for name in names}
 
 
 def last_deployments(log: EventLog, student: str) -> list[Deployed]:

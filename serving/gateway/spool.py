@@ -101,8 +101,8 @@ class Spool:
         """Lines that the disk does not take."""
         return len(self._waiting)
 
-    def from_memory(self, most: int, ship: Callable[[Sequence[bytes]], None]) -> int:
-        """Let `ship` take lines that the disk does not; where it raises they are kept. How many it took."""
+    def from_memory(self, most: int, ship: Callable[[Sequence[bytes]], None]) -> None:
+        """Let `ship` take lines that the disk does not; where it raises they are kept."""
         with self._writing:
             lines = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
         try:
@@ -111,7 +111,6 @@ class Spool:
             with self._writing:
                 self._waiting.extendleft(reversed(lines))
             raise
-        return len(lines)
 
     def give_up(self) -> int:
         """Count what is still in memory as lost."""

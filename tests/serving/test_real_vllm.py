@@ -19,12 +19,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.gateway import lead
 from serving.adapter_files import CorruptAdapter, adapter_sha256
 from serving.adapters import Adapters
 from serving.engine import EngineError, EngineUnavailable, Sampling
 from serving.gateway.serve import GatewayServer
 from serving.proof import UnprovenAdapter
-from serving.routes import Replica, RouteFile, RouteTable, Share
+from serving.routes import RouteFile
 from serving.settings import CaptureSettings, GatewaySettings, VllmSettings
 from serving.testing.fake_vllm import FakeVllm
 from serving.transformers_engine import TransformersEngine
@@ -195,15 +196,6 @@ def users(folder: Path, streams: bool) -> Iterator[list[Heard]]:
     assert sorted((s.response_id, s.model) for s in captured if s) == sorted(
         (answer.response_id, *answer.models) for answer in heard
     )
-
-
-def lead(folder: Path, engine: VllmEngine, version: int) -> str:
-    """Lead users to a version where it stands; its name there."""
-    served = engine.stand(version)
-    share = Share(version=version, model=served.model)
-    replicas = tuple(Replica(url=url) for url in served.ready)
-    RouteFile(folder).write(RouteTable(student="demo", shares=(share,), replicas=replicas))
-    return served.model
 
 
 def until_more(heard: list[Heard], count: int = 60) -> None:

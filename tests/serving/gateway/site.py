@@ -68,13 +68,15 @@ def site(
     *replicas: ScriptedReplica,
     open_log: Callable[[], EventLog] | None = None,
     captured: CaptureSettings = PROMPT,
+    deployed: bool = True,
     **settings: Any,
 ) -> Iterator[Site]:
-    """A running gateway before running replicas, version 1 deployed."""
+    """A running gateway before running replicas, version 1 deployed or none yet."""
     made = replicas or (loaded(1),)
     with ExitStack() as stack:
         urls = [stack.enter_context(HttpServer(replica, "127.0.0.1", 0, 0.2)).url for replica in made]
-        write_route(folder, urls, 1)
+        if deployed:
+            write_route(folder, urls, 1)
         server = GatewayServer(
             GatewaySettings(port=0, captured=captured, **settings),
             folder,

@@ -192,9 +192,10 @@ def test_keys_are_asked_for_where_there_are_some(tmp_path: Path) -> None:
 
 
 def test_without_a_route_nothing_is_served(tmp_path: Path) -> None:
-    with site(tmp_path) as running:
-        (tmp_path / "routes.json").unlink()
+    with site(tmp_path, deployed=False) as running:
         assert _error(running.ask()) == (503, "no_route")
+        running.route(1)
+        assert running.ask().status_code == 200
 
 
 def test_a_damaged_table_leaves_the_last_good_one(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
     python -m benchmarks.gateway --json gateway.json
     make bench-env && python -m benchmarks.gateway --peers .venv-bench/bin/python      # with LiteLLM
 
-The upstream answers after `--latency-ms` (a model's time), whole or as a stream of 16 chunks. So many clients
-ask one question after the other over kept connections, directly, through `skillloop gateway` (one process,
-capturing every answer into a local log) and through LiteLLM's proxy (one worker, default settings), in turns;
-medians over `--rounds`. Added latency is the difference of percentiles to the direct way in the same round.
+The upstream answers after `--latency-ms` (a model's time), whole or as a stream of 16 chunks; an answer takes
+up to `--spread` of it more or less, for equal ones bring all clients back in one burst (`--spread 0`). It
+says in each answer what it took; the rest of a user's seconds is latency. So many clients ask one question
+after the other over kept connections, directly, through `skillloop gateway` (one process, capturing every
+answer into a local log) and through LiteLLM's proxy (one worker, default settings), in turns; medians over
+`--rounds`. Added latency is the difference of the latency's percentiles to the direct way in the same round.
 Requests per second are with an upstream that answers at once. Client, upstream and gateway share the
 machine's cores. The swap: from the write of a route table to the first answer of the new version.
 """
@@ -17,6 +19,8 @@ import argparse
 import asyncio
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,12 +41,14 @@ from serving.routes import Replica, RouteFile, RouteTable, Share
 CLIENTS = (1, 32, 128)
 CHUNKS = 16
 WARM_S = 1.0
+TOOK = re.compile(rb"took (\d+) us")
 
 
 class Upstream(asyncio.Protocol):
-    """The cheapest replica there can be: answers every request with the model that it names."""
+    """The cheapest replica there can be: answers every request with the model that it names and ends with
+    the microseconds that it took."""
 
-    latency_s = 0.0
+    latency_s = spread = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -55,30 +61,35 @@ class Upstream(asyncio.Protocol):
             if not head.startswith(b"POST"):
                 self.transport.write(_http(b'{"object": "list", "data": []}'))
                 continue
-            later = asyncio.get_running_loop().call_later
+            later, began = asyncio.get_running_loop().call_later, time.perf_counter()
+            whole = self.latency_s * (1 + self.spread * random.uniform(-1, 1))
             if b'"stream": true' in body or b'"stream":true' in body:
                 for number in range(CHUNKS + 1):
-                    later(self.latency_s * number / CHUNKS, self._chunk, number, body)
+                    later(whole * number / CHUNKS, self._chunk, number, body, began)
             else:
-                later(self.latency_s, self._answer, body)
+                later(whole, self._answer, body, began)
 
-    def _answer(self, body: bytes) -> None:
-        message = {"role": "assistant", "content": "a word " * CHUNKS}
+    def _answer(self, body: bytes, began: float) -> None:
+        message = {"role": "assistant", "content": "a word " * CHUNKS + _took(began)}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
         usage = {"prompt_tokens": 9, "completion_tokens": CHUNKS, "total_tokens": 9 + CHUNKS}
         self.transport.write(_http(json.dumps(_head(body) | {"choices": choices, "usage": usage}).encode()))
 
-    def _chunk(self, number: int, body: bytes) -> None:
+    def _chunk(self, number: int, body: bytes, began: float) -> None:
         if not number:
             head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
             self.transport.write(head)
         last = number == CHUNKS
-        delta = {"content": "" if last else "a word "}
+        delta = {"content": _took(began) if last else "a word "}
         choices = [{"index": 0, "delta": delta, "finish_reason": "stop" if last else None}]
         data = b"data: " + json.dumps(_head(body, True) | {"choices": choices}).encode() + b"\n\n"
         if last:
             data += b"data: [DONE]\n\n"
         self.transport.write(b"%x\r\n%s\r\n" % (len(data), data) + (b"0\r\n\r\n" if last else b""))
+
+
+def _took(began: float) -> str:
+    return f"took {round(1e6 * (time.perf_counter() - began))} us"
 
 
 def _head(body: bytes, chunk: bool = False) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _whole(data: bytes) -> tuple[bytes, bytes, bytes] | None:
 
 
 class Client(asyncio.Protocol):
-    """One user: asks, waits for the last byte, notes the seconds, asks again."""
+    """One user: asks, waits for the last byte, notes the seconds that were not the upstream's, asks again."""
 
     def __init__(self, request: bytes, stop: Callable[[], bool]) -> None:
         self.request, self.stop = request, stop
@@ -133,8 +144,10 @@ class Client(asyncio.Protocol):
         streamed = b"transfer-encoding: chunked" in self.buffer[:1000].lower()
         if not (self.buffer.endswith(b"0\r\n\r\n") if streamed else _whole(self.buffer)):
             return
+        took = TOOK.search(self.buffer)
         if self.buffer.startswith(b"HTTP/1.1 200"):
-            self.seconds.append(time.perf_counter() - self.began)
+            upstream_s = int(took[1]) / 1e6 if took else 0.0  # a real server does not say
+            self.seconds.append(time.perf_counter() - self.began - upstream_s)
         else:
             self.failed += 1
         self._ask()
@@ -286,7 +299,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     fastest: dict[str, list[float]] = {}
     with ExitStack() as stack:
         own = (sys.executable, "-m", "benchmarks.gateway", "--run", "upstream", "--latency-ms")
-        slow = stack.enter_context(process(*own, str(options.latency_ms)))
+        slow = stack.enter_context(process(*own, str(options.latency_ms), "--spread", str(options.spread)))
         quick = stack.enter_context(process(*own, "0"))
         ways = {
             "direct": (slow, "student-v1"),
@@ -363,8 +376,8 @@ def _median(rounds: Sequence[Row], name: str) -> float:
     return median(each[name] for each in rounds)
 
 
-async def _serve_upstream(latency_s: float) -> None:
-    Upstream.latency_s = latency_s
+async def _serve_upstream(latency_s: float, spread: float) -> None:
+    Upstream.latency_s, Upstream.spread = latency_s, spread
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0, backlog=2048)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
@@ -374,6 +387,7 @@ def main() -> None:
     """Compare, or (with --run) be the upstream."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latency-ms", type=float, default=250.0)
+    parser.add_argument("--spread", type=float, default=0.5, help="of the upstream's time")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", help="the Python that has LiteLLM's proxy")
@@ -381,7 +395,7 @@ def main() -> None:
     parser.add_argument("--run", choices=["upstream"])
     options = parser.parse_args()
     if options.run:
-        asyncio.run(_serve_upstream(options.latency_ms / 1000))
+        asyncio.run(_serve_upstream(options.latency_ms / 1000, options.spread))
         return
     folder = Path(tempfile.mkdtemp(prefix="skillloop-gateway-"))
     (folder / "quick").mkdir()

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Coroutine
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-import h11
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from serving.engine import EngineError
 
@@ -24,16 +25,22 @@ _BAD_REQUEST = (
     b'{"error": {"message": "this is not HTTP", "type": "invalid_request_error", "param": null, '
     b'"code": "invalid_http"}}'
 )
+_BAD_RESPONSE = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+_BAD_RESPONSE = _BAD_RESPONSE % len(_BAD_REQUEST) + b"connection: close\r\n\r\n" + _BAD_REQUEST
 
 
 class CannotListen(EngineError):
     """The address is taken or is not this machine's."""
 
 
-class _Protocol(H11Protocol):
+class _Protocol(HttpToolsProtocol):
+    """Bounds what is no body (head, chunk sizes, trailers), which the parser would collect without end."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._patience = self.loop.call_later(FIRST_REQUEST_S, self._close_unused)
+        self._headers_over = False
+        self._besides = 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._patience.cancel()
@@ -43,20 +50,43 @@ class _Protocol(H11Protocol):
         if self.cycle is None:
             self.transport.close()
 
+    def data_received(self, data: bytes) -> None:
+        self._besides += len(data)
+        super().data_received(data)
+        if self._besides > _HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._headers_over = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._headers_over:  # a trailer is no header
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._headers_over, self._besides = True, 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._besides = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._besides = 0
+        super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(_BAD_REQUEST)),
-            (b"connection", b"close"),
-        ]
-        events = (
-            h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
-            h11.Data(data=_BAD_REQUEST),
-            h11.EndOfMessage(),
-        )
-        for event in events:
-            self.transport.write(self.conn.send(event) or b"")
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        if not (begun or self.pipeline):  # a response that is under way is cut, not mixed with this one
+            self.transport.write(_BAD_RESPONSE)
         self.transport.close()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """What `asyncio.run` does, on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
 
 
 class HttpServer:
@@ -82,7 +112,6 @@ class HttpServer:
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
-            h11_max_incomplete_event_size=_HEADER_BYTES,
             timeout_keep_alive=60,
             timeout_graceful_shutdown=int(grace_s),
         )
@@ -111,7 +140,7 @@ class HttpServer:
             self._thread.join()
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self.serve()), daemon=True)
+        self._thread = threading.Thread(target=lambda: run(self.serve()), daemon=True)
         self._thread.start()
         return self
 

@@ -25,7 +25,7 @@ from serving.gateway.exchange import Desk
 from serving.gateway.forward import Upstream
 from serving.gateway.ship import Shipper
 from serving.gateway.spool import Spool
-from serving.http import HttpServer
+from serving.http import HttpServer, run
 from serving.routes import ACTIVITY, Activity, RouteFile, report, sweep
 from serving.settings import GatewaySettings
 from streams.log import EventLog
@@ -104,7 +104,7 @@ class GatewayServer:
         if self._shipper is not None:
             self._shipper.start()
         try:
-            asyncio.run(self._serve())
+            run(self._serve())
         finally:
             if self._shipper is not None:
                 self._shipper.stop(self._settings.captured.drain_s)

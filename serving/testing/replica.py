@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from starlette.types import Message, Receive, Scope, Send
 
 from agent.items import JsonObject
-from serving.http import HttpServer
+from serving.http import HttpServer, run
 
 Raw = Sequence[tuple[bytes, bytes]]
 
@@ -160,7 +160,7 @@ def main() -> None:
     server = HttpServer(replica, "127.0.0.1", options.port)
     sys.stdout.write(f"{server.url}\n")
     sys.stdout.flush()
-    asyncio.run(server.serve())
+    run(server.serve())
 
 
 if __name__ == "__main__":

@@ -153,6 +153,38 @@ def test_headers_that_smuggle_and_bodies_that_do_not_arrive(api: Site, data: byt
     assert not api.replicas[0].bodies
 
 
+CHUNKED = CHAT + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [CHAT + b"x-long: ", CHUNKED + b"1;x=", CHUNKED + b"1\r\nx\r\n0\r\nx-long: ", b"POST /", b"\r\n\r\n"],
+    ids=["header", "chunk extension", "trailer", "path", "nothing"],
+)
+def test_what_is_no_body_has_an_end(api: Site, begin: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", int(api.gateway.url.rsplit(":", 1)[1])), 10) as connection:
+        with pytest.raises(ConnectionError):
+            connection.sendall(begin)
+            for _ in range(2_000):
+                connection.sendall((b"\r\n" if begin == b"\r\n\r\n" else b"x") * 10_000)
+    assert not api.replicas[0].bodies
+
+
+def test_a_trailer_is_no_header(tmp_path: Path) -> None:
+    with site(tmp_path, api_keys=["right"]) as running:
+        body = json.dumps(question()).encode()
+        data = CHUNKED + b"%x\r\n%s\r\n0\r\nauthorization: Bearer right\r\n\r\n" % (len(body), body)
+        assert b"401" in _raw(int(running.gateway.url.rsplit(":", 1)[1]), data)
+
+
+def test_nonsense_behind_a_question_is_not_mixed_into_its_answer(tmp_path: Path) -> None:
+    with site(tmp_path) as running:
+        body = json.dumps(question()).encode()
+        data = CHAT + b"content-length: %d\r\n\r\n%s" % (len(body), body)
+        received = _raw(int(running.gateway.url.rsplit(":", 1)[1]), data + b"nonsense\r\n\r\n")
+    assert received.count(b"HTTP/1.1") == 1
+
+
 def test_a_chunked_body_is_limited_too(api: Site) -> None:
     response = httpx.post(f"{api.gateway.url}/v1/chat/completions", content=iter([b"x" * 40_000] * 2))
     assert _error(response) == (413, "request_too_large")

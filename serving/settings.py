@@ -45,7 +45,8 @@ class GatewaySettings(Settings):
     whoever the student is served by (docs/serving.md). Empty `api_keys` let everybody in.
 
     Bodies above `max_body_bytes` and requests above `max_in_flight` are refused; a user who takes longer than
-    `client_timeout_s` to send or to read is cut off. An answer that takes longer than `slow_s` counts as
+    `client_timeout_s` to send or to read is cut off. One request may ask for `max_choices` answers, all its
+    prompts together. An answer that takes longer than `slow_s` counts as
     slow, which a canary is judged by. A replica that fails is left out for `eject_s`, twice as long each time
     up to `max_eject_s`.
     """
@@ -59,6 +60,7 @@ class GatewaySettings(Settings):
     session_header: str = Field(default="x-session-id", pattern=r"^[a-z0-9-]+$")
     max_body_bytes: int = Field(default=1_048_576, gt=0)
     max_in_flight: int = Field(default=512, gt=0)
+    max_choices: int = Field(default=128, gt=0)
     client_timeout_s: float = Field(default=30.0, gt=0)
     slow_s: float = Field(default=10.0, gt=0)
     connect_timeout_s: float = Field(default=2.0, gt=0)

@@ -140,12 +140,24 @@ class Gateway:
         if not isinstance(body.get("stream"), bool | None):
             raise Refusal(400, "invalid_value", "stream must be true or false", "stream")
         _refuse_prompt_logprobs(body)
+        self._limit_choices(body)
         session = self._session(request, body)
         path = request.scope["path"]  # not the URL's, which has the Host header in it
         share = table.choose(session or request.scope["state"]["request_id"])
         asked = Asked(table.student, share.version, share.model, session, questions(path, body), began)
         body["model"] = share.model
         return Exchange(self._desk, asked, table.replicas, path, body)
+
+    def _limit_choices(self, body: JsonObject) -> None:
+        prompts, most = body.get("prompt"), self._settings.max_choices
+        several = isinstance(prompts, list) and not all(isinstance(token, int) for token in prompts)
+        asked = len(prompts) if isinstance(prompts, list) and several else 1
+        for name in ("n", "best_of"):
+            each = body.get(name)
+            if isinstance(each, int | float) and each * asked > most:
+                raise Refusal(400, "invalid_value", f"more than {most} answers are asked for at once", name)
+        if asked > most:
+            raise Refusal(400, "invalid_value", f"more than {most} answers are asked for at once", "prompt")
 
     def _session(self, request: Request, body: JsonObject) -> str:
         """Who asks: the session header, else OpenAI's `safety_identifier` or `user`; empty where nobody

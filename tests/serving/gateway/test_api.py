@@ -96,6 +96,17 @@ def _error(response: httpx.Response) -> tuple[int, str]:
         ("/v1/chat/completions", b'["model"]', (400, "invalid_json")),
         ("/v1/chat/completions", b'{"model": "demo", "stream": "yes"}', (400, "invalid_value")),
         ("/v1/chat/completions", b"x" * 70_000, (413, "request_too_large")),
+        ("/v1/chat/completions", b'{"model": "demo", "n": 129}', (400, "invalid_value")),
+        (
+            "/v1/completions",
+            b'{"model": "demo", "prompt": ["a", "b"], "best_of": 65}',
+            (400, "invalid_value"),
+        ),
+        (
+            "/v1/completions",
+            b'{"model": "demo", "prompt": [' + b"[1]," * 128 + b"[1]]}",
+            (400, "invalid_value"),
+        ),
         ("/v1/feedback", b'{"id": "chatcmpl-none", "feedback": "up"}', (404, "response_not_found")),
         ("/v1/feedback", b'{"id": "chatcmpl-none", "feedback": "fine"}', (400, "invalid_value")),
         ("/v1/feedback", b'{"id": 7, "feedback": "up"}', (400, "invalid_value")),
@@ -274,7 +285,7 @@ def test_log_probabilities_of_the_prompt_reach_no_replica(
     body = {"model": "demo", "prompt": "2 + 2?", "messages": question()["messages"]}
     with site(tmp_path) as running:
         refused = httpx.post(running.gateway.url + path, json=body | options)
-        harmless = {"prompt_logprobs": None, "echo": False, "logprobs": 1}
+        harmless = {"prompt_logprobs": None, "echo": False, "logprobs": 1, "prompt": [1] * 200}
         assert httpx.post(f"{running.gateway.url}/v1/completions", json=body | harmless).status_code == 200
     error = refused.json()["error"]
     assert refused.status_code == 400 and (error["code"], error["param"]) == ("unsupported_parameter", param)

@@ -3,9 +3,9 @@ library."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent.settings import Settings
 
@@ -115,6 +115,9 @@ class GateSettings(Settings):
     a round that harmed nothing. `min_items`: decided items that each target needs. `max_undecided`: share of
     ungraded items that closes the gate. `reported_only` names strata, or prefixes before a colon, that are
     shown but not tested.
+
+    Held-out questions are answered greedily, or `samples` times each at `temperature`: an item then counts by
+    its share of right answers.
     """
 
     alpha: float = Field(default=0.04, gt=0, lt=0.5)
@@ -126,3 +129,13 @@ class GateSettings(Settings):
     max_undecided: float = Field(default=0.02, ge=0, lt=1)
     protected: tuple[str, ...] = ()
     reported_only: tuple[str, ...] = ("ood",)
+    samples: int = Field(default=1, gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _sampled(self) -> Self:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"{self.samples} samples at temperature 0 are all the same; set gate.temperature"
+            )
+        return self

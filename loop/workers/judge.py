@@ -216,7 +216,7 @@ def _greedy(services: Services) -> Sampling:
 
 
 class KeptAnswer(Frozen):
-    """What a student scored on one item, and its answer, cut short."""
+    """What a student scored on one item, and its answer, of several the first, cut short."""
 
     outcome: Outcome
     answer: str
@@ -287,11 +287,14 @@ class Measure:
             services = self.services
             services.load(self.version)
             prompts = [services.task.prompt(item.question) for item in items]
-            samples = services.engine.generate(prompts, self.version, _greedy(services))
-            answers.extend(drawn[0] for drawn in samples)
-            return answers
+            drawn = services.engine.generate(prompts, self.version, self._decoding())
+            answers.extend(samples[0] for samples in drawn)
+            return [answer for samples in drawn for answer in samples]
 
-        made = evaluate(generate, lambda item, answer: self.services.task.grade(item.answer, answer), items)
+        grade = self.services.task.grade
+        made = evaluate(
+            generate, lambda item, answer: grade(item.answer, answer), items, self._decoding().samples
+        )
         return {
             self._name(item): KeptAnswer(outcome=outcome, answer=answer[:KEPT_CHARACTERS])
             for item, outcome, answer in zip(items, made.outcomes, answers, strict=True)
@@ -300,7 +303,11 @@ class Measure:
     def _key(self) -> str:
         services, weights = self.services, "" if self.adapter is None else adapter_sha256(self.adapter)
         base = services.registry.champion().base_sha256
-        return text_sha256(base, weights, repr(_greedy(services)), services.task.grader)
+        return text_sha256(base, weights, repr(self._decoding()), services.task.grader)
+
+    def _decoding(self) -> Sampling:
+        gate, student = self.services.config.gate, self.services.config.student
+        return Sampling(student.max_new_tokens, gate.temperature, gate.samples)
 
     def _name(self, item: HeldOutItem) -> str:
         return text_sha256(item.model_dump_json(), self.services.task.prompt(item.question))

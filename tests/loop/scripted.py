@@ -145,7 +145,7 @@ class ScriptedLoop:
             base,
         )
         store = StateStore(f"sqlite:///{self.root / 'state.db'}")
-        engine = ScriptedEngine(lambda prompt, version, sample: self.answer(version, prompt))
+        engine = ScriptedEngine(lambda prompt, version, sample: self.drawn(version, prompt, sample))
         ports = Ports(
             store=store,
             task=task,
@@ -157,6 +157,10 @@ class ScriptedLoop:
         )
         opened = open_services(self.config, self.root, ports)
         return dataclasses.replace(opened, rounds=RoundStore(store, parse_record, self.clock))
+
+    def drawn(self, version: int, question: str, sample: int) -> str:
+        """One of several answers: here they are all the same."""
+        return self.answer(version, question)
 
     def answer(self, version: int, question: str) -> str:
         """Right or wrong, always the same for a version and a question."""

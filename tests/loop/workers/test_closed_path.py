@@ -4,13 +4,26 @@ stays, and what the policy does next is not the same again."""
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import pytest
+
 from loop.config import Config, load
+from loop.loading import ConfigError
+from loop.workers.judge import champion_evaluation
 from loop.workers.record import LoopRound
 from streams.codec import Codec
 from streams.events import Deployed
-from tests.loop.scripted import CANDIDATE, Knows, ScriptedLoop, held_out, pool
+from tests.loop.scripted import (
+    CANDIDATE,
+    Knows,
+    ScriptedLoop,
+    answer_of,
+    held_out,
+    pool,
+    skill_of,
+)
 from training.gate import GateSettings
 
 KNOWN = {"add": 0.97, "gcd": 0.3, "max": 0.9}
@@ -62,6 +75,33 @@ def test_a_good_round_is_promoted(tmp_path: Path) -> None:
     room = loop_of(tmp_path, good)
     first = room.serve_until(rounds=1, at_most=1_000)
     assert first.state == "promoted" and room.version == 2, first.record.judged
+
+
+class Wavering(ScriptedLoop):
+    """Right in a share of its answers to each question."""
+
+    def drawn(self, version: int, question: str, sample: int) -> str:
+        right = Random(f"{question} {sample}").random() < self.knows(version, skill_of(question))
+        return answer_of(question) if right else "no idea"
+
+
+def test_with_samples_an_item_counts_by_its_share_of_right_answers(tmp_path: Path) -> None:
+    sampled = config()
+    sampled = sampled.model_copy(update={"gate": GateSettings(samples=4, temperature=0.7)})
+    items = [*pool("gcd", 60), *pool("add", 60)]
+    exam = [*held_out("add", 300, "skill:add"), *held_out("gcd", 150, "skill:gcd")]
+    room = Wavering(tmp_path, sampled, good, items, exam)
+    first = room.serve_until(rounds=1, at_most=1_000)
+    measured = champion_evaluation(room.services, 2, room.services.held_out.of(0)).evaluation
+    assert first.state == "promoted"
+    rates = [outcome.correct for outcome in measured.outcomes if outcome.stratum == "skill:gcd"]
+    assert set(rates) <= {0, 0.25, 0.5, 0.75, 1} and len(set(rates)) > 1
+    assert 0.9 < measured.accuracy_by_skill()["gcd"] < 1
+
+
+def test_samples_that_are_all_the_same_are_refused() -> None:
+    with pytest.raises(ConfigError, match="4 samples at temperature 0 are all the same"):
+        load(None, overrides={"gate": {"samples": 4}})
 
 
 def test_a_round_that_teaches_nothing_is_rejected_and_the_skill_put_aside(tmp_path: Path) -> None:

@@ -85,5 +85,13 @@ class LiveEngine(Engine, Protocol):
         """The versions of this student on any server that answers, by the name they are served under; the
         base is not among them."""
 
+    def sleep(self) -> None:
+        """Let the servers that share a device with training finish what is under way and leave its memory.
+        Raises `EngineUnavailable` when one does not answer."""
+
+    def wake(self) -> tuple[str, ...]:
+        """Let them serve again; the addresses of those that had slept. Raises `EngineUnavailable` when one
+        does not wake; the others do."""
+
     def take_off(self, models: Collection[str]) -> None:
         """Take versions off the servers, by name. What is under way there is finished."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Self
@@ -29,6 +29,7 @@ from streams.events import Name, Version
 from streams.files import read_json, write_json
 
 ROUTES = "routes.json"
+RESTING = "resting.json"
 ACTIVITY = "gateways"
 FRESH_S = 10.0
 """An activity file older than this is one of a gateway that is gone."""
@@ -102,13 +103,35 @@ class RouteTable(Settings):
         return self.shares[0]
 
 
+_Mark = tuple[int, int, int]
+
+
+def _mark(path: Path) -> _Mark | None:
+    """What changes when a file is replaced; None where there is none. Raises `RoutesUnusable`."""
+    try:
+        stat = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise RoutesUnusable(f"cannot read {path}: {exc}") from exc
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def rest(folder: Path, urls: Sequence[str]) -> None:
+    """From now on no new request goes to these replicas as long as there are others; none: all are back."""
+    if urls:
+        write_json(folder / RESTING, {"urls": list(urls)})
+    else:
+        (folder / RESTING).unlink(missing_ok=True)
+
+
 class RouteFile:
     """The table's file in `folder`. One process writes (the deployer), any number read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / ROUTES
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: tuple[_Mark | None, _Mark | None] | None = None
         self._table: RouteTable | None = None
 
     def write(self, table: RouteTable) -> int:
@@ -125,20 +148,25 @@ class RouteFile:
         return revision
 
     def read(self) -> RouteTable | None:
-        """The table as it is now; None when nothing was ever deployed. Costs a `stat` where it is unchanged.
+        """The table as it is now; None when nothing was ever deployed. Costs two `stat` where it is
+        unchanged.
 
         Raises `RoutesUnusable`.
         """
-        try:
-            stat = os.stat(self.path)
-        except FileNotFoundError:
+        mark = (_mark(self.path), _mark(self.folder / RESTING))
+        if mark[0] is None:
             return None
-        except OSError as exc:
-            raise RoutesUnusable(f"cannot read {self.path}: {exc}") from exc
-        mark = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if mark != self._seen:
-            self._table, self._seen = self._load(), mark
+            self._table, self._seen = self._awake(self._load()), mark
         return self._table
+
+    def _awake(self, table: RouteTable | None) -> RouteTable | None:
+        """Without the replicas that rest, unless all do."""
+        resting = (read_json(self.folder / RESTING) or {}).get("urls")
+        if table is None or not isinstance(resting, list):
+            return table
+        awake = tuple(replica for replica in table.replicas if replica.url not in resting)
+        return table.model_copy(update={"replicas": awake}) if awake else table
 
     def _load(self) -> RouteTable | None:
         if not self.path.exists():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from agent.settings import Settings
 from serving.routes import Url
@@ -84,6 +84,9 @@ class VllmSettings(Settings):
     `tolerance`: how far log-probabilities may be from PEFT's on average, in nats. `reference_device`: where
     PEFT's are computed (None: CUDA when there is one). Every `reconcile_s` seconds the deploy worker looks
     whether the servers serve the champion.
+
+    `sleepers`: the replicas on the device that rounds train on. They sleep meanwhile, after `sleep_timeout_s`
+    for what is under way (docs/operations.md).
     """
 
     replicas: tuple[Url, ...] = ()
@@ -100,3 +103,12 @@ class VllmSettings(Settings):
     tolerance: float = Field(default=0.05, gt=0)
     reference_device: str | None = None
     reconcile_s: float = Field(default=15.0, gt=0)
+    sleepers: tuple[Url, ...] = ()
+    sleep_timeout_s: float = Field(default=300.0, gt=0)
+
+    @model_validator(mode="after")
+    def _sleepers_are_replicas(self) -> Self:
+        unknown = sorted(set(self.sleepers) - set(self.replicas))
+        if unknown:
+            raise ValueError(f"engine.vllm.sleepers names {unknown}, which are none of engine.vllm.replicas")
+        return self

@@ -57,7 +57,10 @@ class VllmEngine:
             raise EngineError("engine.vllm.replicas is empty: name the vLLM servers of the student")
         key = settings.api_key.get_secret_value()
         self._settings = settings
-        self._servers = [VllmServer(url, key, settings.concurrency + 4) for url in settings.replicas]
+        self._servers = [
+            VllmServer(url, key, settings.concurrency + 4, url in settings.sleepers)
+            for url in settings.replicas
+        ]
         self._adapters = Adapters(settings, base_dir, self._servers)
         self._threads = ThreadPoolExecutor(settings.concurrency * len(self._servers), "vllm")
         self._loading = threading.RLock()
@@ -147,6 +150,30 @@ class VllmEngine:
             self._loaded = {
                 version: kept for version, kept in self._loaded.items() if kept.model not in models
             }
+
+    def sleep(self) -> None:
+        """See `serving.engine.LiveEngine`."""
+        for server in self._sleepers():
+            if not server.asleep():
+                server.sleep(self._settings.sleep_timeout_s)
+
+    def wake(self) -> tuple[str, ...]:
+        """See `serving.engine.LiveEngine`."""
+        woken: list[str] = []
+        failed: EngineError | None = None
+        for server in self._sleepers():
+            try:
+                if server.asleep():
+                    server.wake(self._settings.sleep_timeout_s)
+                    woken.append(server.url)
+            except EngineError as exc:
+                failed = exc
+        if failed is not None:
+            raise failed
+        return tuple(woken)
+
+    def _sleepers(self) -> list[VllmServer]:
+        return [server for server in self._servers if server.sleeps]
 
     def _need(self, version: int) -> _Loaded:
         loaded = self._loaded.get(version)  # without the lock: a load may take minutes, in which others ask

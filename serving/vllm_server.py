@@ -43,10 +43,12 @@ class ServedModel:
 
 
 class VllmServer:
-    """A client of one server at `url` (without `/v1`). Thread-safe."""
+    """A client of one server at `url` (without `/v1`). Thread-safe. One that `sleeps` now and then is asked
+    first whether it does: what it gets while it sleeps waits until it is woken."""
 
-    def __init__(self, url: str, api_key: str = "", connections: int = 32) -> None:
+    def __init__(self, url: str, api_key: str = "", connections: int = 32, sleeps: bool = False) -> None:
         self.url = url
+        self.sleeps = sleeps
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
         # A proxy from the environment must not stand between us and servers on a private network.
         self._client = httpx.Client(
@@ -129,6 +131,23 @@ class VllmServer:
         except (KeyError, TypeError, ValueError, IndexError) as exc:
             raise ServerRefused(f"{self.url} sent no log-probabilities ({exc!r}); vLLM 0.32 does") from exc
 
+    def asleep(self) -> bool:
+        """Whether it sleeps."""
+        try:
+            reply = self._reply("GET", "/is_sleeping", None, LOOK_TIMEOUT_S)
+            return bool(reply.json()["is_sleeping"])
+        except (ServerRefused, ValueError, KeyError, TypeError) as exc:
+            how = "VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode"
+            raise ServerRefused(f"{self.url} cannot be put to sleep; start it with {how} ({exc})") from exc
+
+    def sleep(self, timeout_s: float) -> None:
+        """Finish what is under way, then leave the device's memory (the weights go to the host's)."""
+        self._reply("POST", "/sleep?level=1&mode=wait", None, timeout_s)
+
+    def wake(self, timeout_s: float) -> None:
+        """Take the memory again and answer what has come in meanwhile."""
+        self._reply("POST", "/wake_up", None, timeout_s)
+
     def _json(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> JsonObject:
         reply = self._request(method, path, body, timeout_s)
         try:
@@ -143,6 +162,11 @@ class VllmServer:
         self._request("POST", path, body, timeout_s)
 
     def _request(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> httpx.Response:
+        if self.sleeps and self.asleep():
+            raise ServerAway(f"{self.url} sleeps while a round trains on its device")
+        return self._reply(method, path, body, timeout_s)
+
+    def _reply(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> httpx.Response:
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, LOOK_TIMEOUT_S))
         try:
             reply = self._client.request(method, path, json=body, timeout=timeout)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from agent.errors import SkillloopError
 from loop.workers.record import LoopRound
+from loop.workers.rest import TRAINING, wake
 from loop.workers.services import Services
 from serving.engine import EngineError, EngineUnavailable, LiveEngine, ServedBy
 from serving.routes import Replica, RouteFile, RoutesUnusable, RouteTable, Share, drained
@@ -136,7 +137,8 @@ class Reconciler:
     1. the champion is loaded, and proven, on every server that answers;
     2. the route table leads to the servers that serve it;
     3. a route in the store that says otherwise (a crash, an alias moved in MLflow) is set right;
-    4. versions that are neither champion, its predecessor nor a canary are taken off once no gateway has a
+    4. servers that a dead train worker has left asleep are woken;
+    5. versions that are neither champion, its predecessor nor a canary are taken off once no gateway has a
        request under way for them.
     """
 
@@ -156,7 +158,11 @@ class Reconciler:
 
     def reconcile(self, engine: LiveEngine) -> None:
         """Once, now. Raises what servers, registry and store raise."""
-        services = self._services
+        services, vllm = self._services, self._services.config.engine.vllm
+        if vllm.sleepers and not services.rounds.held(TRAINING):
+            wake(services, engine)
+        elif vllm.sleepers and set(vllm.sleepers) == set(vllm.replicas):
+            return  # all sleep, or will: users wait
         champion = services.registry.champion().version
         services.load(champion)
         lead_users(services, champion)

@@ -12,6 +12,7 @@ from loop.workers.curate import round_seed
 from loop.workers.lease import Lease
 from loop.workers.messages import Training
 from loop.workers.record import LoopRound, Trained
+from loop.workers.rest import device_freed
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services, today
 from streams.files import write_text
@@ -97,13 +98,13 @@ class TrainWorker(RoundWorker):
             base_name=_named(services),
             right=services.task.right,
         )
-        if not round_.record.decision.reinforced:
-            return services.trainer.train(job, progress)
-        if services.reinforcer is None:
+        trainer = services.reinforcer if round_.record.decision.reinforced else services.trainer
+        if trainer is None:
             raise TrainingError(
                 "the round is to be reinforced, and policy.reinforce is off here: set it everywhere"
             )
-        return services.reinforcer.train(job, progress)
+        with device_freed(services):
+            return trainer.train(job, progress)
 
     def _store(self, round_: LoopRound, examples: list[Example], result: TrainedAdapter) -> tuple[str, str]:
         """Adapter, data as trained and curve into the round's run; the hashes of the last two."""

@@ -52,6 +52,7 @@ class FakeVllm:
     refuses: str = ""
     mute: bool = False
     busy: bool = False
+    asleep: bool = field(default=False, init=False)
     calls: Counter[str] = field(default_factory=Counter, init=False)
     answered: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -101,6 +102,11 @@ class FakeVllm:
         self.calls[path] += 1
         match (method, path):
             case ("GET", "/health"):
+                return {}
+            case ("GET", "/is_sleeping"):
+                return {"is_sleeping": self.asleep}
+            case ("POST", "/sleep?level=1&mode=wait" | "/wake_up"):
+                self.asleep = path != "/wake_up"
                 return {}
             case ("GET", "/v1/models"):
                 return {"object": "list", "data": self._cards()}

@@ -182,6 +182,14 @@ class RoundStore(Generic[RecordT]):
             row = connection.execute(sa.select(tables.rounds).where(table.round_id == row.round_id)).one()
         return self._round(row)
 
+    def held(self, state: str) -> bool:
+        """Whether somebody works on a round in `state`, of whichever student."""
+        table = tables.rounds.c
+        with self._store.transaction(read_only=True) as connection:
+            free = _over(table.lease_until, self._now(connection))
+            query = sa.select(sa.func.count()).where(table.state == state, sa.not_(free))
+            return bool(connection.execute(query).scalar_one())
+
     def renew(self, round_: Round[RecordT], lease_s: float) -> None:
         """Keep a claimed round for `lease_s` seconds from now. Raises `RoundConflict` when the claim is no
         longer valid: stop working on it."""

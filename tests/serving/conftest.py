@@ -71,7 +71,7 @@ def vllm_server(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A real vLLM that serves the base as `student`, ready for adapters."""
     options = ["--served-model-name", "student", "--max-model-len", "128"]
     options += ["--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "4"]
-    environ = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+    environ = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_SERVER_DEV_MODE": "1"}
     folder = tmp_path_factory.mktemp("vllm")
     with running_vllm(base, folder, *options, environ=environ) as url:
         yield url

@@ -172,6 +172,27 @@ def test_what_a_server_has_lost_is_brought_back(
     assert engine.stand(2).ready == (vllm_server,) and set(engine.models()) == {name}
 
 
+def test_what_a_sleeping_server_gets_waits_until_it_is_woken(
+    vllm_server: str, server: VllmServer, make_engine: MakeEngine, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    """A CPU keeps its memory; that requests wait, and the adapter is there afterwards, is the same."""
+    engine = make_engine(vllm_server, base_as_adapter=True, sleepers=(vllm_server,), timeout_s=60.0)
+    engine.load(2, make_adapter(tmp_path / "a", seed=3))
+    before = engine.generate(PROMPTS, 2, GREEDY)
+    (name,) = engine.models()
+    with ThreadPoolExecutor(1) as user:
+        engine.sleep()
+        try:
+            answer = user.submit(server.complete, name, PROMPTS[0], GREEDY, 60.0)
+            assert "sleeps while a round trains" in engine.stand(2).wanting[vllm_server]
+            time.sleep(1.0)
+            assert not answer.done()
+        finally:
+            assert engine.wake() == (vllm_server,)
+        assert stripped([answer.result()]) == stripped(before[:1])
+    assert engine.generate(PROMPTS, 2, GREEDY) == before and engine.wake() == ()
+
+
 @contextmanager
 def users(folder: Path, streams: bool) -> Iterator[list[Heard]]:
     """32 users who ask through a gateway; what they hear. In the end none of their requests has failed, and

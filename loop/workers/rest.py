@@ -1,0 +1,49 @@
+"""Servers that share a device with training sleep while a round trains on it (`engine.vllm.sleepers`).
+
+Gateways send users to other replicas meanwhile; where there are none, requests wait in the sleeping server
+and are answered when it wakes. A train worker that dies leaves its servers asleep: the reconciler wakes them
+once nobody holds a round that is being trained.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from loop.workers.services import Services
+from serving.engine import EngineError, LiveEngine
+from serving.routes import rest
+
+logger = logging.getLogger(__name__)
+
+TRAINING = "curated"
+"""The state of a round that waits to be trained, or is."""
+
+
+@contextmanager
+def device_freed(services: Services) -> Iterator[None]:
+    """The device is training's while this is entered. Raises what `LiveEngine.sleep` raises; a server that
+    does not wake is the reconciler's, and no reason to lose what was trained."""
+    engine, sleepers = services.engine, services.config.engine.vllm.sleepers
+    if not sleepers or not isinstance(engine, LiveEngine):
+        yield
+        return
+    rest(services.routes, sleepers)
+    try:
+        logger.info("asleep until the round is trained: %s", ", ".join(sleepers))
+        engine.sleep()
+        yield
+    finally:
+        try:
+            wake(services, engine)
+        except EngineError as exc:
+            logger.warning("a server does not wake, the deploy worker tries again: %s", exc)
+
+
+def wake(services: Services, engine: LiveEngine) -> None:
+    """Let the servers that sleep serve again. Raises what `LiveEngine.wake` raises."""
+    woken = engine.wake()
+    rest(services.routes, ())
+    if woken:
+        logger.info("awake again: %s", ", ".join(woken))

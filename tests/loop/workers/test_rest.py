@@ -1,0 +1,146 @@
+"""A server that shares a device with training: it sleeps while a round trains, and serves again whatever
+becomes of the round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from agent.decision import Decision, SkillTarget
+from loop.config import load
+from loop.loading import ConfigError
+from loop.workers.decide import changed
+from loop.workers.live import Reconciler
+from loop.workers.record import Opened, RoundParts
+from loop.workers.services import Services
+from loop.workers.train import TrainWorker
+from serving.engine import EngineUnavailable
+from serving.vllm_engine import VllmEngine
+from streams.state.rounds import Round
+from tests.loop.workers.conftest import NOW, House
+from training.errors import TrainingError
+
+Share = Callable[..., Services]
+
+
+@dataclass
+class WatchedTrainer:
+    """Looks at the house, then fails."""
+
+    look: Callable[[], object]
+
+    def train(self, job: Any, on_progress: Any) -> Any:
+        self.look()
+        raise TrainingError("as ordered")
+
+
+@pytest.fixture
+def share(house: House) -> Iterator[Callable[..., Services]]:
+    """The house's services where these servers share the device, with a round to train."""
+    with ExitStack() as stack:
+        yield partial(sharing, house, stack)
+
+
+def sharing(house: House, stack: ExitStack, *sleepers: int, trainer: Any = None) -> Services:
+    vllm = house.services.config.engine.vllm
+    urls = tuple(house.servers[number].url for number in sleepers)
+    sleepy = vllm.model_copy(update={"sleepers": urls, "reconcile_s": 0.0})
+    engine = VllmEngine(sleepy, house.services.task.base_dir)
+    stack.callback(engine.close)
+    config = house.services.config
+    config = config.model_copy(update={"engine": config.engine.model_copy(update={"vllm": sleepy})})
+    target = SkillTarget(skill="add", weight=1.0, examples=2, strategy="select")
+    decision = Decision(kind="select", skills=(target,), examples=2, steps=1, reasons=("test",))
+    record = RoundParts(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
+    round_ = Round("demo-r001", "demo", 1, "curated", None, record)
+    assert house.services.rounds.open(round_, changed(round_, "curated", {}))
+    return replace(house.services, config=config, engine=engine, trainer=trainer)
+
+
+def led_to(house: House) -> list[str]:
+    return [replica.url for replica in house.table.replicas]
+
+
+def test_it_sleeps_while_the_round_trains_and_serves_again_when_that_fails(
+    house: House, share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, other = house.servers
+    seen: list[object] = []
+    monkeypatch.setattr(TrainWorker, "_examples", lambda self, round_: [])
+    trainer = WatchedTrainer(lambda: seen.append((shared.asleep, other.asleep, led_to(house))))
+    services = share(0, trainer=trainer)
+    reconciler = Reconciler(services)
+    reconciler.step()
+    assert led_to(house) == [shared.url, other.url]
+    trained = TrainWorker(services)
+    assert not trained.step()
+    assert seen == [(True, False, [other.url])]
+    assert not shared.asleep and led_to(house) == [shared.url, other.url]
+
+
+def test_without_another_replica_users_stay_with_the_one_that_sleeps(
+    house: House, share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(TrainWorker, "_examples", lambda self, round_: [])
+    services = share(0, 1, trainer=WatchedTrainer(lambda: seen.append(led_to(house))))
+    house.reconcile()
+    TrainWorker(services).step()
+    assert seen == [[server.url for server in house.servers]]
+
+
+def test_a_dead_trainers_server_is_woken_once_nobody_trains(house: House, share: Share) -> None:
+    shared, other = house.servers
+    services = share(0)
+    house.registry.promote(2)
+    reconciler = Reconciler(services)
+    reconciler.step()
+    assert services.rounds.claim("curated", "a worker that dies", 60.0) is not None
+    shared.asleep = True
+    reconciler.step()
+    assert shared.asleep and led_to(house) == [other.url], "a round may be training still"
+    services.clock.sleep(61)  # type: ignore[attr-defined]
+    reconciler.step()
+    assert not shared.asleep and led_to(house) == [shared.url, other.url]
+
+
+def test_a_sleeping_server_is_asked_nothing(house: House, share: Share) -> None:
+    shared, other = house.servers
+    engine = share(0).engine
+    engine.load(1, None)
+    shared.asleep = True
+    asked = shared.calls["/v1/completions"]
+    assert len(engine.generate(["2 + 2"] * 6, 1)) == 6
+    assert shared.calls["/v1/completions"] == asked and other.answered
+
+
+def test_a_server_that_does_not_answer_trains_nothing(
+    house: House, share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(TrainWorker, "_examples", lambda self, round_: [])
+    services = share(0, trainer=WatchedTrainer(lambda: seen.append(1)))
+    house.servers[0].stop()
+    assert not TrainWorker(services).step() and not seen
+    (waiting,) = services.rounds.list("demo")
+    assert (waiting.state, waiting.failures) == ("curated", 0), "it is not the round's fault"
+    house.servers[0].start()
+
+
+def test_one_that_cannot_sleep_is_named(house: House, share: Share) -> None:
+    services = share(0)
+    house.servers[0].reply = lambda *_: {}  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="start it with VLLM_SERVER_DEV_MODE=1") as caught:
+        services.engine.sleep()  # type: ignore[attr-defined]
+    assert not isinstance(caught.value, EngineUnavailable)
+
+
+def test_sleepers_are_replicas() -> None:
+    vllm = {"replicas": ["http://a:1"], "sleepers": ["http://b:1"]}
+    with pytest.raises(ConfigError, match="none of engine"):
+        load(None, overrides={"engine": {"vllm": vllm}})

@@ -23,8 +23,8 @@ TRAINING = "curated"
 
 @contextmanager
 def device_freed(services: Services) -> Iterator[None]:
-    """The device is training's while this is entered. Raises what `LiveEngine.sleep` raises; a server that
-    does not wake is the reconciler's, and no reason to lose what was trained."""
+    """The device is training's while this is entered. Raises what `LiveEngine.sleep` raises. A server that
+    does not wake afterwards is no reason to lose what was trained."""
     engine, sleepers = services.engine, services.config.engine.vllm.sleepers
     if not sleepers or not isinstance(engine, LiveEngine):
         yield
@@ -35,15 +35,16 @@ def device_freed(services: Services) -> Iterator[None]:
         engine.sleep()
         yield
     finally:
-        try:
-            wake(services, engine)
-        except EngineError as exc:
-            logger.warning("a server does not wake, the deploy worker tries again: %s", exc)
+        wake(services, engine)
 
 
 def wake(services: Services, engine: LiveEngine) -> None:
-    """Let the servers that sleep serve again. Raises what `LiveEngine.wake` raises."""
-    woken = engine.wake()
+    """Let the servers that sleep serve again."""
+    try:
+        woken = engine.wake()
+    except EngineError as exc:
+        logger.warning("a server does not wake, the deploy worker tries again: %s", exc)
+        return
     rest(services.routes, ())
     if woken:
         logger.info("awake again: %s", ", ".join(woken))

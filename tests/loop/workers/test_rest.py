@@ -132,6 +132,14 @@ def test_a_server_that_does_not_answer_trains_nothing(
     house.servers[0].start()
 
 
+def test_one_that_is_away_keeps_no_user_from_the_others(house: House, share: Share) -> None:
+    services = share(0)
+    house.servers[0].stop()
+    Reconciler(services).step()
+    assert led_to(house) == [house.servers[1].url]
+    house.servers[0].start()
+
+
 def test_one_that_cannot_sleep_is_named(house: House, share: Share) -> None:
     services = share(0)
     house.servers[0].reply = lambda *_: {}  # type: ignore[method-assign]

@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SecretStr, ValidationError
 
+from agent.items import JsonObject
 from agent.settings import Settings
 from agent.table import Table, UnknownKind
 from loop.errors import LoopError
@@ -34,7 +35,7 @@ NO_KEYS = frozenset({"config", "dir", "image", "log_level", "crash_at"})
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound=Settings)
-Tree = dict[str, Any]
+Tree = JsonObject
 Keys = tuple[str, ...]
 
 
@@ -57,20 +58,20 @@ class KindSection(Settings):
         return self._where
 
     @property
-    def options(self) -> Mapping[str, Any]:
+    def options(self) -> JsonObject:
         """What stands in the table of the chosen kind. Raises `ConfigError` where it is not a table."""
         own = getattr(self, self.kind, None)
         if isinstance(own, BaseModel):
             return own.model_dump()
         if own is not None and not isinstance(own, Mapping):
             raise ConfigError(f"{self.where}: the settings of {self.kind!r} must be a table (got {own!r})")
-        return own or {}
+        return dict(own or {})
 
     def chosen_by(self, where: str) -> None:
         """Remember who chose the kind."""
         self._where = where
 
-    def chosen(self) -> dict[str, Any]:
+    def chosen(self) -> JsonObject:
         """The section as it has effect, flat: what all kinds have in common, and the options of this one."""
         common = {
             name: getattr(self, name)

@@ -6,9 +6,8 @@ model (`ModelMissing`: it was started anew and has lost its adapters), or it ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
@@ -183,7 +182,7 @@ class VllmServer:
         raise ServerRefused(said)
 
 
-def _error(reply: httpx.Response) -> Mapping[str, Any]:
+def _error(reply: httpx.Response) -> JsonObject:
     try:
         error = reply.json()["error"]
     except (ValueError, KeyError, TypeError):

@@ -186,17 +186,20 @@ class ConsumeLoop:
         assigned = self._consumer.assignment()
         gained = assigned - self._next.keys()
         self._next = {partition: offset for partition, offset in self._next.items() if partition in assigned}
+        first = {record.partition: record.offset for record in reversed(records)}
         if gained:
             start = self._stored_offsets(gained)
             self._next.update(start)
-            first = {record.partition: record.offset for record in reversed(records)}
             moved = {partition for partition in gained if first.get(partition) != start[partition]}
             self._consumer.seek({partition: start[partition] for partition in moved})
             records = [record for record in records if record.partition not in moved]
-        if jumps(((record.partition, record.offset) for record in records), self._next):
+            first = {record.partition: record.offset for record in reversed(records)}
+        if jumps(first.items(), self._next):
             self._continuity.check(self._next)
         else:
             self._continuity.check_now_and_then(self._next)
+            if first.keys() <= self._next.keys():
+                return records
         # A partition lost and regained inside one poll comes from the log's own commits, which may lag behind
         # the store.
         return [
@@ -296,7 +299,7 @@ class ConsumeLoop:
             except DecodeError as exc:
                 letters.append(self._letter(record, exc.reason, str(exc)))
                 continue
-            if event.occurred_at.toordinal() < self._known_from:
+            if self._known_from and event.occurred_at.toordinal() < self._known_from:
                 letters.append(self._letter(record, "expired", self._expired(event)))
                 continue
             events.setdefault((event.student, event.event_id), event)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
-from typing import Any
 
 from mlflow.version import VERSION
 
@@ -22,7 +21,7 @@ MODEL_FILE = "MLmodel"
 def mlmodel(adapter_config: JsonObject, run_id: str, artifact_path: str) -> str:
     """The text of the `MLmodel` file beside an adapter (JSON, which YAML includes)."""
     name, revision = adapter_config.get("base_model_name_or_path"), adapter_config.get("revision")
-    flavor: dict[str, Any] = {
+    flavor: JsonObject = {
         "task": "text-generation",
         "instance_type": "TextGenerationPipeline",
         "framework": "pt",

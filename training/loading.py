@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from agent.items import JsonObject
 from training.adapters import load_check
 from training.errors import AdapterError, TrainingError
 from training.memory import Device, MemoryPlan, ModelShape, plan
@@ -64,7 +65,7 @@ def load_student(
     set_seed(job.seed)
     transformers_logging.disable_progress_bar()
     dtype = getattr(torch, chosen.dtype)
-    extra: dict[str, Any] = {"attn_implementation": settings.attention} if settings.attention else {}
+    extra: JsonObject = {"attn_implementation": settings.attention} if settings.attention else {}
     if chosen.qlora:
         extra |= {
             "device_map": {"": torch.cuda.current_device()},

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_RUN_NOTE
 
 from agent.errors import masked
+from agent.items import JsonObject
 from serving.adapter_files import ADAPTER_FILES, CorruptAdapter, adapter_sha256
 from streams.files import file_sha256
 from training.adapters import load_check
@@ -373,7 +374,7 @@ def translated(action: str) -> Iterator[None]:
         ) from exc
 
 
-def _json(value: Mapping[str, Any]) -> str:
+def _json(value: JsonObject) -> str:
     return json.dumps(value, sort_keys=True)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -33,6 +33,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig
 
+from agent.items import JsonObject
 from agent.settings import Settings
 from serving.adapter_files import adapter_sha256
 from streams.files import read_json, write_json
@@ -281,7 +282,7 @@ def _trainer_config(settings: SftSettings, job: TrainingJob, memory: MemoryPlan,
 
 def common_arguments(
     settings: SftSettings | GrpoSettings, job: TrainingJob, memory: MemoryPlan
-) -> dict[str, Any]:
+) -> JsonObject:
     """The trainer's arguments that do not depend on the method."""
     cuda = torch.cuda.is_available()
     return {

@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -268,7 +268,7 @@ def run_catalog(
         f"run {run_id} was begun with another plan or other questions; use a new run id for them"
     )
     try:
-        end: Mapping[str, Any] = durable.finish(graph, begin, context, run_id, "catalogued", changed)
+        end: durable.State = durable.finish(graph, begin, context, run_id, "catalogued", changed)
     except EmptyCatalog:
         durable.forget(graph, run_id)
         raise

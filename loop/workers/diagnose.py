@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any, Literal
+from typing import Literal
 
 from agent.budget import Usage
 from agent.profile import bucket_of
@@ -21,6 +21,7 @@ from streams.events import AnswerVerdict, Diagnosed, Event, EventKey, StudentOut
 from streams.folding import fold_diagnoses, watermarks
 from streams.state.labels import StoredLabels
 from streams.state.ledger import entry_row
+from streams.state.rounds import Row
 
 
 class DiagnoseHandler:
@@ -109,7 +110,7 @@ def _judged(result: OutputDiagnosis) -> Literal["correct", "incorrect", "undecid
     return "correct" if result.verdict == "correct" else "incorrect"
 
 
-def _costs(pairs: Sequence[Judged], today: date) -> list[dict[str, Any]]:
+def _costs(pairs: Sequence[Judged], today: date) -> list[Row]:
     """One ledger row per student of the batch, on the day of the loop's clock; an event is in one committed
     batch only, so its id names the row."""
     total: dict[str, Usage] = {}
@@ -124,7 +125,7 @@ def _costs(pairs: Sequence[Judged], today: date) -> list[dict[str, Any]]:
     ]
 
 
-def _reference_costs(pairs: Sequence[Judged], paid: Usage, today: date) -> list[dict[str, Any]]:
+def _reference_costs(pairs: Sequence[Judged], paid: Usage, today: date) -> list[Row]:
     """The ledger row of a batch's reference answers, if there were any to pay."""
     if not paid.calls:
         return []

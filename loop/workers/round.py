@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from agent.budget import BudgetExceeded, UnpricedModel
 from agent.plan import StrategyError
@@ -20,7 +20,7 @@ from loop.workers.record import Ended, LoopRound, Part, State, announced
 from loop.workers.services import Services
 from serving.engine import EngineUnavailable
 from streams.log import LogUnavailable
-from streams.state.rounds import RoundConflict
+from streams.state.rounds import RoundConflict, Row
 from streams.state.store import StoreError, StoreUnavailable
 from training.errors import DatasetError, RegistryError, RegistryUnavailable
 
@@ -90,9 +90,7 @@ class RoundWorker(ABC):
         self.failures = 0
         return self.waiting is None
 
-    def advance(
-        self, round_: LoopRound, state: State, part: Part, ledger: Sequence[dict[str, Any]] = ()
-    ) -> LoopRound:
+    def advance(self, round_: LoopRound, state: State, part: Part, ledger: Sequence[Row] = ()) -> LoopRound:
         """Move the round on with the part that this step fills, announce it, and tell the listener."""
         event = changed(round_, state, announced(part), self.services.clock.now())
         moved = self.services.rounds.advance(round_, state, round_.record.plus(part), [event], ledger)

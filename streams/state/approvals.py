@@ -4,13 +4,13 @@ something else is asked in its place (another `digest`), it is asked anew."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from agent.items import JsonObject
 from streams.state import tables
 from streams.state.store import StateStore
 
@@ -27,7 +27,7 @@ class ApprovalAsked:
     subject: Subject
     digest: str
     at: datetime
-    shown: Mapping[str, Any]
+    shown: JsonObject
 
 
 @dataclass(frozen=True)

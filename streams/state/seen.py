@@ -39,20 +39,16 @@ def seen(event: Event) -> SeenEvent:
 def remember(events: Iterable[SeenEvent], connection: sa.Connection) -> None:
     """Insert events, in one order everywhere (two consumers cannot wait for each other). Raises
     `IntegrityError` for one that is there."""
-    ordered = sorted(events)
-    if not ordered:
-        return
-    statement = STATEMENTS[connection.dialect.name].insert
     if connection.dialect.name == "postgresql":
-        columns = zip(("sources", "ids", "days"), zip(*ordered, strict=True), strict=True)
-        connection.execute(statement, {name: list(column) for name, column in columns})
-        return
-    groups: dict[tuple[str, int | None], list[str]] = defaultdict(list)
-    for source, event_id, day in ordered:
-        groups[source, day].append(event_id)
-    connection.execute(
-        statement, [{"source": s, "day": day, "ids": _json(ids)} for (s, day), ids in groups.items()]
-    )
+        columns = zip(("sources", "ids", "days"), zip(*sorted(events), strict=True), strict=False)
+        rows: list[dict[str, object]] = [{name: list(column) for name, column in columns}]
+    else:
+        groups: dict[tuple[str, int | None], list[str]] = defaultdict(list)
+        for source, event_id, day in events:
+            groups[source, day].append(event_id)
+        rows = [{"source": s, "day": day, "ids": _json(sorted(ids))} for (s, day), ids in groups.items()]
+    if rows and rows[0]:
+        connection.execute(STATEMENTS[connection.dialect.name].insert, rows)
 
 
 def known(keys: Iterable[EventKey], connection: sa.Connection) -> set[EventKey]:

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 
+from agent.items import JsonObject
 from agent.profile import BucketKey, Counts, ProfileTable
 from streams.clock import Clock
 from streams.codec import encode
@@ -202,8 +203,7 @@ class StateStore:
         from_day = seen.known_from(connection)
         if from_day is not None and any(event.day is not None and event.day < from_day for event in events):
             raise DuplicateEvents("an event of this batch is older than what the store remembers")
-        keys = [event[:2] for event in events]
-        if self._unknown_sources and seen.known_without_source(keys, connection):
+        if self._unknown_sources and seen.known_without_source([e[:2] for e in events], connection):
             raise DuplicateEvents("an event of this batch was known to an earlier version")
         try:
             seen.remember(events, connection)
@@ -233,7 +233,7 @@ class StateStore:
         numbers = {where: self._last_batch(where, connection) + 1 for where in {k[:2] for k in batch.buckets}}
         rows = [(*key, *counts, numbers[key[:2]]) for key, counts in sorted(batch.buckets.items())]
         if self.engine.dialect.name == "postgresql":
-            values: dict[str, Any] = {
+            values: JsonObject = {
                 name: list(column)
                 for name, column in zip(BUCKET_COLUMNS, zip(*rows, strict=True), strict=True)
             }

@@ -23,6 +23,7 @@ from loop.workers.watch import ProfileWatch
 from streams.clock import Clock, SystemClock
 from streams.events import Alert, RoundChanged, derived_id
 from streams.state.ledger import spent_on
+from streams.state.reading import reading
 from streams.state.rounds import ACTIVE, Round
 from streams.state.store import StateStore
 
@@ -78,7 +79,9 @@ class Decider:
 
     def decide(self, seen: Seen) -> Standing:
         """What the policy says of it."""
-        return Standing.of(seen, decide(self._policy_input(seen), self._policy))
+        with reading(self._store):
+            known = self._policy_input(seen)
+        return Standing.of(seen, decide(known, self._policy))
 
     def open(self, standing: Standing) -> None:
         """Open the round that was decided, unless another worker was first."""
@@ -103,13 +106,14 @@ class Decider:
 
     def _see(self) -> Seen | None:
         student = self._config.student.name
-        route = self._rounds.route(student)
-        marks = self._store.watermarks(student) if route else {}
-        mark = marks.get(route[0]) if route else None
-        if route is None or mark is None:
-            return None
-        bucket = bucket_of(mark[1], self._config.monitor.bucket_s)
-        profile, drifts = self._watch.look(route[0], route[1], bucket)
+        with reading(self._store):
+            route = self._rounds.route(student)
+            marks = self._store.watermarks(student) if route else {}
+            mark = marks.get(route[0]) if route else None
+            if route is None or mark is None:
+                return None
+            bucket = bucket_of(mark[1], self._config.monitor.bucket_s)
+            profile, drifts = self._watch.look(route[0], route[1], bucket)
         alarms = {a.skill: a for a in drifts if a.kind == "miss rate" and a.cleared is None}
         answers = sum(outputs for outputs, _ in marks.values())
         return Seen(route[0], datetime.fromtimestamp(mark[1], UTC), profile, alarms, drifts, answers)

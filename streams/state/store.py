@@ -24,6 +24,7 @@ from streams.events import Event, EventKey
 from streams.log import Outgoing, Partition, dump_headers
 from streams.state import seen, tables
 from streams.state.dialects import BUCKET_COLUMNS, STATEMENTS, check_64_bits, sqlite_begin, sqlite_pragmas
+from streams.state.reading import Reads
 from streams.state.seen import SeenEvent
 from streams.state.steady import steady_time
 
@@ -33,8 +34,7 @@ class StoreError(StreamsError):
 
 
 class StoreUnavailable(StoreError):
-    """The database cannot be reached, is locked, or its disk is full: retry with back-off; nothing was
-    written."""
+    """The database cannot be reached, is locked, or its disk is full: retry later. Nothing was written."""
 
 
 class NothingStored(StoreError):
@@ -51,8 +51,7 @@ class DuplicateEvents(StoreError):
 
 
 class StoreRefused(StoreError):
-    """The database can never take these values (a number too large, text with NUL): do not retry. Nothing was
-    written."""
+    """The database can never take these values (a number too large, text with NUL). Nothing was written."""
 
 
 _SETUP_LOCK = 0x5C111
@@ -63,9 +62,8 @@ class Batch:
     """Everything one batch changes, written in one transaction.
 
     `expected` and `offsets` are the next offsets before and after; `buckets` maps (student, version, skill,
-    bucket) to increments; `watermarks` maps (student, version) to (outputs counted, latest
-    event time in epoch seconds).
-    """
+    bucket) to increments; `watermarks` maps (student, version) to (outputs counted, latest event time in
+    epoch seconds)."""
 
     group: str
     expected: Mapping[Partition, int]
@@ -87,7 +85,7 @@ class StateStore:
 
     def __init__(self, url: str, clock: Clock | None = None, create: bool = True) -> None:
         self.url = _address(url)
-        self.clock = clock
+        self.clock, self.reads = clock, Reads()
         is_file = self.url.get_backend_name() == "sqlite"
         if is_file and self.url.database:
             if not create and not Path(self.url.database).is_file():
@@ -130,8 +128,10 @@ class StateStore:
     @contextmanager
     def transaction(self, read_only: bool = False) -> Iterator[sa.Connection]:
         """One transaction. The database's failures come out as `StoreUnavailable` where a later try can
-        succeed and as `StoreRefused` where it cannot, all others as they are.
-        """
+        succeed and as `StoreRefused` where it cannot, all others as they are."""
+        if read_only and self.reads.connection is not None:
+            yield self.reads.connection
+            return
         try:
             with (
                 self.engine.connect().execution_options(read_only=read_only) as connection,
@@ -380,9 +380,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise StoreUnavailable(
-            f"cannot create the folder of the state store {path}: {exc}; choose a writable one"
-        ) from exc
+        raise StoreUnavailable(f"the state store's folder {path.parent} cannot be created: {exc}") from exc
 
 
 def _address(url: str) -> sa.URL:

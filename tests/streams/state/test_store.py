@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from streams.clock import HandClock
 from streams.log import Outgoing, Partition
 from streams.state.alone import alone
 from streams.state.claims import Claim, OutboxClaims
+from streams.state.reading import reading
 from streams.state.seen import SeenEvent
 from streams.state.store import (
     Batch,
@@ -296,3 +298,16 @@ def test_a_store_that_is_only_looked_at_is_not_made(store_url: str) -> None:
             StateStore(store_url, create=False)
     StateStore(store_url).close()
     StateStore(store_url, create=False).close()
+
+
+def test_reads_share_a_transaction_and_writes_do_not(store: StateStore) -> None:
+    begun: list[object] = []
+    sa.event.listen(store.engine, "begin", begun.append)
+    with reading(store):
+        assert store.offsets("g") == {} and store.known([("s", "a")]) == set()
+        with reading(store):
+            store.watermarks("s")
+        store.commit(batch(events=ids("a")))
+        store.watermarks("s")
+    assert len(begun) == 2
+    assert store.known([("s", "a")]) == {("s", "a")} and len(begun) == 3

@@ -17,7 +17,6 @@ soon speaks for itself.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -249,38 +248,47 @@ class _Series:
         self.rows: dict[int, Counts] = {}
         self._blocks: dict[int, set[int]] = {}
         self._sums: dict[int, tuple[float | None, _Part]] = {}
+        self._middle: tuple[tuple[int, int, float | None], _Part] | None = None
 
     def put(self, bucket: int, counts: Counts) -> None:
+        block = bucket // _BLOCK
         self.rows[bucket] = counts
-        self._blocks.setdefault(bucket // _BLOCK, set()).add(bucket)
-        self._sums.pop(bucket // _BLOCK, None)
+        self._blocks.setdefault(block, set()).add(bucket)
+        self._sums.pop(block, None)
+        if self._middle is not None and self._middle[0][0] <= block <= self._middle[0][1]:
+            self._middle = None
 
     def forget(self, before: int) -> None:
         for block in [block for block in self._blocks if (block + 1) * _BLOCK <= before]:
             for bucket in self._blocks.pop(block):
                 del self.rows[bucket]
             self._sums.pop(block, None)
+            self._middle = None
 
     def discounted(self, as_of: int, settings: ReadSettings) -> SkillEvidence:
-        """The sum of the buckets in the window."""
-        oldest = -math.inf if settings.window_buckets is None else as_of - settings.window_buckets
-        half_life, needed, missing, raw_needed, raw_missing = settings.half_life_buckets, 0.0, 0.0, 0, 0
-        for block in sorted(self._blocks):
-            first, last = block * _BLOCK, block * _BLOCK + _BLOCK - 1
-            if first > as_of or last <= oldest:
-                continue
-            if last <= as_of and first > oldest:
-                part = self._whole(block, last, half_life)
-            else:
-                inside = [bucket for bucket in self._blocks[block] if oldest < bucket <= as_of]
-                last = min(last, as_of)
-                part = self._sum(inside, last, half_life)
-            weight = 1.0 if half_life is None else 2.0 ** ((last - as_of) / half_life)
-            needed += weight * part[0]
-            missing += weight * part[1]
-            raw_needed += part[2]
-            raw_missing += part[3]
-        return SkillEvidence(needed, missing, Counts(raw_needed, raw_missing))
+        """The sum of the buckets in the window: of its whole blocks, which stays for a block's time, and of
+        what the window has of the blocks before and after them."""
+        half_life, window = settings.half_life_buckets, settings.window_buckets
+        oldest = min(self._blocks, default=0) * _BLOCK - 1 if window is None else as_of - window
+        first, last = -(-(oldest + 1) // _BLOCK), (as_of + 1) // _BLOCK - 1
+        ends = {first - 1, last + 1} & self._blocks.keys()
+        parts = [(block, self._part(block, oldest, as_of, half_life)) for block in ends]
+        if first <= last:
+            parts.append((last, self._whole_blocks(first, last, half_life)))
+        return SkillEvidence(*_discounted(sorted(parts), as_of, half_life))
+
+    def _part(self, block: int, oldest: int, as_of: int, half_life: float | None) -> _Part:
+        inside = [bucket for bucket in self._blocks[block] if oldest < bucket <= as_of]
+        return self._sum(inside, min(_end(block), as_of), half_life)
+
+    def _whole_blocks(self, first: int, last: int, half_life: float | None) -> _Part:
+        span = (first, last, half_life)
+        if self._middle is None or self._middle[0] != span:
+            blocks = sorted(block for block in self._blocks if first <= block <= last)
+            parts = [(block, self._whole(block, _end(block), half_life)) for block in blocks]
+            needed, missing, raw = _discounted(parts, _end(last), half_life)
+            self._middle = (span, (needed, missing, *raw))
+        return self._middle[1]
 
     def _whole(self, block: int, last: int, half_life: float | None) -> _Part:
         known = self._sums.get(block)
@@ -298,6 +306,26 @@ class _Series:
             raw_needed += n
             raw_missing += m
         return needed, missing, raw_needed, raw_missing
+
+
+def _end(block: int) -> int:
+    """The last bucket of a block."""
+    return block * _BLOCK + _BLOCK - 1
+
+
+def _discounted(
+    parts: Iterable[tuple[int, _Part]], as_of: int, half_life: float | None
+) -> tuple[float, float, Counts]:
+    """The sum of blocks' parts, in order, each discounted from its end."""
+    needed, missing, raw_needed, raw_missing = 0.0, 0.0, 0, 0
+    for block, part in parts:
+        age = min(_end(block), as_of) - as_of
+        weight = 1.0 if half_life is None else 2.0 ** (age / half_life)
+        needed += weight * part[0]
+        missing += weight * part[1]
+        raw_needed += part[2]
+        raw_missing += part[3]
+    return needed, missing, Counts(raw_needed, raw_missing)
 
 
 _NO_SERIES = _Series()

@@ -213,3 +213,33 @@ def test_a_view_takes_rows_over_and_forgets_old_ones() -> None:
     assert view.read("s", 1, 399, settings) == ProfileView(
         table | {BucketKey("s", 1, "gcd", 399): Counts(4, 2)}
     ).read("s", 1, 399, settings)
+
+
+@given(
+    st.lists(st.integers(0, 400), min_size=1, max_size=60),
+    st.lists(
+        st.tuples(st.integers(0, 420), st.sampled_from([1, 30, 64, 65, 150, None])), min_size=1, max_size=8
+    ),
+    st.integers(0, 60),
+)
+def test_a_view_sums_each_window_bucket_by_bucket(
+    buckets: list[int], windows: list[tuple[int, int | None]], late: int
+) -> None:
+    """Whole blocks are summed once; what is read later, or comes in late, must not notice."""
+    rows = {BucketKey("s", 1, "gcd", bucket): Counts(3, bucket % 3) for bucket in buckets}
+    names = list(rows)
+    view = ProfileView({key: rows[key] for key in names[late:]})
+    for turn, (as_of, window) in enumerate(windows):
+        if turn == len(windows) // 2:
+            view.put({key: rows[key] for key in names[:late]})
+        settings = ReadSettings(window_buckets=window, half_life_buckets=100.0)
+        held = names if turn >= len(windows) // 2 else names[late:]
+        inside = [key.bucket for key in held if (window is None or key.bucket > as_of - window)]
+        inside = [bucket for bucket in inside if bucket <= as_of]
+        estimate = view.read("s", 1, as_of, settings).get("gcd")
+        assert (estimate.raw if estimate else Counts(0, 0)).needed == 3 * len(inside)
+        if estimate is not None:
+            weights = [2.0 ** ((bucket - as_of) / 100.0) for bucket in inside]
+            assert estimate.needed == pytest.approx(3 * sum(weights))
+            missing = sum(w * (bucket % 3) for w, bucket in zip(weights, inside, strict=True))
+            assert estimate.missing == pytest.approx(missing)

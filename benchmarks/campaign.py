@@ -46,6 +46,7 @@ from loop.workers.record import LoopRounds, open_rounds
 from streams.codec import encode
 from streams.events import EventKey, StudentOutput
 from streams.log import EventLog, LogUnavailable, Outgoing, Record
+from streams.state.positions import TopicPositions
 from streams.state.store import StateStore, StoreUnavailable
 from streams.testing.broker import KafkaServer
 from streams.topics import MONITOR_GROUP
@@ -235,7 +236,7 @@ class Seed:
         faults = Faults(self.crew, self.servers, users, store, self.teacher, self.dice, plan)
         try:
             with self.crew:
-                self._set_up(rounds)
+                self._set_up(rounds, TopicPositions(store))
                 ready = time.monotonic()
                 self._live(users, faults, rounds)
                 settled = self._settle(users, faults, rounds)
@@ -255,11 +256,13 @@ class Seed:
             "seconds": round(time.monotonic() - began, 1),
         }
 
-    def _set_up(self, rounds: LoopRounds) -> None:
-        deadline = time.monotonic() + SET_UP_S
-        while rounds.route(self.config.student.name) is None:
+    def _set_up(self, rounds: LoopRounds, positions: TopicPositions) -> None:
+        """Wait until the student is set up and the monitors have met their topic: of one that is made anew
+        before, nobody can know that it was another."""
+        deadline, name = time.monotonic() + SET_UP_S, self.config.student.name
+        while rounds.route(name) is None or TOPIC not in positions.topic_ids(MONITOR_GROUP):
             if time.monotonic() > deadline:
-                raise SystemExit(f"the deploy workers did not set the student up: {self.root}")
+                raise SystemExit(f"the workers did not set the student up and begin to read: {self.root}")
             self.crew.tend()
             time.sleep(0.1)
 

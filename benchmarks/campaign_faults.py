@@ -21,7 +21,8 @@ from graphs.testing.faults import Order
 from graphs.testing.server import TeacherServer
 from streams.kafka.log import KafkaLog
 from streams.kafka.settings import KafkaSettings
-from streams.state.store import StateStore
+from streams.log import LogUnavailable
+from streams.state.store import StateStore, StoreUnavailable
 from streams.testing.broker import KafkaServer
 from streams.testing.synthetic import POISON, poison
 from streams.topics import TOPICS
@@ -61,11 +62,15 @@ class Faults:
         return not self.plan and not any(timer.is_alive() for timer in self.lasting)
 
     def look(self) -> None:
-        """Strike when the moment has come."""
+        """Strike when the moment has come; what another fault keeps from striking waits."""
         while self.plan and self.users.sent >= self.plan[0][0]:
-            _, name = self.plan.pop(0)
+            _, name = self.plan[0]
+            try:
+                FAULTS[name](self)
+            except (LogUnavailable, StoreUnavailable):
+                return
             self.struck.append(name)
-            FAULTS[name](self)
+            self.plan.pop(0)
 
     def end(self) -> None:
         """Wait until nothing lasts any more."""

@@ -104,10 +104,12 @@ class MlflowRuns:
         with translated(f"finish run {run_id}"):
             self._client.set_terminated(run_id, status)
 
-    def drop_run(self, run_id: str) -> None:
-        """Delete a run that no round is tied to (MLflow keeps it until `mlflow gc`)."""
-        with translated(f"drop run {run_id}"):
-            self._client.delete_run(run_id)
+    def drop_other_runs(self, round_id: str, run_id: str) -> None:
+        """Delete the runs of a round but the one that it is tied to (MLflow keeps them until `mlflow gc`)."""
+        with translated(f"drop the runs of round {round_id} but {run_id}"):
+            for run in self._client.search_runs([self._experiment], f"tags.round_id = '{round_id}'"):
+                if run.info.run_id != run_id:
+                    self._client.delete_run(run.info.run_id)
 
     def describe_run(self, run_id: str, note: str, tags: Mapping[str, str]) -> None:
         """Write the description of a run's page (Markdown) and its tags."""

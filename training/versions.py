@@ -74,8 +74,8 @@ class Registry(Protocol):
     def finish_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         """Close a run; `start_run` opens it again."""
 
-    def drop_run(self, run_id: str) -> None:
-        """Forget a run that no round is tied to."""
+    def drop_other_runs(self, round_id: str, run_id: str) -> None:
+        """Forget the runs of a round but the one that it is tied to."""
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         """Write parameters. Another value for a known name is a `RegistryError`."""

@@ -99,16 +99,16 @@ class RoundWorker(ABC):
 
     def run_of(self, round_: LoopRound) -> str:
         """The round's one run in the registry, open. The state store says which it is: of two workers that
-        begin one at once (the first lost its lease while it did), the first to bind it. The other's run is
-        dropped."""
+        begin one at once (the first lost its lease while it did), the first to bind it. Whoever knows the
+        round's run drops all others."""
         rounds, registry = self.services.rounds, self.services.registry
         started = registry.start_run(round_.round_id, round_.run_id)
         try:
             return rounds.bind_run(round_, started)
         finally:
             known = rounds.get(round_.round_id)
-            if known is not None and known.run_id not in {None, started}:
-                registry.drop_run(started)
+            if known is not None and known.run_id is not None:
+                registry.drop_other_runs(round_.round_id, known.run_id)
 
     def _wait(self, round_: LoopRound, exc: Exception) -> None:
         """Leave the round as it is, for a while."""

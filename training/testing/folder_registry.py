@@ -56,8 +56,10 @@ class FolderRegistry:
     def finish_run(self, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
         self.runs[run_id].status = status
 
-    def drop_run(self, run_id: str) -> None:
-        del self.runs[run_id]
+    def drop_other_runs(self, round_id: str, run_id: str) -> None:
+        others = [name for name, run in self.runs.items() if run.round_id == round_id and name != run_id]
+        for name in others:
+            del self.runs[name]
 
     def log_params(self, run_id: str, params: Mapping[str, object]) -> None:
         known = self.runs[run_id].params

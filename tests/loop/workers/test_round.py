@@ -272,6 +272,34 @@ def test_of_two_runs_begun_at_once_one_is_left(room: Room, lost: bool, tmp_path:
     assert bound == ([] if lost else ["theirs"])
 
 
+def test_a_run_of_a_worker_that_lost_its_lease_before_any_was_bound_goes_too(
+    room: Room, tmp_path: Path
+) -> None:
+    """The campaign's seed 162: the first worker's run was begun, its successor's not bound yet."""
+
+    class Both(FolderRegistry):
+        """Neither finds the other's run."""
+
+        def start_run(self, round_id: str, run_id: str | None = None) -> str:
+            self.runs[f"run {len(self.runs)}"] = FakeRun(round_id)
+            return f"run {len(self.runs) - 1}"
+
+    registry, bound = Both(tmp_path / "registry"), list[str]()
+    second = Worker(replace(room.services("b"), registry=registry), lambda w, r, _: bound.append(w.run_of(r)))
+
+    def work(worker: RoundWorker, round_: LoopRound, lease: Lease) -> None:
+        room.clock.sleep(100)
+        theirs = room.rounds.claim("planned", "b", 60.0)
+        try:
+            worker.run_of(round_)
+        finally:
+            assert theirs is not None and registry.runs.keys() == {"run 0"}
+            bound.append(second.run_of(theirs))
+
+    Worker(replace(room.services("a"), registry=registry), work).step()
+    assert bound == ["run 1"] and registry.runs.keys() == {"run 1"}
+
+
 def test_long_work_keeps_its_lease(room: Room) -> None:
     """The work never asks; the thread renews beside it."""
     at_work, done = threading.Event(), threading.Event()

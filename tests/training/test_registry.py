@@ -77,6 +77,16 @@ def test_the_base_is_version_one_and_champion(registry: MlflowRegistry, llama: P
         registry.register_base(qwen)
 
 
+def test_a_rounds_other_runs_are_dropped(registry: MlflowRegistry, store: tuple[str, Path]) -> None:
+    kept, neighbour = registry.start_run("round-1"), registry.start_run("round-2")
+    client = MlflowClient(store[0])
+    experiment = client.get_run(kept).info.experiment_id
+    other = client.create_run(experiment, tags={"round_id": "round-1"}).info.run_id
+    registry.drop_other_runs("round-1", kept)
+    stages = [client.get_run(run).info.lifecycle_stage for run in (kept, neighbour, other)]
+    assert stages == ["active", "active", "deleted"]
+
+
 def test_a_run_is_resumed_or_adopted(registry: MlflowRegistry) -> None:
     run_id = registry.start_run("round-1")
     registry.log_params(run_id, {"lr": 0.1, "skills": ("add",)})

@@ -285,15 +285,15 @@ class _Series:
         span = (first, last, half_life)
         if self._middle is None or self._middle[0] != span:
             blocks = sorted(block for block in self._blocks if first <= block <= last)
-            parts = [(block, self._whole(block, _end(block), half_life)) for block in blocks]
+            parts = [(block, self._whole(block, half_life)) for block in blocks]
             needed, missing, raw = _discounted(parts, _end(last), half_life)
             self._middle = (span, (needed, missing, *raw))
         return self._middle[1]
 
-    def _whole(self, block: int, last: int, half_life: float | None) -> _Part:
+    def _whole(self, block: int, half_life: float | None) -> _Part:
         known = self._sums.get(block)
         if known is None or known[0] != half_life:
-            known = self._sums[block] = (half_life, self._sum(self._blocks[block], last, half_life))
+            known = self._sums[block] = (half_life, self._sum(self._blocks[block], _end(block), half_life))
         return known[1]
 
     def _sum(self, buckets: Iterable[int], last: int, half_life: float | None) -> _Part:

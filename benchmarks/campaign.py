@@ -82,9 +82,11 @@ class Servers:
 
     def stop_database(self) -> None:
         """At once, as a crash would. One that is down already stays so."""
+        process = self.database.get_postmaster_info().process
+        if process is None or not process.is_running():
+            return
+        process.send_signal(signal.SIGQUIT)
         with contextlib.suppress(Exception):
-            process = self.database.get_postmaster_info().process
-            process.send_signal(signal.SIGQUIT)
             process.wait(20)
 
     def start_database(self) -> None:

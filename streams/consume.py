@@ -15,7 +15,7 @@ from typing import Any
 from agent.profile import BucketKey, Counts, merge
 from streams.clock import Clock, SystemClock
 from streams.codec import Codec, DecodeError
-from streams.continuity import Continuity, jumps
+from streams.continuity import Continuity
 from streams.crash import CrashPoint, no_crash
 from streams.dead_letters import dead_letter
 from streams.events import Event, EventKey
@@ -193,8 +193,8 @@ class ConsumeLoop:
             moved = {partition for partition in gained if first.get(partition) != start[partition]}
             self._consumer.seek({partition: start[partition] for partition in moved})
             records = [record for record in records if record.partition not in moved]
-            first = {record.partition: record.offset for record in reversed(records)}
-        if jumps(first.items(), self._next):
+            first = {partition: offset for partition, offset in first.items() if partition not in moved}
+        if any(self._next.get(partition, offset) != offset for partition, offset in first.items()):
             self._continuity.check(self._next)
         else:
             self._continuity.check_now_and_then(self._next)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from streams.log import EventLog, LogError, Partition
 from streams.state.positions import Gap, TopicPositions
@@ -97,14 +97,3 @@ class Continuity:
         ]
         self._positions.skip(self._group, topic, topic_id, gaps)
         return gaps
-
-
-def jumps(offsets: Iterable[tuple[Partition, int]], expected: Mapping[Partition, int]) -> bool:
-    """Whether the first record of some partition is not the one expected next."""
-    seen: set[Partition] = set()
-    for partition, offset in offsets:
-        if partition not in seen:
-            seen.add(partition)
-            if expected.get(partition, offset) != offset:
-                return True
-    return False

@@ -11,13 +11,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from loop.workers.record import State
 from loop.workers.services import Services
 from serving.engine import EngineError, LiveEngine
 from serving.routes import rest
 
 logger = logging.getLogger(__name__)
 
-TRAINING = "curated"
+TRAINING: State = "curated"
 """The state of a round that waits to be trained, or is."""
 
 

@@ -12,7 +12,7 @@ from loop.workers.curate import round_seed
 from loop.workers.lease import Lease
 from loop.workers.messages import Training
 from loop.workers.record import LoopRound, Trained
-from loop.workers.rest import device_freed
+from loop.workers.rest import TRAINING, device_freed
 from loop.workers.round import RoundWorker
 from loop.workers.services import Services, today
 from streams.files import write_text
@@ -34,7 +34,7 @@ class TrainWorker(RoundWorker):
     A kill between storing and moving the round stores again what is there already: nothing.
     """
 
-    STATE = "curated"
+    STATE = TRAINING
 
     def work(self, round_: LoopRound, lease: Lease) -> None:
         services = self.services

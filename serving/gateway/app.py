@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agent.items import JsonObject
 from serving.gateway.capture import Asked
-from serving.gateway.completions import CHAT, parse, questions
+from serving.gateway.completions import CHAT, parse, prompt_count, questions
 from serving.gateway.errors import ClientGone, Refusal
 from serving.gateway.exchange import Desk, Exchange, error_response, json_response
 from serving.routes import RouteFile, RoutesUnusable, RouteTable
@@ -149,15 +149,10 @@ class Gateway:
         return Exchange(self._desk, asked, table.replicas, path, body)
 
     def _limit_choices(self, body: JsonObject) -> None:
-        prompts, most = body.get("prompt"), self._settings.max_choices
-        several = isinstance(prompts, list) and not all(isinstance(token, int) for token in prompts)
-        asked = len(prompts) if isinstance(prompts, list) and several else 1
-        for name in ("n", "best_of"):
-            each = body.get(name)
+        asked, most = prompt_count(body), self._settings.max_choices
+        for name, each in (("prompt", 1), ("n", body.get("n")), ("best_of", body.get("best_of"))):
             if isinstance(each, int | float) and each * asked > most:
                 raise Refusal(400, "invalid_value", f"more than {most} answers are asked for at once", name)
-        if asked > most:
-            raise Refusal(400, "invalid_value", f"more than {most} answers are asked for at once", "prompt")
 
     def _session(self, request: Request, body: JsonObject) -> str:
         """Who asks: the session header, else OpenAI's `safety_identifier` or `user`; empty where nobody

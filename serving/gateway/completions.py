@@ -47,6 +47,13 @@ def questions(path: str, body: JsonObject) -> tuple[str, ...]:
     return tuple(prompts)
 
 
+def prompt_count(body: JsonObject) -> int:
+    """How many prompts a body has: a list of token ids is one."""
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and not all(isinstance(token, int) for token in prompt)
+    return len(body["prompt"]) if several else 1
+
+
 @dataclass
 class Choice:
     """One answer so far."""

@@ -39,15 +39,16 @@ def seen(event: Event) -> SeenEvent:
 def remember(events: Iterable[SeenEvent], connection: sa.Connection) -> None:
     """Insert events, in one order everywhere (two consumers cannot wait for each other). Raises
     `IntegrityError` for one that is there."""
+    rows: list[dict[str, Any]]
     if connection.dialect.name == "postgresql":
-        columns = zip(("sources", "ids", "days"), zip(*sorted(events), strict=True), strict=False)
-        rows: list[dict[str, object]] = [{name: list(column) for name, column in columns}]
+        columns = [list(column) for column in zip(*sorted(events), strict=True)]
+        rows = [dict(zip(("sources", "ids", "days"), columns, strict=True))] if columns else []
     else:
         groups: dict[tuple[str, int | None], list[str]] = defaultdict(list)
         for source, event_id, day in events:
             groups[source, day].append(event_id)
         rows = [{"source": s, "day": day, "ids": _json(sorted(ids))} for (s, day), ids in groups.items()]
-    if rows and rows[0]:
+    if rows:
         connection.execute(STATEMENTS[connection.dialect.name].insert, rows)
 
 

@@ -380,7 +380,7 @@ def _make_folder(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        raise StoreUnavailable(f"the state store's folder {path.parent} cannot be created: {exc}") from exc
+        raise StoreUnavailable(f"cannot create {path.parent}: {exc}; choose another store.url") from exc
 
 
 def _address(url: str) -> sa.URL:

@@ -64,6 +64,9 @@ class ListedRegistry:
         self.aliases = {"champion": to}
         return self.champion()
 
+    def get_file(self, run_id: str, path: Path, artifact: str, sha256: str) -> Path:
+        return path
+
     def download(self, version: int, directory: Path) -> Path | None:
         return self.adapters.get(version)
 

@@ -7,23 +7,28 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.budget import Usage
 from agent.decision import Decision, SkillTarget
+from agent.items import Example, Provenance
+from graphs.curate.plan import CurationReport
 from loop.config import load
 from loop.loading import ConfigError
 from loop.workers.decide import changed
 from loop.workers.live import Reconciler
-from loop.workers.record import Opened, RoundParts
-from loop.workers.services import Services
+from loop.workers.record import Curated, Opened, RoundParts
+from loop.workers.services import DATASET, Services
 from loop.workers.train import TrainWorker
 from serving.engine import EngineUnavailable
 from serving.vllm_engine import VllmEngine
 from streams.state.rounds import Round
 from tests.loop.workers.conftest import NOW, House
 from training.errors import TrainingError
+from training.mix import write_dataset
 
 Share = Callable[..., Services]
 
@@ -56,7 +61,15 @@ def sharing(house: House, stack: ExitStack, *sleepers: int, trainer: Any = None)
     config = config.model_copy(update={"engine": config.engine.model_copy(update={"vllm": sleepy})})
     target = SkillTarget(skill="add", weight=1.0, examples=2, strategy="select")
     decision = Decision(kind="select", skills=(target,), examples=2, steps=1, reasons=("test",))
-    record = RoundParts(decision=decision, opened=Opened(champion=1, at=NOW, answers=0))
+    made = Provenance(strategy="select", skill="add", source_ids=("p",))
+    examples = [Example(example_id="e", prompt="1 + 1", completion="2", skills=("add",), provenance=made)]
+    manifest = write_dataset(house.services.round_dir("demo-r001") / Path(DATASET).name, examples)
+    report = CurationReport(requested={"add": 1}, accepted={"add": 1}, replay=0, dropped={}, usage=Usage())
+    record = RoundParts(
+        decision=decision,
+        opened=Opened(champion=1, at=NOW, answers=0),
+        curated=Curated(manifest=manifest, report=report),
+    )
     round_ = Round("demo-r001", "demo", 1, "curated", None, record)
     assert house.services.rounds.open(round_, changed(round_, "curated", {}))
     return replace(house.services, config=config, engine=engine, trainer=trainer)
@@ -67,11 +80,10 @@ def led_to(house: House) -> list[str]:
 
 
 def test_it_sleeps_while_the_round_trains_and_serves_again_when_that_fails(
-    house: House, share: Share, monkeypatch: pytest.MonkeyPatch
+    house: House, share: Share
 ) -> None:
     shared, other = house.servers
     seen: list[object] = []
-    monkeypatch.setattr(TrainWorker, "_examples", lambda self, round_: [])
     trainer = WatchedTrainer(lambda: seen.append((shared.asleep, other.asleep, led_to(house))))
     services = share(0, trainer=trainer)
     reconciler = Reconciler(services)
@@ -83,11 +95,8 @@ def test_it_sleeps_while_the_round_trains_and_serves_again_when_that_fails(
     assert not shared.asleep and led_to(house) == [shared.url, other.url]
 
 
-def test_without_another_replica_users_stay_with_the_one_that_sleeps(
-    house: House, share: Share, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_another_replica_users_stay_with_the_one_that_sleeps(house: House, share: Share) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(TrainWorker, "_examples", lambda self, round_: [])
     services = share(0, 1, trainer=WatchedTrainer(lambda: seen.append(led_to(house))))
     house.reconcile()
     TrainWorker(services).step()
@@ -119,11 +128,8 @@ def test_a_sleeping_server_is_asked_nothing(house: House, share: Share) -> None:
     assert shared.calls["/v1/completions"] == asked and other.answered
 
 
-def test_a_server_that_does_not_answer_trains_nothing(
-    house: House, share: Share, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_does_not_answer_trains_nothing(house: House, share: Share) -> None:
     seen: list[object] = []
-    monkeypatch.setattr(TrainWorker, "_examples", lambda self, round_: [])
     services = share(0, trainer=WatchedTrainer(lambda: seen.append(1)))
     house.servers[0].stop()
     assert not TrainWorker(services).step() and not seen

@@ -8,19 +8,10 @@ from typing import Any
 
 import pytest
 
-POINTS = (
-    "stream.before-append:3",
-    "consume.before-commit:3",
-    "consume.after-commit:4",
-    "outbox.after-append:4",
-    "curate.assemble.end",
-    "curate.after-upload",
-    "train.step:3",
-    "train.after-upload",
-    "judge.before-run",
-    "judge.after-run",
-    "deploy.before-alias",
-    "deploy.after-alias",
+CHAINS = (
+    ("stream.before-append:3", "consume.before-commit:3", "consume.after-commit:4", "outbox.after-append:4"),
+    ("curate.assemble.end", "curate.after-upload", "train.step:3", "train.after-upload"),
+    ("judge.before-run", "judge.after-run", "deploy.before-alias", "deploy.after-alias"),
 )
 
 
@@ -36,11 +27,14 @@ def test_the_undisturbed_run_closes_the_loop(reference: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize("point", POINTS)
-def test_a_kill_changes_nothing(reference: Any, small_demo: Any, tmp_path: Path, point: str) -> None:
+@pytest.mark.parametrize("points", CHAINS, ids=("events", "making", "switching"))
+def test_kills_change_nothing(
+    reference: Any, small_demo: Any, tmp_path: Path, points: tuple[str, ...]
+) -> None:
     demo = small_demo(tmp_path / "run")
-    killed = demo.run(SKILLLOOP_CRASH_AT=point)
-    assert killed.returncode == -signal.SIGKILL, f"{point} was never reached: {killed.stderr[-2000:]}"
+    for point in points:
+        killed = demo.run(SKILLLOOP_CRASH_AT=point)
+        assert killed.returncode == -signal.SIGKILL, f"{point} was never reached: {killed.stderr[-2000:]}"
     again = demo.run()
     assert again.returncode == 0, again.stderr
     state, expected = demo.state(), reference.state()

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,24 +18,16 @@ from streams.state.store import StateStore
 from tests.warm import run_warm
 
 SKILLLOOP = Path(sys.executable).parent / "skillloop"
-LIMIT_S = 0.7
-LOOK_S = 1.5  # 0.8 to 1.0 on the machine of docs/LOG.md, with five processes on its two cores
 
 
-def test_help_is_quick_and_loads_no_model_library() -> None:
+def test_help_loads_no_model_library() -> None:
     code = (
         "import sys, loop.cli.main; sys.exit(any(m in sys.modules "
         "for m in ('torch', 'transformers', 'mlflow', 'langgraph', 'sqlalchemy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    seconds = []
-    for _ in range(4):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([SKILLLOOP, "--help"], capture_output=True, text=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    done = subprocess.run([SKILLLOOP, "--help"], capture_output=True, text=True, check=True)
     assert "demo" in done.stdout and "rollback" in done.stdout
-    assert min(seconds) < LIMIT_S  # processor time: what the command costs, whatever else the machine does
 
 
 def test_a_worker_loads_no_model_library_before_its_student_needs_one() -> None:
@@ -159,29 +150,23 @@ HEAVY = ("numpy", "torch", "transformers", "mlflow", "langgraph", "langchain_cor
 QUICK = (["status"], ["profile", "show"], ["rounds", "list"], ["rounds", "show", "demo-r001"])
 
 
-def look(*words: object) -> tuple[list[str], float]:
-    """The heavy libraries that a command has loaded, run as the installed script runs, and its processor
-    time."""
+def look(*words: object) -> list[str]:
+    """The heavy libraries that a command has loaded, run as the installed script runs."""
     argv = ["skillloop", *map(str, words)]
     code = (
         f"import sys; from loop.cli.main import main\nsys.argv = {argv}\n"
         "try:\n    main()\nexcept SystemExit as exc:\n    assert not exc.code, exc.code\n"
         f"print(*(m for m in {HEAVY} if m in sys.modules), sep=',', file=sys.stderr)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return [name for name in done.stderr.splitlines()[-1].split(",") if name], seconds
+    return [name for name in done.stderr.splitlines()[-1].split(",") if name]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", QUICK, ids=" ".join)
 def test_looking_loads_no_model_library(command: list[str], reference: Any) -> None:
-    looks = [look(*command, "--config", reference.config, "--dir", reference.root) for _ in range(3)]
-    assert looks[0][0] == []
-    assert min(seconds for _, seconds in looks) < LOOK_S
+    assert look(*command, "--config", reference.config, "--dir", reference.root) == []
 
 
 def test_looking_at_a_task_of_files_opens_no_teacher(tmp_path: Path) -> None:
@@ -197,8 +182,7 @@ def test_looking_at_a_task_of_files_opens_no_teacher(tmp_path: Path) -> None:
     StateStore(f"sqlite:///{run / 'state.db'}").close()
     LocalLog(run / "log.db").close()
     before = sorted(run.iterdir())
-    loaded, seconds = look("status", "--config", config, "--dir", run)
-    assert loaded == [] and seconds < LOOK_S
+    assert look("status", "--config", config, "--dir", run) == []
     assert sorted(run.iterdir()) == before
 
 

@@ -14,7 +14,7 @@ import pytest
 from serving.gateway.balance import Balancer
 from serving.http import HttpServer
 from serving.routes import Replica, drained
-from tests.serving.gateway.site import crowd, loaded, outputs, question, site, write_route
+from tests.serving.gateway.site import Heard, crowd, loaded, outputs, question, site, write_route
 
 A, B = Replica(url="http://a"), Replica(url="http://b")
 
@@ -56,12 +56,17 @@ def test_no_request_fails_and_no_answer_is_mixed_over_swaps_under_load(tmp_path:
     """32 users, half of them streaming, while the route changes four times and each version that is drained
     is unloaded."""
     replicas = [loaded(1, gap_s=0.002), loaded(1, gap_s=0.002)]
+    heard: list[Heard] = []
     over = threading.Event()
     with site(tmp_path, *replicas) as running:
 
+        def answers_of(version: int) -> None:
+            while not any(f"student-v{version}" in answer.models for answer in heard[-64:]):
+                time.sleep(0.05)
+
         def deploy() -> None:
-            for version in (2, 3, 2, 4):
-                time.sleep(0.4)
+            for serving, version in ((1, 2), (2, 3), (3, 2), (2, 4)):
+                answers_of(serving)
                 before = running.gateway.app.look().shares[0].model
                 for replica in replicas:
                     replica.models.add(f"student-v{version}")
@@ -70,12 +75,12 @@ def test_no_request_fails_and_no_answer_is_mixed_over_swaps_under_load(tmp_path:
                     time.sleep(0.05)
                 for replica in replicas:
                     replica.models.remove(before)
-            time.sleep(0.4)
+            answers_of(4)
             over.set()
 
         deployer = threading.Thread(target=deploy)
         deployer.start()
-        heard, failed = asyncio.run(crowd(running.gateway.url, 32, over.is_set))
+        _, failed = asyncio.run(crowd(running.gateway.url, 32, over.is_set, heard=heard))
         deployer.join()
     assert not failed and len(heard) > 30
     assert all(answer.whole and len(answer.models) == 1 for answer in heard)

@@ -44,8 +44,8 @@ READ = ReadSettings(window_buckets=None, half_life_buckets=None)
 
 def answers_of(engine: Engine, config: Config, seed: int, phase: int) -> list[StudentOutput]:
     """The student's answers to the first questions of one drifted phase."""
-    start = schedule(config.demo)[phase].start
-    traffic = Traffic(seed, schedule(config.demo))
+    start = schedule(config)[phase].start
+    traffic = Traffic(seed, schedule(config))
     asked = [traffic.question(start + index) for index in range(max(WATCHED))]
     answers = engine.generate(
         [problem.question for _, problem in asked], 1, Sampling(max_new_tokens=config.student.max_new_tokens)
@@ -87,7 +87,7 @@ def free_observation(
 
 def main(seeds: int = 5, json_file: Annotated[Path | None, typer.Option("--json")] = None) -> None:
     """Print precision and recall per teacher and number of watched answers."""
-    config = load(Path("configs/demo.toml"))
+    config = load(Path("configs/demo.toml"), {"SKILLLOOP_DEMO__DRIFT": "fixed"})
     student = open_student(config.student.base, config.engine)
     task, engine = demo_task(config, student, SymbolicTeacher(seed=config.seed)), student.engine
     engine.load(1, None)
@@ -101,7 +101,7 @@ def main(seeds: int = 5, json_file: Annotated[Path | None, typer.Option("--json"
     rows: list[dict[str, Any]] = []
     cases = [(seed, phase) for seed in range(seeds) for phase in (1, 2)]
     for seed, phase in track(cases, description="streams"):
-        weights = schedule(config.demo)[phase].mixture.weights
+        weights = schedule(config)[phase].mixture.weights
         asked = {
             skill
             for skill, weight in weights.items()

@@ -316,9 +316,12 @@ class HeldOutSection(Settings):
 
 class DemoSection(Settings):
     """The demo's stream: `questions` in all, `tick` at a time; the mixture shifts at questions `first_shift`
-    and `second_shift`. The pool has `rich_pool`, `poor_pool` or `common_pool` items of a skill, and
-    `chain_pool` that chain skills as the original mixture does: data to replay."""
+    and `second_shift`, with `drift` `fixed` to two missing skills each, 20 % of the traffic each, and with
+    `drawn` to what the seed says. The pool has `rich_pool`, `poor_pool` or `common_pool` items of a skill
+    (`drawn`: of a raised one what the seed says), and `chain_pool` that chain skills as the original mixture
+    does: data to replay."""
 
+    drift: Literal["fixed", "drawn"] = "fixed"
     questions: int = Field(default=2800, gt=0)
     tick: int = Field(default=100, gt=0)
     first_shift: int = Field(default=500, gt=0)

@@ -28,6 +28,7 @@ from loop.workers.monitor import chain_of
 from loop.workers.record import open_rounds
 from streams.events import StudentOutput
 from streams.kafka.codecs import missing_codecs
+from streams.state.redrives import unsent
 from streams.state.store import StateStore
 from streams.topics import TOPICS
 from training.errors import NothingRegistered
@@ -223,7 +224,7 @@ def _store(parts: _Parts) -> str:
         return NOT_YET
     return (
         f"{store.url.render_as_string(hide_password=True)}, "
-        f"{len(store.buckets())} profile rows, {len(store.pending(1000))} unsent"
+        f"{len(store.buckets())} profile rows, {unsent(store)} unsent"
     )
 
 

@@ -26,14 +26,13 @@ from serving.routes import activities
 from streams.errors import StreamsError
 from streams.state.ledger import spent_on
 from streams.state.positions import TopicPositions
-from streams.state.redrives import refusals
+from streams.state.redrives import refusals, unsent
 from streams.state.store import StateStore
 from streams.topics import MONITOR_GROUP
 
 logger = logging.getLogger(__name__)
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
-MOST_UNSENT = 100_000
 
 
 class PortTaken(LoopError):
@@ -81,8 +80,7 @@ class RunCollector(Collector):
         yield _gauge("rounds_set_aside", "Rounds whose record cannot be read.", [((), aside)])
         people = len(list(waiting(store, rounds, self._student)))
         yield _gauge("waits_for_person", "Rounds that a person must decide on.", [((), people)])
-        unsent = len(store.pending(MOST_UNSENT))
-        yield _gauge("outbox_unsent", "Records that the log has not taken yet.", [((), unsent)])
+        yield _gauge("outbox_unsent", "Records that the log has not taken yet.", [((), unsent(store))])
         refused = Counter(topic for topic, _ in refusals(store))
         rows: Rows = [((topic,), count) for topic, count in refused.items()]
         yield _gauge("outbox_refused", "Records that the log refused for good.", rows, "topic")

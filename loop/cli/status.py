@@ -22,7 +22,7 @@ from streams.codec import Codec, DecodeError
 from streams.events import Deployed
 from streams.log import EventLog
 from streams.state.positions import TopicPositions
-from streams.state.redrives import refusals
+from streams.state.redrives import refusals, unsent
 from streams.state.store import StateStore
 from streams.topics import MONITOR_GROUP, dead_letter_topic
 
@@ -84,7 +84,7 @@ def _led(table: RouteTable) -> str:
 def _noted(store: StateStore, rounds: LoopRounds, student: str) -> JsonObject:
     gaps = TopicPositions(store).gaps(MONITOR_GROUP)
     return {
-        "outbox": len(store.pending(1000)),
+        "outbox": unsent(store),
         "set_aside": rounds.unreadable(student),
         "waits_for_a_person": [
             {"round_id": asked.round_id, "subject": asked.subject}

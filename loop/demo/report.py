@@ -37,7 +37,7 @@ def exam_items(config: Config) -> tuple[HeldOutItem, ...]:
     demo = config.demo
     drifted = [
         item
-        for phase in schedule(demo)[1:]
+        for phase in schedule(config)[1:]
         for item in mixture_items("exam", phase.name, phase.mixture, demo.exam_mix // 2)
     ]
     return (*items_of("exam", demo), *drifted)
@@ -74,7 +74,7 @@ def make_report(services: Services, log: EventLog) -> Report:
         "recall": hits / len(missing) if missing else 1.0,
     }
     strata = {
-        "shifted": {f"mix:{phase.name}": 1.0 for phase in schedule(config.demo)[1:]},
+        "shifted": {f"mix:{phase.name}": 1.0 for phase in schedule(config)[1:]},
         "missing": {f"skill:{skill}": 1.0 for skill in missing},
         "original": {"mix:original": 1.0},
         "mastered": {f"skill:{skill}": 1.0 for skill in mastered},
@@ -84,6 +84,7 @@ def make_report(services: Services, log: EventLog) -> Report:
         figures[f"{name}_accuracy_before"] = before.mixture(weights) if weights else None
         figures[f"{name}_accuracy_after"] = after.mixture(weights) if weights else None
     figures["worst_skill_loss"] = max(0.0, *(was[skill] - now[skill] for skill in was))
+    figures["worst_mastered_loss"] = max((was[skill] - now[skill] for skill in mastered), default=0.0)
     figures.update(_served_figures(services, log))
     figures.update(_costs(services))
     figures.update(champion_version=champion, seed=config.seed)
@@ -102,7 +103,7 @@ def make_report(services: Services, log: EventLog) -> Report:
 def truly_missing(config: Config, accuracy: dict[str, float]) -> list[str]:
     """Ground truth by the policy's own definition: missed more often than the threshold, and asked for often
     enough after a shift."""
-    shares = [phase.mixture.weights for phase in schedule(config.demo)[1:]]
+    shares = [phase.mixture.weights for phase in schedule(config)[1:]]
     asked = {
         skill
         for share in shares

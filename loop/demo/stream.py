@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from loop.config import DemoSection
-from loop.tasks.world.traffic import FIRST_SHIFT, SECOND_SHIFT, Phase, Traffic
+from loop.config import Config
+from loop.tasks.world.traffic import FIRST_SHIFT, SECOND_SHIFT, Phase, Traffic, drawn_drift
 from loop.tasks.world.world import ORIGINAL
 from loop.workers.services import Services
 from serving.engine import Sampling
@@ -19,12 +19,16 @@ from streams.log import EventLog
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def schedule(demo: DemoSection) -> tuple[Phase, ...]:
+def schedule(config: Config) -> tuple[Phase, ...]:
     """The original mixture, then two shifts to skills that the student lacks."""
+    demo, shifts = config.demo, (FIRST_SHIFT, SECOND_SHIFT)
+    if demo.drift == "drawn":
+        first, second = drawn_drift(config.seed).shifts
+        shifts = (ORIGINAL.shifted(first), ORIGINAL.shifted(second))
     return (
         Phase(0, ORIGINAL, "original"),
-        Phase(demo.first_shift, FIRST_SHIFT, "shift 1"),
-        Phase(demo.second_shift, SECOND_SHIFT, "shift 2"),
+        Phase(demo.first_shift, shifts[0], "shift 1"),
+        Phase(demo.second_shift, shifts[1], "shift 2"),
     )
 
 
@@ -40,7 +44,7 @@ class DemoStream:
         self._log = log
         self._clock = clock
         self._demo = services.config.demo
-        self._traffic = Traffic(services.config.seed, schedule(self._demo))
+        self._traffic = Traffic(services.config.seed, schedule(services.config))
 
     @property
     def position(self) -> int:

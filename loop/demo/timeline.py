@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+from agent.beta import quantile
 from agent.profile import ALL
 from loop.demo.stream import START, schedule
 from loop.workers.services import Services
@@ -19,24 +20,29 @@ from streams.events import Alert
 from streams.log import EventLog
 
 SMOOTH = 4
+LEAST = 10
 
 
 def draw_timeline(services: Services, log: EventLog, highlighted: list[str], path: Path) -> None:
     """Write the PNG. `highlighted` skills are drawn in colour, the others in grey; each point is `SMOOTH`
-    buckets wide."""
-    demo = services.config.demo
+    buckets wide and has at least `LEAST` answers, with its 90 % interval (Jeffreys)."""
+    config, demo = services.config, services.config.demo
     figure, axes = plt.subplots(figsize=(12, 6), layout="constrained")
     for skill, points in sorted(_curves(services).items()):
+        places, accuracy, low, high = zip(*points, strict=True)
         bold = skill == ALL or skill in highlighted
         label = "all answers" if skill == ALL else skill if bold else None
         colour: dict[str, str] = {"color": "black"} if skill == ALL else {} if bold else {"color": "0.85"}
-        axes.plot(
-            *zip(*points, strict=True),
+        (line,) = axes.plot(
+            places,
+            accuracy,
             label=label,
             linewidth=2.5 if skill == ALL else 1.6 if bold else 0.8,
             **colour,
         )
-    for phase in schedule(demo)[1:]:
+        if bold:
+            axes.fill_between(places, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+    for phase in schedule(config)[1:]:
         axes.axvline(phase.start, color="0.4", linestyle=":")
         axes.text(phase.start, 1.03, phase.name, ha="center", fontsize=9)
     for at, skill in _alarms(services, log):
@@ -51,8 +57,8 @@ def draw_timeline(services: Services, log: EventLog, highlighted: list[str], pat
     plt.close(figure)
 
 
-def _curves(services: Services) -> dict[str, list[tuple[float, float]]]:
-    """skill -> (question, accuracy) from the store's buckets, over groups of `SMOOTH` buckets."""
+def _curves(services: Services) -> dict[str, list[tuple[float, float, float, float]]]:
+    """skill -> (question, accuracy, its bounds) from the store's buckets, over groups of `SMOOTH` buckets."""
     demo, monitor = services.config.demo, services.config.monitor
     sums: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     for (_, _, skill, bucket), (needed, missing) in services.store.buckets(services.student).items():
@@ -65,14 +71,16 @@ def _curves(services: Services) -> dict[str, list[tuple[float, float]]]:
     def question(group: int) -> float:
         return ((group + 0.5) * width - start) / demo.seconds_between
 
-    return {
-        skill: [
-            (question(group), 1 - missing / needed)
-            for group, (needed, missing) in sorted(cells.items())
-            if needed
-        ]
+    def point(group: int, needed: int, missing: int) -> tuple[float, float, float, float]:
+        right = needed - missing
+        bounds = [quantile(q, right + 0.5, missing + 0.5) for q in (0.05, 0.95)]
+        return question(group), right / needed, bounds[0], bounds[1]
+
+    curves = {
+        skill: [point(group, *cell) for group, cell in sorted(cells.items()) if cell[0] >= LEAST]
         for skill, cells in sums.items()
     }
+    return {skill: points for skill, points in curves.items() if points}
 
 
 def _index(moment: datetime, services: Services) -> float:

@@ -11,6 +11,12 @@ from streams.state import tables
 from streams.state.store import StateStore
 
 
+def unsent(store: StateStore) -> int:
+    """How many records wait in the outbox for the log to take them."""
+    with store.transaction(read_only=True) as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(tables.outbox)) or 0)
+
+
 def refusals(store: StateStore) -> list[tuple[str, str]]:
     """(topic, the log's answer) of every row that was moved aside."""
     table = tables.refused.c

@@ -172,7 +172,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def write_answers(path: Path) -> None:
     """What the untrained student says to the demo's first users."""
     config = load(CONFIG)
-    traffic = Traffic(config.seed, schedule(config.demo))
+    traffic = Traffic(config.seed, schedule(config))
     asked = [traffic.question(index) for index in range(ANSWERS)]
     engine = TransformersEngine(student_dir())
     engine.load(1, None)

@@ -12,7 +12,7 @@ from loop.config import Config, ConfigError, DemoSection
 from loop.tasks.student import Student
 from loop.tasks.task import Task
 from loop.tasks.world.checker import final_answer, grade
-from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS
+from loop.tasks.world.traffic import FIRST_SHIFT_SKILLS, drawn_drift
 from loop.tasks.world.world import (
     COMMON,
     DESCRIPTIONS,
@@ -26,12 +26,14 @@ from loop.tasks.world.world import (
 
 
 def pool_sizes(config: Config) -> dict[str, int]:
-    """How many pool items are drawn for each skill: enough of the first shift's to select from, few of the
-    other rare ones."""
+    """How many pool items are drawn for each skill: of the first shift's enough to select from and few of the
+    other rare ones, or what `drawn_drift` says."""
     demo = config.demo
     sizes = dict.fromkeys(SKILLS, demo.poor_pool) | {
         skill: demo.common_pool for skill in COMMON if skill != STUBBORN
     }
+    if demo.drift == "drawn":
+        return sizes | dict(drawn_drift(config.seed).pool)
     return sizes | dict.fromkeys(FIRST_SHIFT_SKILLS, demo.rich_pool)
 
 

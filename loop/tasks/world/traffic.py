@@ -3,16 +3,55 @@ question indices."""
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from loop.tasks.world.world import ORIGINAL, Mixture, Problem, draw
+from loop.tasks.world.world import ORIGINAL, RARE, STUBBORN, Mixture, Problem, draw
 
 FIRST_SHIFT_SKILLS: tuple[str, ...] = ("left", "equation")
 SECOND_SHIFT_SKILLS: tuple[str, ...] = ("average", "fraction")
 FIRST_SHIFT = ORIGINAL.shifted(dict.fromkeys(FIRST_SHIFT_SKILLS, 0.2))
 SECOND_SHIFT = ORIGINAL.shifted(dict.fromkeys(SECOND_SHIFT_SKILLS, 0.2))
+
+
+MISSING_SHARE = (0.06, 0.25)
+EDGE_SHARE = (0.02, 0.06)
+STUBBORN_SHARE = (0.05, 0.12)
+POOL = (20, 300)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Two shifts of the traffic, as the shares of the skills that each raises, and how many pool items there
+    are of these skills."""
+
+    shifts: tuple[Mapping[str, float], Mapping[str, float]]
+    pool: Mapping[str, int]
+
+
+def drawn_drift(seed: int) -> Drift:
+    """A drift that can go well or badly, from the seed alone.
+
+    Each shift raises two of the rare skills, which the shipped students lack, to a share of 6 to 25 % each.
+    One of the two also raises a fifth to 2 to 6 %, where the policy may or may not act, and one raises the
+    stubborn skill, which no round has lifted, to 5 to 12 %. The pool has 20 to 300 items of each raised
+    skill, as many small pools as large ones: some are to be selected from, for others examples must be
+    written.
+    """
+    rng = Random(f"drift:{seed}")
+    *missing, edge = rng.sample(RARE, 5)
+    shares = [rng.uniform(*MISSING_SHARE) for _ in missing]
+    shifts = (
+        dict(zip(missing[:2], shares[:2], strict=True)),
+        dict(zip(missing[2:], shares[2:], strict=True)),
+    )
+    rng.choice(shifts)[edge] = rng.uniform(*EDGE_SHARE)
+    rng.choice(shifts)[STUBBORN] = rng.uniform(*STUBBORN_SHARE)
+    low, high = map(math.log, POOL)
+    return Drift(shifts, {skill: round(math.exp(rng.uniform(low, high))) for skill in (*missing, edge)})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from streams.events import Deployed
 
 FIGURES = {
     "rounds", "skills_truly_missing", "skills_found", "precision", "recall", "worst_skill_loss",
+    "worst_mastered_loss",
     "served_accuracy_first", "served_accuracy_last", "seconds", "champion_version",
     *(
         f"{name}_accuracy_{when}"

@@ -7,8 +7,15 @@ from collections import Counter
 import pytest
 
 from loop.tasks.world.questions import parse
-from loop.tasks.world.traffic import DEFAULT_SCHEDULE, FIRST_SHIFT_SKILLS, SECOND_SHIFT_SKILLS, Phase, Traffic
-from loop.tasks.world.world import ORIGINAL, RARE, split_of
+from loop.tasks.world.traffic import (
+    DEFAULT_SCHEDULE,
+    FIRST_SHIFT_SKILLS,
+    SECOND_SHIFT_SKILLS,
+    Phase,
+    Traffic,
+    drawn_drift,
+)
+from loop.tasks.world.world import ORIGINAL, RARE, STUBBORN, split_of
 
 
 def test_a_question_depends_on_seed_and_index_only() -> None:
@@ -37,6 +44,19 @@ def test_each_phase_raises_its_skills(phase: int, raised: tuple[str, ...]) -> No
 def test_the_shifts_raise_different_rare_skills() -> None:
     assert not set(FIRST_SHIFT_SKILLS) & set(SECOND_SHIFT_SKILLS)
     assert {*FIRST_SHIFT_SKILLS, *SECOND_SHIFT_SKILLS} <= set(RARE)
+
+
+def test_drawn_drifts_differ_within_their_bounds() -> None:
+    drifts = [drawn_drift(seed) for seed in range(40)]
+    assert drifts[0] == drawn_drift(0) != drifts[1]
+    for drift in drifts:
+        raised = [skill for shift in drift.shifts for skill in shift]
+        assert len(raised) == len(set(raised)) == 6 and raised.count(STUBBORN) == 1
+        assert set(drift.pool) == set(raised) - {STUBBORN} <= set(RARE)
+        assert all(20 <= count <= 300 for count in drift.pool.values())
+        assert all(0.02 <= share <= 0.25 for shift in drift.shifts for share in shift.values())
+    small = [count < 50 for drift in drifts for count in drift.pool.values()]
+    assert any(small) and not all(small), "some must be selected, some written"
 
 
 @pytest.mark.parametrize("schedule", [(), (Phase(5, ORIGINAL),), (Phase(0, ORIGINAL), Phase(0, ORIGINAL))])

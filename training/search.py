@@ -119,8 +119,11 @@ class Search:
             yield self._skill(place, earlier[worst], p_value, weight)
 
     def _skill(self, place: int, against: str, p_value: float, weight: float) -> Look:
-        before, after, gained, lost, items = self._tables[against][:, place].tolist()
-        counts, share = PairedCounts(gained, lost, items), max(items, 1.0)
+        before, after, gained, lost, items, squares = self._tables[against][:, place].tolist()
+        moved = gained - lost
+        flips = max(squares, abs(moved))  # sampled answers waver less than whole flips do
+        counts = PairedCounts((flips + moved) / 2, (flips - moved) / 2, items)
+        share = max(items, 1.0)
         name = self.layout.skills[place]
         return Look(
             name, "skill", against, counts, int(items), (before / share, after / share), p_value, weight
@@ -135,7 +138,8 @@ class Search:
 
     @cached_property
     def _tables(self) -> dict[str, Floats]:
-        """By reference, sums by skill: right before, right after, gained, lost, decided items."""
+        """By reference, sums by skill: right before, right after, gained, lost, decided items,
+        squared differences."""
         return {
             name: np.array([self.layout.by_skill(v) for v in _values(reference)])
             for name, reference in self.references.items()
@@ -160,14 +164,17 @@ class Search:
         """The p-value of a loss by skill. Prior: how often items of no target and not of this skill flipped.
 
         Beside an earlier champion only losses tell: skills taught since have gained. Sampled answers differ
-        by fractions; `scale` turns them into as many whole flips as have their variance.
+        by fractions; `scale` turns them into as many whole flips as have their variance. A skill whose items
+        flip as a whole among others that waver is counted in its own.
         """
         comparison = self.references[against]
         scale, rest = comparison.scale, comparison.decided * (1 - self.targets)
         flips = (comparison.gains + comparison.losses) / 2 if against == CHAMPION else comparison.losses
         others = (rest.sum() - self.layout.by_skill(rest)) * scale
         expected = ((flips * rest).sum() - self.layout.by_skill(flips * rest)) * scale
-        _, _, gained, lost, items = self._tables[against] * scale
+        _, _, gained, lost, items, squares = self._tables[against]
+        own = np.minimum(scale, (gained + lost) / np.where(squares > 0, squares, 1.0))
+        gained, lost, items = gained * own, lost * own, items * own
         strength = np.clip(others, 1.0, min(self._strength, STRONGEST))
         return loss_p(gained, lost, items, (expected + 0.5) / (others + 1), strength)
 
@@ -177,7 +184,7 @@ def _values(reference: Comparison) -> tuple[Floats, ...]:
         np.nan_to_num(reference.before) * reference.decided,
         np.nan_to_num(reference.after) * reference.decided,
     )
-    return (*right, reference.gains, reference.losses, reference.decided)
+    return (*right, reference.gains, reference.losses, reference.decided, reference.difference**2)
 
 
 def marks(places: Places, count: int) -> Floats:

@@ -277,3 +277,31 @@ def test_sampled_answers_are_compared_by_their_shares() -> None:
     assert verdict.promote and verdict.table[0].challenger - verdict.table[0].champion == pytest.approx(
         0.23, abs=0.03
     )
+
+
+def wavering_by_an_eighth(items: int) -> tuple[list[Correct], list[Correct]]:
+    """Eight answers each to questions of which half are right: one more or less of the eight."""
+    return [0.5] * items, [0.5 + (0.125 if i % 2 else -0.125) for i in range(items)]
+
+
+def test_a_skill_that_flips_as_a_whole_is_no_harm_because_others_waver() -> None:
+    """Nine questions lost and three gained of 60 (McNemar p = .07): no harm by itself, nor among skills of
+    which one answer in eight differs."""
+    before, after = wavering_by_an_eighth(60)
+    names = [f"skill:s{number}" for number in range(12)]
+    flips: Answers = {"skill:flips": right(0.6, 60)}
+    flipped: Answers = {"skill:flips": right(0.6, 60, lost=9, gained=3)}
+    gained: Answers = {"skill:mod": [1.0] * 60}
+    champion = evaluation(dict.fromkeys(names, before) | flips | {"skill:mod": before})
+    challenger = evaluation(dict.fromkeys(names, after) | flipped | gained)
+    (row,) = rows_of(judge(champion, challenger, ("mod",)), "flips")
+    assert row.harm is not None and row.harm > 0.05 and row.passed
+
+
+def test_a_protected_skill_is_shown_by_sampled_answers_that_hardly_waver() -> None:
+    """60 questions whose shares of eight move by an eighth: the mean is known to 1.6 points."""
+    before, after = wavering_by_an_eighth(60)
+    champion = evaluation(base() | {"skill:add": before})
+    challenger = evaluation(better() | {"skill:add": after})
+    verdict = judge(champion, challenger, TARGETS, GateSettings(protected=("add",)))
+    assert verdict.promote, verdict.reasons

@@ -40,7 +40,8 @@ SKILL_STRATUM = "skill:"
 
 
 class Outcome(Frozen):
-    """One item and whether, or how often among its samples, the student answered it correctly."""
+    """One item and whether, or how often among its samples, the student answered it correctly. `undecided`:
+    the share of its samples that could not be graded, where some could."""
 
     model_config = ConfigDict(strict=True)
 
@@ -48,6 +49,7 @@ class Outcome(Frozen):
     stratum: str
     skills: tuple[str, ...]
     correct: Correct
+    undecided: float = Field(default=0.0, ge=0, lt=1, exclude_if=lambda share: share == 0)
 
 
 class Evaluation(Frozen):
@@ -88,8 +90,8 @@ class Evaluation(Frozen):
         return np.array([outcome.correct for outcome in self.outcomes], dtype=np.float64)
 
     def undecided(self) -> float:
-        """Share of items that the grader could not decide."""
-        undecided = [outcome.correct is None for outcome in self.outcomes]
+        """Share of answers that the grader could not decide; each item's count as much as another's."""
+        undecided = [1.0 if outcome.correct is None else outcome.undecided for outcome in self.outcomes]
         return sum(undecided) / len(undecided) if undecided else 0.0
 
     def skills(self) -> tuple[str, ...]:
@@ -178,12 +180,7 @@ def evaluate(
             f"the student gave {len(answers)} answers to {len(questions)} items; there must be one each"
         )
     outcomes = tuple(
-        Outcome(
-            item_id=item.item_id,
-            stratum=item.stratum,
-            skills=item.skills,
-            correct=_grade(grade, item, answers[place * samples : (place + 1) * samples]),
-        )
+        _outcome(grade, item, answers[place * samples : (place + 1) * samples])
         for place, item in enumerate(items)
     )
     return Evaluation(items_sha256=item_set_sha256(items), outcomes=outcomes)
@@ -212,10 +209,17 @@ def _check_items(items: Sequence[HeldOutItem]) -> None:
         )
 
 
-def _grade(grade: GradeItem, item: HeldOutItem, answers: Sequence[str]) -> Correct:
+def _outcome(grade: GradeItem, item: HeldOutItem, answers: Sequence[str]) -> Outcome:
     """One answer's grade as it is; of several, the share of right ones among the decided."""
     grades = [_grade_answer(grade, item, answer) for answer in answers]
-    return grades[0] if len(grades) == 1 else _share(grades)
+    correct = grades[0] if len(grades) == 1 else _share(grades)
+    return Outcome(
+        item_id=item.item_id,
+        stratum=item.stratum,
+        skills=item.skills,
+        correct=correct,
+        undecided=0.0 if correct is None else grades.count(None) / len(grades),
+    )
 
 
 def _grade_answer(grade: GradeItem, item: HeldOutItem, answer: str) -> bool | None:

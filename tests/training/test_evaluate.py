@@ -102,6 +102,7 @@ def test_sampled_answers_become_a_share(make_items: Callable) -> None:
     )
     assert asked == [item.question for item in items for _ in range(4)]
     assert [outcome.correct for outcome in found.outcomes] == [pytest.approx(2 / 3)] * 2
+    assert found.undecided() == 0.25
     assert Evaluation.model_validate_json(found.model_dump_json()) == found
 
 

@@ -305,3 +305,13 @@ def test_a_protected_skill_is_shown_by_sampled_answers_that_hardly_waver() -> No
     challenger = evaluation(better() | {"skill:add": after})
     verdict = judge(champion, challenger, TARGETS, GateSettings(protected=("add",)))
     assert verdict.promote, verdict.reasons
+
+
+def test_answers_that_cannot_be_graded_close_the_gate_beside_others_that_can() -> None:
+    """Of eight answers to each question seven cannot be graded, and one is right."""
+    champion, challenger = evaluation(base()), evaluation(better())
+    torn = tuple(outcome.model_copy(update={"undecided": 7 / 8}) for outcome in challenger.outcomes)
+    verdict = judge(champion, challenger.model_copy(update={"outcomes": torn}), TARGETS)
+    assert verdict.reasons == (
+        "the grader could not decide 87.5% of the challenger's 500 answers; at most 2.0% may be",
+    )

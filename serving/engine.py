@@ -18,6 +18,14 @@ class EngineUnavailable(EngineError):
     """No server of the student answers now. It says nothing about the question: ask again later."""
 
 
+class StillAsleep(EngineUnavailable):
+    """Servers that were told to wake did not, or do not say whether they sleep: their addresses."""
+
+    def __init__(self, message: str, urls: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.urls = urls
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to decode. `temperature` 0 is greedy; `samples` answers per prompt; `seed` fixes sampled
@@ -90,8 +98,8 @@ class LiveEngine(Engine, Protocol):
         Raises `EngineUnavailable` when one does not answer."""
 
     def wake(self) -> tuple[str, ...]:
-        """Let them serve again; the addresses of those that had slept. Raises `EngineUnavailable` when one
-        does not wake; the others do."""
+        """Let them serve again; the addresses of those that had slept. Raises `StillAsleep` when some do not
+        wake; the others do."""
 
     def take_off(self, models: Collection[str]) -> None:
         """Take versions off the servers, by name. What is under way there is finished."""

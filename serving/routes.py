@@ -125,6 +125,12 @@ def rest(folder: Path, urls: Sequence[str]) -> None:
         (folder / RESTING).unlink(missing_ok=True)
 
 
+def resting(folder: Path) -> tuple[str, ...]:
+    """The replicas that rest."""
+    urls = (read_json(folder / RESTING) or {}).get("urls")
+    return tuple(url for url in urls if isinstance(url, str)) if isinstance(urls, list) else ()
+
+
 class RouteFile:
     """The table's file in `folder`. One process writes (the deployer), any number read."""
 
@@ -162,10 +168,10 @@ class RouteFile:
 
     def _awake(self, table: RouteTable | None) -> RouteTable | None:
         """Without the replicas that rest, unless all do."""
-        resting = (read_json(self.folder / RESTING) or {}).get("urls")
-        if table is None or not isinstance(resting, list):
-            return table
-        awake = tuple(replica for replica in table.replicas if replica.url not in resting)
+        if table is None:
+            return None
+        asleep = resting(self.folder)
+        awake = tuple(replica for replica in table.replicas if replica.url not in asleep)
         return table.model_copy(update={"replicas": awake}) if awake else table
 
     def _load(self) -> RouteTable | None:

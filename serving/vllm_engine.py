@@ -21,7 +21,7 @@ from typing import TypeVar
 from serving.adapter_files import adapter_sha256
 from serving.adapter_store import Published
 from serving.adapters import Adapters
-from serving.engine import EngineError, EngineUnavailable, Sampling, ServedBy
+from serving.engine import EngineError, EngineUnavailable, Sampling, ServedBy, StillAsleep
 from serving.settings import VllmSettings
 from serving.vllm_server import ModelMissing, ServerAway, VllmServer
 
@@ -153,23 +153,23 @@ class VllmEngine:
 
     def sleep(self) -> None:
         """See `serving.engine.LiveEngine`."""
-        for server in self._sleepers():
-            if not server.asleep():
-                server.sleep(self._settings.sleep_timeout_s)
+        # None is sent to sleep where another is away: users would wait for nothing, at each attempt.
+        for server in [server for server in self._sleepers() if not server.asleep()]:
+            server.sleep(self._settings.sleep_timeout_s)
 
     def wake(self) -> tuple[str, ...]:
         """See `serving.engine.LiveEngine`."""
         woken: list[str] = []
-        failed: EngineError | None = None
+        failed: dict[str, EngineError] = {}
         for server in self._sleepers():
             try:
                 if server.asleep():
                     server.wake(self._settings.sleep_timeout_s)
                     woken.append(server.url)
             except EngineError as exc:
-                failed = exc
-        if failed is not None:
-            raise failed
+                failed[server.url] = exc
+        if failed:
+            raise StillAsleep("; ".join(map(str, failed.values())), tuple(failed))
         return tuple(woken)
 
     def _sleepers(self) -> list[VllmServer]:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from loop.workers.record import State
 from loop.workers.services import Services
-from serving.engine import EngineError, LiveEngine
-from serving.routes import rest
+from serving.engine import LiveEngine, StillAsleep
+from serving.routes import rest, resting
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,9 @@ def wake(services: Services, engine: LiveEngine) -> None:
     """Let the servers that sleep serve again."""
     try:
         woken = engine.wake()
-    except EngineError as exc:
+    except StillAsleep as exc:
         logger.warning("a server does not wake, the deploy worker tries again: %s", exc)
+        rest(services.routes, [url for url in resting(services.routes) if url in exc.urls])
         return
     rest(services.routes, ())
     if woken:

@@ -24,6 +24,7 @@ from loop.workers.record import Curated, Opened, RoundParts
 from loop.workers.services import DATASET, Services
 from loop.workers.train import TrainWorker
 from serving.engine import EngineUnavailable
+from serving.routes import resting
 from serving.vllm_engine import VllmEngine
 from streams.state.rounds import Round
 from tests.loop.workers.conftest import NOW, House
@@ -144,6 +145,28 @@ def test_one_that_is_away_keeps_no_user_from_the_others(house: House, share: Sha
     Reconciler(services).step()
     assert led_to(house) == [house.servers[1].url]
     house.servers[0].start()
+
+
+def test_one_that_does_not_wake_keeps_no_user_from_those_that_do(house: House, share: Share) -> None:
+    """Both share the device; while the round trains, the machine of one is lost."""
+    lost, other = house.servers
+    services = share(0, 1, trainer=WatchedTrainer(lost.stop))
+    Reconciler(services).step()
+    TrainWorker(services).step()
+    assert not other.asleep and resting(services.routes) == (lost.url,)
+    assert led_to(house) == [other.url]
+    lost.start()
+    Reconciler(services).step()
+    assert resting(services.routes) == ()
+
+
+def test_where_one_is_away_the_others_are_not_sent_to_sleep(house: House, share: Share) -> None:
+    """The train worker tries again every minute at most: users of the others would wait each time."""
+    services = share(0, 1)
+    house.servers[1].stop()
+    assert not TrainWorker(services).step()
+    assert not house.servers[0].calls["/sleep?level=1&mode=wait"]
+    house.servers[1].start()
 
 
 def test_one_that_cannot_sleep_is_named(house: House, share: Share) -> None:

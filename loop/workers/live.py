@@ -159,7 +159,7 @@ class Reconciler:
     def reconcile(self, engine: LiveEngine) -> None:
         """Once, now. Raises what servers, registry and store raise."""
         services, vllm = self._services, self._services.config.engine.vllm
-        if vllm.sleepers and not services.rounds.held(TRAINING):
+        if not services.rounds.held(TRAINING):
             wake(services, engine)
         elif vllm.sleepers and set(vllm.sleepers) == set(vllm.replicas):
             return  # all sleep, or will: users wait

@@ -103,7 +103,7 @@ class TrainWorker(RoundWorker):
             raise TrainingError(
                 "the round is to be reinforced, and policy.reinforce is off here: set it everywhere"
             )
-        with device_freed(services):
+        with device_freed(services, round_):
             return trainer.train(job, progress)
 
     def _store(self, round_: LoopRound, examples: list[Example], result: TrainedAdapter) -> tuple[str, str]:

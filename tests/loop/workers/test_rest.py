@@ -8,7 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +25,7 @@ from loop.workers.record import Curated, Opened, RoundParts
 from loop.workers.services import DATASET, Services
 from loop.workers.train import TrainWorker
 from serving.engine import EngineUnavailable
-from serving.routes import resting
+from serving.routes import rest, resting
 from serving.vllm_engine import VllmEngine
 from streams.state.rounds import Round
 from tests.loop.workers.conftest import NOW, House
@@ -117,6 +118,61 @@ def test_a_dead_trainers_server_is_woken_once_nobody_trains(house: House, share:
     services.clock.sleep(61)  # type: ignore[attr-defined]
     reconciler.step()
     assert not shared.asleep and led_to(house) == [shared.url, other.url]
+
+
+def test_a_worker_that_lost_its_round_does_not_wake_the_server_under_its_successor(
+    house: House, share: Share
+) -> None:
+    shared, other = house.servers
+
+    def frozen() -> None:
+        services.clock.sleep(61)  # type: ignore[attr-defined]
+        assert services.rounds.claim("curated", "a successor", 60.0) is not None
+
+    services = share(0, trainer=WatchedTrainer(frozen))
+    Reconciler(services).step()
+    TrainWorker(services).step()
+    assert shared.asleep and led_to(house) == [other.url]
+
+
+def test_a_round_that_begins_while_the_deploy_worker_wakes_finds_the_server_asleep(
+    house: House, share: Share
+) -> None:
+    shared, other = house.servers
+    begun, woken, seen = Event(), Event(), list[object]()
+
+    def look() -> None:
+        begun.set()
+        woken.wait(5.0)
+        seen.append((shared.asleep, led_to(house)))
+
+    services = share(0, trainer=WatchedTrainer(look))
+    engine = cast(VllmEngine, services.engine)
+    Reconciler(services).step()
+    shared.asleep, wake = True, engine.wake
+
+    def slow_wake() -> tuple[str, ...]:
+        engine.wake = wake  # type: ignore[method-assign]
+        round_ = Thread(target=TrainWorker(services).step)
+        round_.start()
+        rounds.append(round_)
+        begun.wait(0.5)
+        return wake()
+
+    rounds: list[Thread] = []
+    engine.wake = slow_wake  # type: ignore[method-assign]
+    Reconciler(services).step()
+    woken.set()
+    rounds[0].join()
+    assert seen == [(True, [other.url])]
+
+
+def test_what_is_no_longer_a_sleeper_rests_no_more(house: House, share: Share) -> None:
+    """The setting was taken out after a train worker was killed; the server was started anew."""
+    services = share()
+    rest(services.routes, [house.servers[0].url])
+    Reconciler(services).step()
+    assert led_to(house) == [server.url for server in house.servers]
 
 
 def test_a_sleeping_server_is_asked_nothing(house: House, share: Share) -> None:

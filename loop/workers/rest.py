@@ -17,6 +17,7 @@ from serving.engine import EngineError, LiveEngine, StillAsleep
 from serving.routes import rest, resting
 from streams.state.alone import alone
 from streams.state.store import StoreError
+from training.device import forget, give_back_memory
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ def device_freed(services: Services, round_: LoopRound) -> Iterator[None]:
             logger.info("asleep until the round is trained: %s", ", ".join(sleepers))
             engine.sleep()
         yield
+    except BaseException as exc:
+        forget(exc)
+        raise
     finally:
+        give_back_memory()  # a server that wakes takes all that it had
         wake(services, engine, round_)
 
 

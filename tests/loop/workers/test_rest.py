@@ -3,15 +3,18 @@ becomes of the round."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, cast
+from weakref import ref
 
 import pytest
+import torch
 
 from agent.budget import Usage
 from agent.decision import Decision, SkillTarget
@@ -22,6 +25,7 @@ from loop.loading import ConfigError
 from loop.workers.decide import changed
 from loop.workers.live import Reconciler
 from loop.workers.record import Curated, Opened, RoundParts
+from loop.workers.rest import device_freed
 from loop.workers.services import DATASET, Services
 from loop.workers.train import TrainWorker
 from serving.engine import EngineUnavailable
@@ -173,6 +177,47 @@ def test_what_is_no_longer_a_sleeper_rests_no_more(house: House, share: Share) -
     rest(services.routes, [house.servers[0].url])
     Reconciler(services).step()
     assert led_to(house) == [server.url for server in house.servers]
+
+
+class Student:
+    """Some of the device's memory; it and its trainer refer to each other."""
+
+    def __init__(self) -> None:
+        self.trainer = {"model": self}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_device_s_memory_is_given_back_before_a_server_wakes(
+    house: House, share: Share, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    services = share(0)
+    (round_,) = services.rounds.list("demo")
+    engine, held, seen = cast(VllmEngine, services.engine), list[ref[Student]](), list[object]()
+    wake = engine.wake
+
+    def watched() -> tuple[str, ...]:
+        seen.append(held[0]())
+        return wake()
+
+    def train() -> None:
+        student = Student()
+        held.append(ref(student))
+        try:
+            if fails:
+                raise MemoryError
+        except MemoryError as exc:
+            raise TrainingError("out of memory") from exc
+
+    engine.wake = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append("emptied"))
+    gc.disable()
+    try:
+        with pytest.raises(TrainingError) if fails else nullcontext(), device_freed(services, round_):
+            train()
+    finally:
+        gc.enable()
+    assert seen == ["emptied", None]
 
 
 def test_a_sleeping_server_is_asked_nothing(house: House, share: Share) -> None:

@@ -174,18 +174,26 @@ class Adapters:
         return proof
 
     def _reachable(self) -> Reachable:
-        answering = self._answering()
+        answering, away = self._asked()
         if not answering:
-            urls = ", ".join(server.url for server in self._servers) or "none is configured"
-            raise EngineUnavailable(f"no vLLM server answers ({urls}); start one, or look at engine.vllm")
+            told = "; ".join(away) or "none is configured"
+            raise EngineUnavailable(f"no vLLM server answers now (engine.vllm.replicas): {told}")
         return answering
 
     def _answering(self) -> Reachable:
+        return self._asked()[0]
+
+    def _asked(self) -> tuple[Reachable, list[str]]:
+        """The servers that answer, and why others do not."""
         answering: Reachable = {}
+        away: list[str] = []
         for server in self._servers:
-            with _passed_over_if_away():
+            try:
                 answering[server] = server.models()
-        return answering
+            except ServerAway as exc:
+                logger.warning("passed over: %s", exc)
+                away.append(str(exc))
+        return answering, away
 
     def _base_of(self, models: dict[str, ServedModel]) -> ServedModel:
         wanted = self._settings.model

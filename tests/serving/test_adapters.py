@@ -208,7 +208,7 @@ def test_a_server_that_is_away_is_no_obstacle_and_gets_what_it_lacks(
     assert set(engine.stand(2).ready) == {here.url, away.url}
     here.stop()
     away.stop()
-    with pytest.raises(EngineUnavailable, match="no vLLM server answers"):
+    with pytest.raises(EngineUnavailable, match="no vLLM server answers now"):
         engine.load(3, make_adapter(tmp_path / "b", seed=4))
 
 

@@ -99,7 +99,7 @@ def test_servers_of_different_bases_are_refused(make_fake: MakeFake, make_engine
 
 
 def test_what_is_no_vllm_is_said(make_engine: MakeEngine, tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="no vLLM server answers"):
+    with pytest.raises(EngineUnavailable, match="no vLLM server answers now"):
         make_engine("http://127.0.0.1:9").load(1, None)
     with pytest.raises(EngineError, match="replicas is empty"):
         VllmEngine(VllmSettings(store=tmp_path), tmp_path)

@@ -230,6 +230,15 @@ def test_a_sleeping_server_is_asked_nothing(house: House, share: Share) -> None:
     assert shared.calls["/v1/completions"] == asked and other.answered
 
 
+def test_where_all_sleep_that_is_what_is_said(house: House, share: Share) -> None:
+    engine = share(0, 1).engine
+    for server in house.servers:
+        server.asleep = True
+    with pytest.raises(EngineUnavailable, match="sleeps while a round trains") as caught:
+        engine.load(1, None)
+    assert "start one" not in str(caught.value)
+
+
 def test_a_server_that_does_not_answer_trains_nothing(house: House, share: Share) -> None:
     seen: list[object] = []
     services = share(0, trainer=WatchedTrainer(lambda: seen.append(1)))

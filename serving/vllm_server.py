@@ -22,6 +22,10 @@ class ServerAway(EngineUnavailable):
     """A vLLM server cannot be reached, or says that it cannot answer now."""
 
 
+class Sleepless(ServerAway):
+    """A server that is to sleep now and then has not the routes for it: it cannot be told to, nor asked."""
+
+
 class ServerRefused(EngineError):
     """A vLLM server refused a request; the message is its own."""
 
@@ -137,7 +141,7 @@ class VllmServer:
             return bool(reply.json()["is_sleeping"])
         except (ServerRefused, ValueError, KeyError, TypeError) as exc:
             how = "VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode"
-            raise ServerRefused(f"{self.url} cannot be put to sleep; start it with {how} ({exc})") from exc
+            raise Sleepless(f"{self.url} cannot be put to sleep; start it with {how} ({exc})") from exc
 
     def sleep(self, timeout_s: float) -> None:
         """Finish what is under way, then leave the device's memory (the weights go to the host's)."""

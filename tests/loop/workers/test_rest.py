@@ -30,6 +30,7 @@ from loop.workers.services import DATASET, Services
 from loop.workers.train import TrainWorker
 from serving.engine import EngineUnavailable
 from serving.routes import rest, resting
+from serving.testing.fake_vllm import FakeVllm
 from serving.vllm_engine import VllmEngine
 from streams.state.rounds import Round
 from tests.loop.workers.conftest import NOW, House
@@ -272,19 +273,35 @@ def test_one_that_does_not_wake_keeps_no_user_from_those_that_do(house: House, s
 
 def test_where_one_is_away_the_others_are_not_sent_to_sleep(house: House, share: Share) -> None:
     """The train worker tries again every minute at most: users of the others would wait each time."""
-    services = share(0, 1)
+    services = share(0, 1, trainer=WatchedTrainer(lambda: None))
     house.servers[1].stop()
     assert not TrainWorker(services).step()
     assert not house.servers[0].calls["/sleep?level=1&mode=wait"]
     house.servers[1].start()
 
 
-def test_one_that_cannot_sleep_is_named(house: House, share: Share) -> None:
-    services = share(0)
-    house.servers[0].reply = lambda *_: {}  # type: ignore[method-assign]
-    with pytest.raises(Exception, match="start it with VLLM_SERVER_DEV_MODE=1") as caught:
+def test_one_that_cannot_sleep_is_named_and_fails_no_round(house: House, share: Share) -> None:
+    services = share(0, trainer=WatchedTrainer(lambda: None))
+    started_without_dev_mode(house.servers[0])
+    with pytest.raises(EngineUnavailable, match="start it with VLLM_SERVER_DEV_MODE=1"):
         services.engine.sleep()  # type: ignore[attr-defined]
-    assert not isinstance(caught.value, EngineUnavailable)
+    assert not TrainWorker(services).step()
+    (waiting,) = services.rounds.list("demo")
+    assert (waiting.state, waiting.failures) == ("curated", 0), "it waits until the server is mended"
+
+
+def test_one_that_cannot_sleep_fails_no_evaluation_that_others_can_answer(house: House, share: Share) -> None:
+    engine = share(0).engine
+    started_without_dev_mode(house.servers[0])
+    engine.load(1, None)
+    assert len(engine.generate(["2 + 2"] * 6, 1)) == 6
+
+
+def started_without_dev_mode(server: FakeVllm) -> None:
+    reply = server.reply
+    server.reply = lambda method, path, body: reply(  # type: ignore[method-assign]
+        method, path.replace("/is_sleeping", "/unknown"), body
+    )
 
 
 def test_sleepers_are_replicas() -> None:

@@ -45,7 +45,6 @@ MEASURES: Mapping[str, Callable[[Run], float]] = {
     "precision of the skills taught": lambda run: float(run["precision"]),
     "recall of the skills missing": lambda run: float(run["recall"]),
     "rounds": lambda run: len(run["rounds"]),
-    "seconds": lambda run: float(run["seconds"]),
 }
 
 OUTCOMES: Mapping[str, Callable[[Run], bool]] = {

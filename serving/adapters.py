@@ -42,7 +42,11 @@ class Adapters:
             settings.store_there,
             settings.prefix,
             settings.max_lora_rank,
-            partial(reference_of, base_dir, device=settings.reference_device),
+            partial(
+                reference_of,
+                base_dir,
+                device=settings.reference_device or ("cpu" if settings.sleepers else None),
+            ),
         )
 
     def base(self) -> ServedModel:

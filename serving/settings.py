@@ -82,8 +82,8 @@ class VllmSettings(Settings):
     with an adapter's requests, the base's are answered with the adapter's weights (vllm-project/vllm#48421).
 
     `tolerance`: how far log-probabilities may be from PEFT's on average, in nats. `reference_device`: where
-    PEFT's are computed (None: CUDA when there is one). Every `reconcile_s` seconds the deploy worker looks
-    whether the servers serve the champion.
+    PEFT's are computed (None: CUDA when there is one and no `sleepers` need it). Every `reconcile_s` seconds
+    the deploy worker looks whether the servers serve the champion.
 
     `sleepers`: the replicas on the device that rounds train on. They sleep meanwhile, after `sleep_timeout_s`
     for what is under way (docs/operations.md).

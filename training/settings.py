@@ -113,7 +113,7 @@ class GateSettings(Settings):
     `alpha`: level of the gain and of each "not worse" but the protected skills', which is `regression_alpha`.
     `whole_margin` and `margin`: the losses to rule out. `harm_rate`: how often the search for harm may close
     a round that harmed nothing. `min_items`: decided items that each target needs. `max_undecided`: share of
-    ungraded items that closes the gate. `reported_only` names strata, or prefixes before a colon, that are
+    ungraded answers that closes the gate. `reported_only` names strata, or prefixes before a colon, that are
     shown but not tested.
 
     Held-out questions are answered greedily, or `samples` times each at `temperature`: an item then counts by

@@ -64,15 +64,15 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the short run left out."""
+    """Say what was left out, and why."""
     skipped = terminalreporter.stats.get("skipped", [])
-    left_out = Counter(
-        report.nodeid.partition("::")[0] for report in skipped if LEFT_OUT in str(report.longrepr)
-    )
-    if left_out:
-        terminalreporter.section("left out: the tests marked long; `make test ALL=1` runs them")
-        for file, tests in sorted(left_out.items()):
-            terminalreporter.line(f"{tests:4} of {file}")
+    for reason in (LEFT_OUT, NO_TIME):
+        files = (r.nodeid.partition("::")[0] for r in skipped if reason in str(r.longrepr))
+        left_out = Counter(files)
+        if left_out:
+            terminalreporter.section(f"left out: {reason}")
+            for file, tests in sorted(left_out.items()):
+                terminalreporter.line(f"left out: {tests:4} of {file}")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 CHAINS = (
-    ("stream.before-append:3", "consume.before-commit:3", "consume.after-commit:4", "outbox.after-append:4"),
+    ("outbox.after-append:3", "stream.before-append:2", "consume.before-commit:2", "consume.after-commit:2"),
     ("curate.assemble.end", "curate.after-upload", "train.step:3", "train.after-upload"),
     ("judge.before-run", "judge.after-run", "deploy.before-alias", "deploy.after-alias"),
 )

@@ -23,7 +23,7 @@ import typer
 from rich.progress import track
 from scipy import stats
 
-FIGURES = Path("benchmarks/demo_seeds.jsonl")
+FIGURES = Path(__file__).with_name("demo_seeds.jsonl")
 ASIDE = ("ceiling:", "nothing is left to reduce")
 Run = Mapping[str, Any]
 
@@ -62,6 +62,11 @@ OUTCOMES: Mapping[str, Callable[[Run], bool]] = {
 }
 
 
+def finished(figures: Path = FIGURES) -> list[Run]:
+    """The figures of the seeds that have run."""
+    return [json.loads(line) for line in figures.read_text().splitlines()] if figures.exists() else []
+
+
 def table(runs: Sequence[Run]) -> str:
     """Means with 95 % intervals of the mean (Student's t) and ranges, and shares of seeds, as Markdown."""
     lines = [f"| {len(runs)} seeds | mean | lowest | highest |", "|---|---|---|---|"]
@@ -86,7 +91,7 @@ def main(
 ) -> None:
     """Run the seeds that have no figures yet, then print the table."""
     begun = time.monotonic()
-    known = [json.loads(line) for line in figures.read_text().splitlines()] if figures.exists() else []
+    known = finished(figures)
     left = [
         seed for seed in range(first_seed, first_seed + seeds) if seed not in {run["seed"] for run in known}
     ]
@@ -109,7 +114,7 @@ def main(
         with figures.open("a", encoding="utf-8") as file:
             file.write(json.dumps(known[-1]) + "\n")
     wanted = range(first_seed, first_seed + seeds)
-    print(table(sorted((run for run in known if run["seed"] in wanted), key=lambda run: int(run["seed"]))))
+    print(table([run for run in known if run["seed"] in wanted]))
 
 
 if __name__ == "__main__":

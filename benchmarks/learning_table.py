@@ -63,11 +63,13 @@ KEPT = {
     "half-known-chains": "half of the replay fresh chains that the champion answers right",
     "half-right-traffic": "half of the replay what the champion answers right on traffic",
 }
+LONG = 320
 COMPARED = tuple(
-    (arch, scenario, replay)
+    (arch, scenario, replay, steps)
     for replay in ("loop", "half-known-chains", "none")
     for arch in ("llama", "qwen")
     for scenario in TITLES
+    for steps in (Cell.steps, LONG)
 )
 
 
@@ -142,11 +144,13 @@ def holm(differences: Sequence[Difference]) -> list[Difference]:
     return [replace(each, p=corrected[id(each)]) for each in differences]
 
 
-def main_rows(file: CellFile, scenario: str, arch: str, replay: str) -> dict[str, Row]:
+def main_rows(
+    file: CellFile, scenario: str, arch: str, replay: str, steps: int = Cell.steps
+) -> dict[str, Row]:
     """The comparison's rows by method, the shipped student first."""
     chosen: dict[str, list[tuple[Cell, Result]]] = {}
     for cell, result in file.items():
-        best = Cell(cell.seed, cell.method, scenario, arch, replay, chosen_lr(file, cell.method, arch))
+        best = Cell(cell.seed, cell.method, scenario, arch, replay, chosen_lr(file, cell.method, arch), steps)
         if cell in (best, best.base()):
             chosen.setdefault(cell.method, []).append((cell, result))
     return {name: row(NAMES.get(name, name), chosen[name]) for name in (SHIPPED, *NAMES) if name in chosen}
@@ -220,7 +224,7 @@ def kept(file: CellFile, scenario: str, arch: str) -> dict[str, Row]:
             continue
         if cell.method == SHIPPED:
             chosen.setdefault("the shipped student", []).append((cell, result))
-        elif cell.method == OURS and cell.replay != "none":
+        elif cell.method == OURS and cell.replay != "none" and cell.steps == Cell.steps:
             name = KEPT[cell.replay]
             name += f", {cell.blend:.0%} of the change" if cell.blend != 1 else ""
             name += f", lr {cell.lr:g}" if cell.lr != DEFAULT_LR else ""
@@ -249,10 +253,11 @@ def searched(file: CellFile) -> str:
 def sections(file: CellFile) -> str:
     """All that is generated of the page."""
     parts = []
-    for arch, scenario, replay in COMPARED:
-        rows = main_rows(file, scenario, arch, replay)
+    for arch, scenario, replay, steps in COMPARED:
+        rows = main_rows(file, scenario, arch, replay, steps)
         if len(rows) > 2:
             title = f"{TITLES[scenario]}, {arch.capitalize()}, {KEPT[replay]}"
+            title += f", {steps} steps" if steps != Cell.steps else ""
             parts += [f"### {title}", table(rows), "", tests(rows), "", costs(rows), ""]
     for scenario in TITLES:
         rows = kept(file, scenario, "llama")

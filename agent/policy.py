@@ -46,8 +46,7 @@ DEFAULT_POLICY = PolicySettings()
 class _Candidate:
     """A skill that looks missing: why it cannot be taught yet (empty: it can), and how it would be taught.
 
-    `nearly`: all it lacks is evidence (and with it perhaps its share of the traffic), and half of that is
-    there.
+    `nearly`: all it lacks is evidence, and half of that is there.
     """
 
     estimate: SkillEstimate
@@ -87,7 +86,7 @@ def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Dec
     passes_of = max(1, min(cap, sum(e.low > settings.miss_threshold for e in suspects)))
     candidates = [_candidate(e, given, settings, passes_of) for e in suspects]
     ready = [c for c in candidates if not c.why_not]
-    if ready and len(ready) < cap:
+    if ready and len(ready) < cap and _ready_for(ready, settings) < settings.cooldown_answers:
         blocks += [
             f"{c.estimate.skill} will soon have enough evidence to be taught with {_names(ready)}"
             for c in candidates
@@ -168,8 +167,14 @@ def _candidate(
     if reached is not None and reinforced:
         why += f"; by GRPO, since {gained(reached, estimate.skill)}"
     half_seen = settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
-    nearly = half_seen and estimate.low > settings.miss_threshold and not aside
+    asked = estimate.share >= settings.min_share
+    nearly = half_seen and asked and estimate.low > settings.miss_threshold and not aside
     return _Candidate(estimate, ", ".join([*obstacles, *aside]), strategy, why, nearly, reinforced)
+
+
+def _ready_for(ready: Sequence[_Candidate], settings: PolicySettings) -> float:
+    """For how many answers the first of these skills has had enough evidence, by its present share."""
+    return max((c.estimate.raw.needed - settings.min_needed) / c.estimate.share for c in ready)
 
 
 def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: int) -> tuple[Teaching, str]:

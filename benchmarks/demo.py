@@ -1,10 +1,10 @@
 """The demo on many seeds, each with a drift, pools and teacher errors of its own: gains with their spread,
 and how often a round or a whole run went badly.
 
-    python -m benchmarks.demo --seeds 20 --first-seed 100        # about five minutes a seed on one core
+    python -m benchmarks.demo --seeds 20 --first-seed 100        # 6 to 20 minutes a seed
 
 Each seed is `skillloop demo --seed N` in a process of its own; its figures are a line of `--figures`, and a
-seed that has one is not run again. At the end it prints the table of docs/demo.md.
+seed that has one is not run again. At the end it prints a table of all that have run.
 """
 
 from __future__ import annotations

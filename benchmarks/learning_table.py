@@ -4,7 +4,7 @@
 
 Means over seeds with 95 % intervals (Student's t). Differences are paired by seed (two-sided t-test) and, for
 each score, corrected by Holm for the number of comparisons. A method has as many seeds as cells; a difference
-uses the seeds that both have.
+uses the seeds that both have, if there are three.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ KEPT = {
     "half-right-traffic": "half of the replay what the champion answers right on traffic",
 }
 LONG = 320
+LEAST = 3
+"""Seeds that a tested difference needs."""
 COMPARED = tuple(
     (arch, scenario, replay, steps)
     for replay in ("loop", "half-known-chains", "none")
@@ -122,10 +124,10 @@ def row(name: str, cells: Iterable[tuple[Cell, Result]]) -> Row:
 
 
 def difference(ours: Row, other: Row, score: str) -> Difference | None:
-    """`ours` less `other` over the seeds that both have; None for fewer than two."""
+    """`ours` less `other` over the seeds that both have; None for fewer than three, which tell no spread."""
     mine, theirs = ours.points[score], other.points[score]
     values = [mine[seed] - theirs[seed] for seed in sorted(mine.keys() & theirs.keys())]
-    if len(values) < 2:
+    if len(values) < LEAST:
         return None
     spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     p = float(stats.ttest_1samp(values, 0.0).pvalue) if spread else 0.0
@@ -205,7 +207,7 @@ def _p(p: float) -> str:
 
 
 def tests(rows: Mapping[str, Row]) -> str:
-    """The differences as a table."""
+    """The differences as a table; nothing where there are none."""
     lines = ["| STAT-Syn less | seeds | " + " | ".join(TESTED) + " |", "|---|---|" + "---|" * len(TESTED)]
     by_name: dict[str, dict[str, Difference]] = {}
     for one in comparisons(rows):
@@ -213,7 +215,7 @@ def tests(rows: Mapping[str, Row]) -> str:
     for name, scored in by_name.items():
         told = [f"{one.mean:+.1f} ± {one.half_width:.1f} ({_p(one.p)})" for one in scored.values()]
         lines.append(f"| {name} | {next(iter(scored.values())).seeds} | {' | '.join(told)} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n" if by_name else ""
 
 
 def kept(file: CellFile, scenario: str, arch: str) -> dict[str, Row]:
@@ -258,7 +260,7 @@ def sections(file: CellFile) -> str:
         if len(rows) > 2:
             title = f"{TITLES[scenario]}, {arch.capitalize()}, {KEPT[replay]}"
             title += f", {steps} steps" if steps != Cell.steps else ""
-            parts += [f"### {title}", table(rows), "", tests(rows), "", costs(rows), ""]
+            parts += [f"### {title}", table(rows), "", tests(rows), costs(rows), ""]
     for scenario in TITLES:
         rows = kept(file, scenario, "llama")
         if rows:

@@ -42,7 +42,7 @@ _processes.set_forkserver_preload(LIBRARIES)
 
 
 def run_warm(
-    script: Path, *arguments: object, environ: dict[str, str] | None = None, timeout_s: float = 550.0
+    script: Path, *arguments: object, environ: dict[str, str] | None = None, timeout_s: float = 1400.0
 ) -> subprocess.CompletedProcess[str]:
     """Run `script` with `arguments` in a process of its own, as `subprocess.run` would; `environ` is added to
     this process's environment.

@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## run the whole loop on this machine (SEED=n, DIR=folder)
 	$(BIN)/skillloop demo --seed $(SEED) --dir $(DIR)
 
-test: setup  ## run the tests (14 minutes; ALL=1 adds the long ones: crash tests, vLLM, a hundred skills; an hour in all)
+test: setup  ## run the tests (14 minutes; ALL=1 adds the long ones: crash tests, vLLM, a hundred skills; up to 75 minutes in all)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(ALL),,--leave-out-long)
 
 check: lint  ## lint and the fast tests: what pre-commit runs

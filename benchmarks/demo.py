@@ -41,7 +41,7 @@ MEASURES: Mapping[str, Callable[[Run], float]] = {
     "drifted traffic as served, last less first, points": lambda run: (
         100 * float(run["served_accuracy_last"] - run["served_accuracy_first"])
     ),
-    "worst loss of a mastered skill, points": lambda run: 100 * max(0.0, float(run["worst_mastered_loss"])),
+    "worst loss of a mastered skill, points": lambda run: 100 * float(run["worst_mastered_loss"]),
     "precision of the skills taught": lambda run: float(run["precision"]),
     "recall of the skills missing": lambda run: float(run["recall"]),
     "rounds": lambda run: len(run["rounds"]),

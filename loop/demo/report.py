@@ -84,7 +84,7 @@ def make_report(services: Services, log: EventLog) -> Report:
         figures[f"{name}_accuracy_before"] = before.mixture(weights) if weights else None
         figures[f"{name}_accuracy_after"] = after.mixture(weights) if weights else None
     figures["worst_skill_loss"] = max(0.0, *(was[skill] - now[skill] for skill in was))
-    figures["worst_mastered_loss"] = max((was[skill] - now[skill] for skill in mastered), default=0.0)
+    figures["worst_mastered_loss"] = max((0.0, *(was[skill] - now[skill] for skill in mastered)))
     figures.update(_served_figures(services, log))
     figures.update(_costs(services))
     figures.update(champion_version=champion, seed=config.seed)

@@ -16,7 +16,7 @@ from loop.workers.record import LoopRound
 from loop.workers.rest import TRAINING, wake
 from loop.workers.services import Services
 from serving.engine import EngineError, EngineUnavailable, LiveEngine, ServedBy
-from serving.routes import Replica, RouteFile, RoutesUnusable, RouteTable, Share, drained
+from serving.routes import Replica, RouteFile, RoutesUnusable, RouteTable, Share, drained, resting
 from streams.events import Deployed, derived_id
 from streams.state.rounds import SERVED
 
@@ -159,7 +159,8 @@ class Reconciler:
     def reconcile(self, engine: LiveEngine) -> None:
         """Once, now. Raises what servers, registry and store raise."""
         services, vllm = self._services, self._services.config.engine.vllm
-        if not services.rounds.held(TRAINING):
+        sleeping = bool(vllm.sleepers or resting(services.routes))
+        if sleeping and not services.rounds.held(TRAINING):
             wake(services, engine)
         elif vllm.sleepers and set(vllm.sleepers) == set(vllm.replicas):
             return  # all sleep, or will: users wait

@@ -84,7 +84,7 @@ def test_a_skill_that_nearly_has_enough_evidence_is_waited_for() -> None:
 
 
 def test_nobody_waits_for_a_skill_that_is_asked_too_seldom_or_for_longer_than_a_pause() -> None:
-    """In a demo with a drawn drift a round waited 700 answers for a skill of 3 % of the traffic."""
+    """Below `min_share` it would not be taught then either (docs/LOG.md: 2,100 answers instead of 1,000)."""
     rare = PolicySettings(min_share=0.04)
     assert names(decide(given_input(of=profile(add=(700, 10), gcd=(60, 50), left=(15, 14))), rare)) == (
         "gcd",

@@ -103,7 +103,7 @@ def _unready(champion: Evaluation, challenger: Evaluation, case: _Case) -> Itera
     settings = case.settings
     for name, evaluation in ((CHAMPION, champion), ("challenger", challenger)):
         if evaluation.undecided() > settings.max_undecided:
-            share = f"{evaluation.undecided():.1%} of the {name}'s {len(evaluation.rates)} answers"
+            share = f"{evaluation.undecided():.1%} of the {name}'s answers to {len(evaluation.rates)} items"
             yield f"the grader could not decide {share}; at most {settings.max_undecided:.1%} may be"
     decided = dict(zip(case.layout.skills, case.layout.by_skill(case.champion.decided).tolist(), strict=True))
     short = [skill for skill in case.targets if decided.get(skill, 0) < settings.min_items]

@@ -219,7 +219,7 @@ def test_undecided_answers_are_not_wrong_ones() -> None:
         TARGETS,
     )
     assert closed.reasons == (
-        "the grader could not decide 2.2% of the challenger's 500 answers; at most 2.0% may be",
+        "the grader could not decide 2.2% of the challenger's answers to 500 items; at most 2.0% may be",
     )
 
 
@@ -313,5 +313,5 @@ def test_answers_that_cannot_be_graded_close_the_gate_beside_others_that_can() -
     torn = tuple(outcome.model_copy(update={"undecided": 7 / 8}) for outcome in challenger.outcomes)
     verdict = judge(champion, challenger.model_copy(update={"outcomes": torn}), TARGETS)
     assert verdict.reasons == (
-        "the grader could not decide 87.5% of the challenger's 500 answers; at most 2.0% may be",
+        "the grader could not decide 87.5% of the challenger's answers to 500 items; at most 2.0% may be",
     )

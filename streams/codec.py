@@ -17,7 +17,7 @@ from pydantic_core import PydanticSerializationError
 from agent.items import JsonObject
 from streams.errors import StreamsError
 from streams.events import EVENT_TYPES, Event
-from streams.log import UNREADABLE, Outgoing, Record
+from streams.log import UNREADABLE, Outgoing, Record, first_header
 
 MAX_BYTES = 1_048_576
 SOURCE = "skillloop"
@@ -137,11 +137,11 @@ class Codec:
 
     def _named(self, record: Record) -> Named | None:
         """The event type that the headers name; None where they name none."""
-        for name, value in record.headers:
-            if name == UNREADABLE:
-                raise DecodeError("unreadable", value.decode(errors="replace"))
-            if name == "ce_type":
-                return self._of_type(value)
+        name = first_header(record.headers, "ce_type")
+        if name is not None:
+            return self._of_type(name)
+        if (why := first_header(record.headers, UNREADABLE)) is not None:
+            raise DecodeError("unreadable", why.decode(errors="replace"))
         return None
 
     def _of_type(self, name: bytes) -> Named:

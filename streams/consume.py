@@ -238,7 +238,8 @@ class ConsumeLoop:
         effects = self._handle(list(events.values()))
         if effects.failed:
             letters += self._failed(effects.failed, records)
-        counted = [event for key, event in events.items() if key not in effects.failed]
+            events = {key: event for key, event in events.items() if key not in effects.failed}
+        counted = list(events.values())
         self._commit(records, counted, replace(effects, outbox=[*letters, *effects.outbox]))
         self.counts.update(records=len(records), events=len(counted), dead_letters=len(letters))
         return len(records)

@@ -71,7 +71,7 @@ def dead_letter(record: Record, reason: str, message: str, attempts: int, topic_
         extra["cut_from"] = str(len(record.value))
     headers = tuple((PREFIX + name, text.encode(errors="replace")) for name, text in extra.items())
     topic = dead_letter_topic(record.partition.topic)
-    return Outgoing(topic, key, record.value[:MAX_LETTER_BYTES], original + headers)
+    return Outgoing(topic, key, record.value[:MAX_LETTER_BYTES], (*original, *headers))
 
 
 def _bounded(headers: Headers) -> Headers:

@@ -7,13 +7,14 @@ the offsets it has stored; what it commits to the log is only for lag tools.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self
 
 from streams.errors import StreamsError
 
-Headers = tuple[tuple[str, bytes], ...]
+Header = tuple[str, bytes]
+Headers = Sequence[Header]
 UNREADABLE = "skillloop_unreadable"
 """A header of a record that stands for what the log could not hand out; its value says why."""
 
@@ -66,6 +67,15 @@ class Outgoing:
     key: bytes | None
     value: bytes
     headers: Headers = ()
+
+
+def first_header(headers: Headers, name: str) -> bytes | None:
+    """The value of the first header of that name. Headers that know a quicker way than to be gone through
+    have a method `first`."""
+    quick: Callable[[str], bytes | None] | None = getattr(headers, "first", None)
+    if quick is not None:
+        return quick(name)
+    return next((value for header, value in headers if header == name), None)
 
 
 def dump_headers(headers: Headers) -> str:

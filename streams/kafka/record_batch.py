@@ -8,14 +8,18 @@ class.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from streams.kafka.codecs import BatchTooLarge, decompress
-from streams.log import UNREADABLE, Headers, Partition, Record
+from streams.log import UNREADABLE, Header, Headers, Partition, Record
 
 _LAYOUTS_KEPT = 256
+_LEARNING = (
+    256  # records that are read at least for each layout that is learnt: it costs as much as 100 of them
+)
+_LAYOUTS_AHEAD = 64
 _HEADERS_LEARNT = 64
 _SHOWN = 4096  # bytes of an unreadable batch that are kept
 
@@ -24,17 +28,54 @@ class _Layout(NamedTuple):
     """How a header block is built: one producer's are alike, with the same names and values of the same
     lengths."""
 
-    split: struct.Struct  # into what is fixed and values, by turns
-    fixed: tuple[bytes, ...]  # the number of headers, lengths and names
+    match: Callable[[bytes, int, int], re.Match[bytes] | None]  # a group for each value
     names: tuple[str, ...]
+    places: dict[str, int]
+    """The group of the first header of each name."""
+
+
+class _Matched(Sequence[Header]):
+    """Headers that are split only when somebody looks: most records are asked for their type alone."""
+
+    __slots__ = ("_layout", "_match")
+
+    def __init__(self, layout: _Layout, match: re.Match[bytes]) -> None:
+        self._layout, self._match = layout, match
+
+    def first(self, name: str) -> bytes | None:
+        """The value of the first header of that name."""
+        place = self._layout.places.get(name)
+        return None if place is None else self._match[place]
+
+    def _split(self) -> tuple[Header, ...]:
+        return tuple(zip(self._layout.names, self._match.groups(), strict=True))
+
+    def __len__(self) -> int:
+        return len(self._layout.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._split()[index]
+
+    def __iter__(self) -> Iterator[Header]:
+        return iter(self._split())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._split() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._split())
+
+    def __repr__(self) -> str:
+        return repr(self._split())
 
 
 class RecordReader:
-    """Reads batches. Remembers the layouts of the header blocks it met, by length: to compare costs a third
-    of reading anew."""
+    """Reads batches. Remembers the layouts of the header blocks it met, by length: to compare costs a sixth
+    of reading anew. Where they change with every record, only a few are learnt."""
 
     def __init__(self) -> None:
         self._layouts: dict[int, _Layout] = {}
+        self._credit = _LAYOUTS_AHEAD * _LEARNING
 
     def read(
         self, partition: Partition, base_offset: int, data: bytes, position: int, count: int
@@ -49,6 +90,7 @@ class RecordReader:
         """
         records: list[Record] = []
         add, layouts = records.append, self._layouts
+        self._credit = min(self._credit + count, _LAYOUTS_AHEAD * _LEARNING)
         try:
             for _ in range(count):
                 length, position = _varint(data, position)
@@ -62,18 +104,15 @@ class RecordReader:
                 size, position = _varint(data, position)
                 value = b"" if size < 0 else data[position : (position := position + size)]
                 layout = layouts.get(end - position)
-                if (
-                    layout is not None
-                    and (parts := layout.split.unpack_from(data, position))[::2] == layout.fixed
-                ):
-                    headers: Headers = tuple(zip(layout.names, parts[1::2], strict=True))
+                if layout is not None and (match := layout.match(data, position, end)) is not None:
+                    headers: Headers = _Matched(layout, match)
                     position = end
                 else:
                     headers, position = self._headers(data, position)
                 if position != end:
                     raise ValueError(f"a record ends at byte {position}, not at {end} as its length says")
                 add(Record(partition, base_offset + delta, key, value, headers))
-        except (IndexError, struct.error) as exc:
+        except IndexError as exc:
             raise ValueError(f"a record goes beyond the {len(data)} bytes of its batch") from exc
         if position != len(data):
             raise ValueError(f"{count} records end at byte {position} of a batch of {len(data)}")
@@ -93,13 +132,20 @@ class RecordReader:
             value = b"" if size < 0 else data[position : (position := position + size)]
             since = position
             found.append((name.decode(), value))
-        if 0 < len(found) <= _HEADERS_LEARNT:
+        if 0 < len(found) <= _HEADERS_LEARNT and self._credit >= _LEARNING:
+            self._credit -= _LEARNING
             if len(self._layouts) >= _LAYOUTS_KEPT:
                 self._layouts.clear()
-            split = struct.Struct(
-                "".join(f"{len(part)}s{len(value)}s" for part, (_, value) in zip(fixed, found, strict=True))
+            pattern = b"".join(
+                re.escape(part) + b"(.{%d})" % len(value)
+                for part, (_, value) in zip(fixed, found, strict=True)
             )
-            self._layouts[position - begin] = _Layout(split, tuple(fixed), tuple(name for name, _ in found))
+            names = tuple(name for name, _ in found)
+            self._layouts[position - begin] = _Layout(
+                re.compile(pattern, re.DOTALL).fullmatch,
+                names,
+                {name: place for place, name in reversed(list(enumerate(names, 1)))},
+            )
         return tuple(found), position
 
 

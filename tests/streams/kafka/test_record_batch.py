@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from typing import Any
 
 import pytest
@@ -15,9 +16,9 @@ from kafka.record import memory_records
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 
-from streams.kafka import seams
+from streams.kafka import record_batch, seams
 from streams.kafka.record_batch import RecordReader
-from streams.log import Partition, Record
+from streams.log import Partition, Record, first_header
 
 _PartitionRecords = seams.batch_reader()
 TP = TopicPartition("t", 3)
@@ -128,6 +129,36 @@ def test_many_layouts_do_not_pile_up() -> None:
         (found,) = reader.read(Partition(*TP), 0, data, DefaultRecordBatch.HEADER_STRUCT.size, 1)
         assert found.headers == (("h", bytes(size)),)
     assert len(reader._layouts) <= 256  # noqa: SLF001
+
+
+def test_layouts_that_change_with_every_record_are_not_learnt_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To learn one costs as much as to read a hundred records anew."""
+    learnt: list[bytes] = []
+    compile_ = re.compile
+    monkeypatch.setattr(record_batch.re, "compile", lambda *args: learnt.append(args[0]) or compile_(*args))
+    two: Written = [(0, None, None, [("a", bytes(1 + n % 2)), ("b", bytes(2 - n % 2))]) for n in range(500)]
+    reader, data = RecordReader(), batch(two, 0)
+    for _ in range(60):
+        found = reader.read(Partition(*TP), 0, data, DefaultRecordBatch.HEADER_STRUCT.size, 500)
+    assert [tuple(record.headers) for record in found] == [tuple(headers) for *_, headers in two]
+    assert 64 <= len(learnt) <= 64 + 60 * 500 / 256
+
+
+def test_the_first_header_of_a_name_is_found_in_both_kinds_of_headers() -> None:
+    headers: Any = [("a", b"1"), ("b", b"2"), ("a", b"3")]
+    data, begin = batch([(0, None, None, headers)] * 2, 0), DefaultRecordBatch.HEADER_STRUCT.size
+    new, known = RecordReader().read(Partition(*TP), 0, data, begin, 2)
+    for record in (new, known):
+        assert [first_header(record.headers, name) for name in "abc"] == [b"1", b"2", None]
+        assert (len(record.headers), record.headers[2], hash(record.headers)) == (
+            3,
+            ("a", b"3"),
+            hash(tuple(headers)),
+        )
+    assert type(new.headers) is not type(known.headers)
+    assert repr(known.headers) == repr(new.headers)
 
 
 def test_a_broken_batch_is_told_after_the_good_ones_and_ends_the_fetch() -> None:

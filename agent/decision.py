@@ -34,7 +34,8 @@ class Decision(Frozen):
 
     `examples` counts distinct target examples, replay not included; `steps` are optimizer steps. `reasons`
     are sentences with the numbers behind them: first what decided, then one for each skill that was passed
-    over. A `reinforced` round trains by GRPO (`training.grpo`) instead of supervision.
+    over. A `reinforced` round trains by GRPO (`training.grpo`) instead of supervision. `waits_since`: the
+    total of answers when the policy began to wait for no more than other skills' evidence.
     """
 
     kind: Kind
@@ -43,6 +44,7 @@ class Decision(Frozen):
     steps: int = 0
     reasons: tuple[str, ...]
     reinforced: bool = Field(default=False, exclude_if=not_)
+    waits_since: int | None = Field(default=None, exclude_if=lambda since: since is None)
 
 
 class PoolState(Frozen):
@@ -136,7 +138,7 @@ class PolicyInput:
     `answers_watched` counts diagnosed answers of the profile's version, `answers_total` those of all versions
     of the student: the policy's clock. `history` is in order of time, oldest first. A skill without a pool
     has none. `held_out` counts the gate's items by skill; None: unknown, and no reason to wait.
-    `held_out_grows`: traffic adds to them.
+    `held_out_grows`: traffic adds to them. `waits_since` is the decision's before this one.
     """
 
     profile: Profile
@@ -147,3 +149,4 @@ class PolicyInput:
     budget: BudgetState = field(default_factory=BudgetState)
     held_out: Mapping[str, int] | None = None
     held_out_grows: bool = False
+    waits_since: int | None = None

@@ -6,7 +6,8 @@ Rules, in order:
 1. one round at a time; nothing while the day's budget is spent; a pause after each round, longer after
    rejected and failed ones;
 2. enough answers of this version, and for each skill enough answers that needed it; a skill that has half of
-   them and looks missing is waited for, so that skills which went missing together are taught together;
+   them and looks missing is waited for, no longer than a pause, so that skills which went missing together
+   are taught together;
 3. a skill is missing when the lower 5 % bound of its miss rate exceeds a threshold and enough traffic needs
    it;
 4. a ceiling: a synthesis round without gain for a skill puts it aside, for a while (a selection round never
@@ -86,14 +87,16 @@ def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Dec
     passes_of = max(1, min(cap, sum(e.low > settings.miss_threshold for e in suspects)))
     candidates = [_candidate(e, given, settings, passes_of) for e in suspects]
     ready = [c for c in candidates if not c.why_not]
-    if ready and len(ready) < cap and _ready_for(ready, settings) < settings.cooldown_answers:
-        blocks += [
-            f"{c.estimate.skill} will soon have enough evidence to be taught with {_names(ready)}"
-            for c in candidates
-            if c.nearly
-        ]
+    nearly = [c.estimate.skill for c in candidates if c.nearly]
+    since = None
+    if nearly and ready and len(ready) < cap:
+        since = given.answers_total if given.waits_since is None else given.waits_since
+        waited = max(given.answers_total - since, _ready_for(ready, settings))
+        if waited < settings.cooldown_answers:
+            told = f"will soon have enough evidence to be taught with {_names(ready)}"
+            blocks += [f"{skill} {told}" for skill in nearly]
     if blocks or not ready:
-        return _wait(given, settings, blocks, candidates)
+        return _wait(given, settings, blocks, candidates, since)
     kind, chosen, why = _choose(ready, cap, settings)
     steps, why_steps = _steps(chosen, given, settings)
     targets = _targets(chosen, given, settings)
@@ -290,7 +293,11 @@ def _targets(
 
 
 def _wait(
-    given: PolicyInput, settings: PolicySettings, blocks: Sequence[str], candidates: Sequence[_Candidate]
+    given: PolicyInput,
+    settings: PolicySettings,
+    blocks: Sequence[str],
+    candidates: Sequence[_Candidate],
+    since: int | None,
 ) -> Decision:
     reasons = [f"wait: {block}" for block in blocks]
     if not blocks and not candidates:
@@ -301,9 +308,8 @@ def _wait(
         reasons.append(f"wait: no skill looks missing, {detail}")
     elif not blocks:
         reasons.append(f"wait: {len(candidates)} skills look missing, none can be taught yet")
-    return Decision(
-        kind="wait", reasons=(*reasons, *(_passed_over(candidate, settings) for candidate in candidates))
-    )
+    passed_over = (_passed_over(candidate, settings) for candidate in candidates)
+    return Decision(kind="wait", reasons=(*reasons, *passed_over), waits_since=since)
 
 
 def _passed_over(candidate: _Candidate, settings: PolicySettings) -> str:

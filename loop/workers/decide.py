@@ -55,6 +55,7 @@ class Decider:
         self._watch = ProfileWatch(config, store, len(task.catalog.names))
         self._sizes = {skill: set(task.skill_map.items(skill)) for skill in task.catalog.names}
         self._announced: set[str] = set()
+        self._waits_since: int | None = None
         self.held_out = HeldOutSet(config, store, task.held_out)
         self._next_version = next_version or (lambda answers: self.held_out.latest().version)
         shared = {
@@ -81,7 +82,9 @@ class Decider:
         """What the policy says of it."""
         with reading(self._store):
             known = self._policy_input(seen)
-        return Standing.of(seen, decide(known, self._policy))
+        decision = decide(known, self._policy)
+        self._waits_since = decision.waits_since
+        return Standing.of(seen, decision)
 
     def open(self, standing: Standing) -> None:
         """Open the round that was decided, unless another worker was first."""
@@ -136,6 +139,7 @@ class Decider:
             budget=left(self._config.budget, spent_on(self._store, profile.student, today), today),
             held_out=self.held_out.recent(),
             held_out_grows=self.held_out.grows,
+            waits_since=self._waits_since,
         )
 
     def _sent_before(self, student: str, version: int, alarm: Alarm) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -92,6 +93,22 @@ def test_nobody_waits_for_a_skill_that_is_asked_too_seldom_or_for_longer_than_a_
     long = profile(add=(700, 10), gcd=(120, 100), left=(18, 17))
     assert decide(given_input(of=long), PolicySettings(cooldown_answers=800)).kind == "wait"
     assert names(decide(given_input(of=long), PolicySettings(cooldown_answers=600))) == ("gcd",)
+
+
+def test_nobody_waits_for_ever_where_the_window_gives_no_more_evidence() -> None:
+    """In a steady stream both counts stand still: gcd has 22 and left 15 in every window of 800."""
+    steady = profile(add=(700, 10), gcd=(22, 20), left=(15, 14))
+    waiting: list[int] = []
+    since = None
+    for total in range(10_000, 12_000, 50):
+        decision = decide(replace(given_input(of=steady, total=total), waits_since=since))
+        since = decision.waits_since
+        if decision.kind != "wait":
+            break
+        waiting.append(total)
+    assert names(decision) == ("gcd",) and waiting == list(range(10_000, 10_400, 50))
+    gone = decide(replace(given_input(of=profile(add=(700, 10))), waits_since=10_000))
+    assert (gone.kind, gone.waits_since) == ("wait", None)
 
 
 def test_an_active_round_blocks() -> None:

@@ -89,9 +89,21 @@ class Evidence:
             if "ce_source" in head and "ce_id" in head
         }
 
-    def in_a_gap(self, record: Record) -> bool:
-        """Whether a record of the topic that is gone lies in a counted gap."""
-        return any(gap.partition == record.partition and gap.had <= record.offset for gap in self.gaps[:8])
+    def in_gaps(self, lost: set[EventKey]) -> set[EventKey]:
+        """Those of some answers that were only in the topic that is gone, behind what was read of it. A
+        monitor that had read nothing of a partition may begin with the new topic's before anybody notices:
+        then the gap's offset is of the new one."""
+        gaps = {gap.partition: gap.had for gap in self.gaps[:8]}
+        read = dict.fromkeys(gaps, 0)
+        for key in self.users.gone.keys() & self.diagnosed.keys():
+            for record in self.users.gone[key]:
+                read[record.partition] = max(read.get(record.partition, 0), record.offset + 1)
+
+        def unread(record: Record) -> bool:
+            where = record.partition
+            return where in gaps and record.offset >= min(gaps[where], read[where])
+
+        return {key for key in lost & self.users.gone.keys() if all(map(unread, self.users.gone[key]))}
 
 
 def everything_settled(seen: Evidence) -> Check:
@@ -104,7 +116,7 @@ def each_answer_once(seen: Evidence) -> Check:
     """Every answer is in the profile, in the dlq or in a counted gap; none is counted twice."""
     users = seen.users
     lost = users.answers - seen.diagnosed.keys() - seen.parked
-    gone = {key for key in lost if key in users.gone and all(map(seen.in_a_gap, users.gone[key]))}
+    gone = seen.in_gaps(lost)
     twice = [key for key, count in seen.diagnosed.items() if count > 1]
     counted = sum(seen.store.answers(student) for student in users.students)
     strange = seen.diagnosed.keys() - users.answers

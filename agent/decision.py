@@ -34,8 +34,8 @@ class Decision(Frozen):
 
     `examples` counts distinct target examples, replay not included; `steps` are optimizer steps. `reasons`
     are sentences with the numbers behind them: first what decided, then one for each skill that was passed
-    over. A `reinforced` round trains by GRPO (`training.grpo`) instead of supervision. `waits_since`: the
-    total of answers when the policy began to wait for no more than other skills' evidence.
+    over. A `reinforced` round trains by GRPO (`training.grpo`) instead of supervision. `waits_since`: where
+    all that is waited for is other skills' evidence, the total of answers when that began.
     """
 
     kind: Kind
@@ -138,7 +138,7 @@ class PolicyInput:
     `answers_watched` counts diagnosed answers of the profile's version, `answers_total` those of all versions
     of the student: the policy's clock. `history` is in order of time, oldest first. A skill without a pool
     has none. `held_out` counts the gate's items by skill; None: unknown, and no reason to wait.
-    `held_out_grows`: traffic adds to them. `waits_since` is the decision's before this one.
+    `held_out_grows`: traffic adds to them. `waits_since`: that of the version's last decision that had one.
     """
 
     profile: Profile

@@ -87,14 +87,11 @@ def decide(given: PolicyInput, settings: PolicySettings = DEFAULT_POLICY) -> Dec
     passes_of = max(1, min(cap, sum(e.low > settings.miss_threshold for e in suspects)))
     candidates = [_candidate(e, given, settings, passes_of) for e in suspects]
     ready = [c for c in candidates if not c.why_not]
-    nearly = [c.estimate.skill for c in candidates if c.nearly]
     since = None
-    if nearly and ready and len(ready) < cap:
-        since = given.answers_total if given.waits_since is None else given.waits_since
-        waited = max(given.answers_total - since, _ready_for(ready, settings))
-        if waited < settings.cooldown_answers:
-            told = f"will soon have enough evidence to be taught with {_names(ready)}"
-            blocks += [f"{skill} {told}" for skill in nearly]
+    if ready and not blocks and len(ready) < cap:
+        waits, began = _waits(ready, candidates, given, settings)
+        since = began if waits else None
+        blocks += waits
     if blocks or not ready:
         return _wait(given, settings, blocks, candidates, since)
     kind, chosen, why = _choose(ready, cap, settings)
@@ -170,14 +167,33 @@ def _candidate(
     if reached is not None and reinforced:
         why += f"; by GRPO, since {gained(reached, estimate.skill)}"
     half_seen = settings.min_needed / 2 <= estimate.raw.needed < settings.min_needed
-    asked = estimate.share >= settings.min_share
-    nearly = half_seen and asked and estimate.low > settings.miss_threshold and not aside
+    nearly = half_seen and len(obstacles) == 1 and not aside
     return _Candidate(estimate, ", ".join([*obstacles, *aside]), strategy, why, nearly, reinforced)
 
 
-def _ready_for(ready: Sequence[_Candidate], settings: PolicySettings) -> float:
-    """For how many answers the first of these skills has had enough evidence, by its present share."""
-    return max((c.estimate.raw.needed - settings.min_needed) / c.estimate.share for c in ready)
+def _waits(
+    ready: Sequence[_Candidate],
+    candidates: Sequence[_Candidate],
+    given: PolicyInput,
+    settings: PolicySettings,
+) -> tuple[list[str], int]:
+    """For which skills the ready ones wait, and since when. A wait lasts a pause at most, by what the store
+    remembers and by how long the present shares say that the first was ready; the next one begins after
+    another pause, or after a round."""
+    began = given.answers_total if given.waits_since is None else given.waits_since
+    rounds = [r.decided_at_answers for r in given.history]
+    if given.answers_total - began >= 2 * settings.cooldown_answers or began < max(rounds, default=0):
+        began = given.answers_total
+    ready_for = max((c.estimate.raw.needed - settings.min_needed) / c.estimate.share for c in ready)
+    if max(given.answers_total - began, ready_for) >= settings.cooldown_answers:
+        return [], began
+    methods = {(c.strategy, c.reinforced) for c in ready}
+    told = f"will soon have enough evidence to be taught with {_names(ready)}"
+    return [
+        f"{c.estimate.skill} {told}"
+        for c in candidates
+        if c.nearly and (settings.allow_mix or (c.strategy, c.reinforced) in methods)
+    ], began
 
 
 def _strategy(skill: str, given: PolicyInput, settings: PolicySettings, skills: int) -> tuple[Teaching, str]:

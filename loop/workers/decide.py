@@ -26,6 +26,7 @@ from streams.state.ledger import spent_on
 from streams.state.reading import reading
 from streams.state.rounds import ACTIVE, Round
 from streams.state.store import StateStore
+from streams.state.waits import wait_began, waits_since
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,6 @@ class Decider:
         self._watch = ProfileWatch(config, store, len(task.catalog.names))
         self._sizes = {skill: set(task.skill_map.items(skill)) for skill in task.catalog.names}
         self._announced: set[str] = set()
-        self._waits_since: int | None = None
         self.held_out = HeldOutSet(config, store, task.held_out)
         self._next_version = next_version or (lambda answers: self.held_out.latest().version)
         shared = {
@@ -69,7 +69,7 @@ class Decider:
         """The profile, alarms and decision as of the newest answer; None before the first answer of the
         served version. For whoever only looks."""
         seen = self._see()
-        return None if seen is None else self.decide(seen)
+        return None if seen is None else self._decide(seen)[0]
 
     def look(self) -> Seen | None:
         """What is known of the served version, its new alarms published; None before its first answer."""
@@ -80,11 +80,17 @@ class Decider:
 
     def decide(self, seen: Seen) -> Standing:
         """What the policy says of it."""
+        standing, waited_since = self._decide(seen)
+        since = standing.decision.waits_since
+        if since is not None and since != waited_since:
+            wait_began(self._store, seen.profile.student, seen.version, since)
+        return standing
+
+    def _decide(self, seen: Seen) -> tuple[Standing, int | None]:
+        """That, and since when it waited before."""
         with reading(self._store):
             known = self._policy_input(seen)
-        decision = decide(known, self._policy)
-        self._waits_since = decision.waits_since
-        return Standing.of(seen, decision)
+        return Standing.of(seen, decide(known, self._policy)), known.waits_since
 
     def open(self, standing: Standing) -> None:
         """Open the round that was decided, unless another worker was first."""
@@ -139,7 +145,7 @@ class Decider:
             budget=left(self._config.budget, spent_on(self._store, profile.student, today), today),
             held_out=self.held_out.recent(),
             held_out_grows=self.held_out.grows,
-            waits_since=self._waits_since,
+            waits_since=waits_since(self._store, profile.student, seen.version),
         )
 
     def _sent_before(self, student: str, version: int, alarm: Alarm) -> bool:

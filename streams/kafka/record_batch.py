@@ -16,11 +16,9 @@ from streams.kafka.codecs import BatchTooLarge, decompress
 from streams.log import UNREADABLE, Header, Headers, Partition, Record
 
 _LAYOUTS_KEPT = 256
-_LEARNING = (
-    256  # records that are read at least for each layout that is learnt: it costs as much as 100 of them
-)
+_BYTES_LEARNT = 512  # of a block: its regular expression takes a hundred times the memory
+_LEARNING = 512  # records between two layouts that are learnt: one costs as much as to read 200 anew
 _LAYOUTS_AHEAD = 64
-_HEADERS_LEARNT = 64
 _SHOWN = 4096  # bytes of an unreadable batch that are kept
 
 
@@ -28,7 +26,7 @@ class _Layout(NamedTuple):
     """How a header block is built: one producer's are alike, with the same names and values of the same
     lengths."""
 
-    match: Callable[[bytes, int, int], re.Match[bytes] | None]  # a group for each value
+    match: Callable[[bytes], re.Match[bytes] | None]  # a group for each value
     names: tuple[str, ...]
     places: dict[str, int]
     """The group of the first header of each name."""
@@ -104,7 +102,7 @@ class RecordReader:
                 size, position = _varint(data, position)
                 value = b"" if size < 0 else data[position : (position := position + size)]
                 layout = layouts.get(end - position)
-                if layout is not None and (match := layout.match(data, position, end)) is not None:
+                if layout is not None and (match := layout.match(data[position:end])) is not None:
                     headers: Headers = _Matched(layout, match)
                     position = end
                 else:
@@ -112,7 +110,7 @@ class RecordReader:
                 if position != end:
                     raise ValueError(f"a record ends at byte {position}, not at {end} as its length says")
                 add(Record(partition, base_offset + delta, key, value, headers))
-        except IndexError as exc:
+        except (IndexError, OverflowError) as exc:
             raise ValueError(f"a record goes beyond the {len(data)} bytes of its batch") from exc
         if position != len(data):
             raise ValueError(f"{count} records end at byte {position} of a batch of {len(data)}")
@@ -132,7 +130,7 @@ class RecordReader:
             value = b"" if size < 0 else data[position : (position := position + size)]
             since = position
             found.append((name.decode(), value))
-        if 0 < len(found) <= _HEADERS_LEARNT and self._credit >= _LEARNING:
+        if found and position - begin <= _BYTES_LEARNT and self._credit >= _LEARNING:
             self._credit -= _LEARNING
             if len(self._layouts) >= _LAYOUTS_KEPT:
                 self._layouts.clear()

@@ -230,6 +230,14 @@ held_out_drifts = Table(
     Column("outdated", Integer, nullable=False),
 )
 
+waits = Table(
+    "waits",
+    metadata,
+    Column("student", String(200), primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("since", BigInteger, nullable=False),  # the student's total of answers
+)
+
 watermarks = Table(
     "watermarks",
     metadata,

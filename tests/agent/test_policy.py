@@ -95,20 +95,43 @@ def test_nobody_waits_for_a_skill_that_is_asked_too_seldom_or_for_longer_than_a_
     assert names(decide(given_input(of=long), PolicySettings(cooldown_answers=600))) == ("gcd",)
 
 
-def test_nobody_waits_for_ever_where_the_window_gives_no_more_evidence() -> None:
-    """In a steady stream both counts stand still: gcd has 22 and left 15 in every window of 800."""
-    steady = profile(add=(700, 10), gcd=(22, 20), left=(15, 14))
-    waiting: list[int] = []
+STEADY = profile(add=(700, 10), gcd=(22, 20), left=(15, 14))
+"""Every window of 800 has 22 answers that need gcd and 15 that need left: both counts stand still."""
+
+
+def first_round(looks: int, history: tuple[RoundRecord, ...] = (), weak: int = 0) -> int | None:
+    """After how many answers gcd is taught, a look each 50; in every `weak`th one it lacks evidence."""
     since = None
-    for total in range(10_000, 12_000, 50):
-        decision = decide(replace(given_input(of=steady, total=total), waits_since=since))
-        since = decision.waits_since
+    for look in range(looks):
+        of = profile(add=(700, 10), gcd=(19, 18), left=(15, 14)) if weak and look % weak == 2 else STEADY
+        at = given_input(of=of, total=10_000 + 50 * look, history=history)
+        decision = decide(replace(at, waits_since=since))
         if decision.kind != "wait":
-            break
-        waiting.append(total)
-    assert names(decision) == ("gcd",) and waiting == list(range(10_000, 10_400, 50))
-    gone = decide(replace(given_input(of=profile(add=(700, 10))), waits_since=10_000))
-    assert (gone.kind, gone.waits_since) == ("wait", None)
+            assert names(decision) == ("gcd",)
+            return 50 * look
+        since = since if decision.waits_since is None else decision.waits_since
+    return None
+
+
+def test_nobody_waits_for_ever_where_the_window_gives_no_more_evidence() -> None:
+    assert first_round(100) == 400
+    assert first_round(100, weak=8) == 400, "a look at which gcd lacks evidence starts no new wait"
+
+
+def test_each_round_may_be_waited_for_anew() -> None:
+    ended = (round_of("select", "other", at=9_000),)
+    assert decide(replace(given_input(of=STEADY, history=ended), waits_since=9_900)).waits_since == 9_900
+    assert decide(replace(given_input(of=STEADY, history=ended), waits_since=8_990)).waits_since == 10_000
+    assert decide(replace(given_input(of=STEADY), waits_since=9_500)).kind == "select"
+    assert decide(replace(given_input(of=STEADY), waits_since=9_200)).waits_since == 10_000
+
+
+def test_nobody_waits_for_a_skill_that_could_not_be_taught_in_the_round() -> None:
+    short = replace(given_input(of=STEADY), held_out={"gcd": 50, "left": 0})
+    assert names(decide(short)) == ("gcd",)
+    assert names(decide(given_input(of=STEADY, pools={"gcd": BIG}))) == ("gcd",), "left needs synthesis"
+    mix = decide(given_input(of=STEADY, pools={"gcd": BIG}), PolicySettings(allow_mix=True))
+    assert mix.kind == "wait"
 
 
 def test_an_active_round_blocks() -> None:

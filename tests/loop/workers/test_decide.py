@@ -28,6 +28,7 @@ from streams.state import tables
 from streams.state.ledger import entry_row
 from streams.state.rounds import RoundStore
 from streams.state.store import Batch, StateStore
+from streams.state.waits import waits_since
 
 NOW = datetime(2026, 11, 25, 10, tzinfo=UTC)
 FIRST = bucket_of(NOW.timestamp(), 60)
@@ -135,3 +136,21 @@ def test_the_policy_sees_the_money_of_the_day_on_which_it_was_booked(
     standing = decider(store, HandClock(NOW + late), config).standing()
     assert standing is not None
     assert any("today's money is spent" in reason for reason in standing.decision.reasons) == spent
+
+
+def test_a_wait_for_evidence_ends_though_every_look_is_another_process(store: StateStore) -> None:
+    """`worker monitor --once`: each began to wait anew. Who only looks writes nothing."""
+    seen = [Observation("demo", 1, FIRST, ("add",))] * 760
+    seen += [Observation("demo", 1, FIRST, ("gcd",), ("gcd",))] * 24
+    commit(store, [*seen, *[Observation("demo", 1, FIRST, ("max",), ("max",))] * 15])
+    config, clock = load(None), HandClock(NOW)
+    assert (looked := decider(store, clock, config).standing()) is not None
+    assert looked.decision.waits_since == 799 and waits_since(store, "demo", 1) is None
+    kinds = []
+    while len(kinds) < 10 and (not kinds or kinds[-1] == "wait"):
+        standing = teach(GRAPH, decider(store, clock, config))
+        assert standing is not None
+        kinds.append(standing.decision.kind)
+        assert waits_since(store, "demo", 1) == 799
+        commit(store, [Observation("demo", 1, FIRST, ("add",))] * 100)
+    assert kinds == ["wait"] * 4 + ["synthesize"]

@@ -275,6 +275,9 @@ class LocalConsumer:
     def assignment(self) -> frozenset[Partition]:
         return self._assigned
 
+    def topic_ids(self) -> Mapping[str, str]:
+        return {}  # its file cannot be replaced while it is open
+
     def pause(self) -> None:
         self._paused = True
 

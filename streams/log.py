@@ -98,6 +98,9 @@ class Consumer(Protocol):
     def assignment(self) -> frozenset[Partition]:
         """The partitions this member reads now. It may change inside `poll`."""
 
+    def topic_ids(self) -> Mapping[str, str]:
+        """The topics' identities as far as this member has heard of them by itself: nobody is asked."""
+
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         """Read on from these offsets (next offset to read)."""
 

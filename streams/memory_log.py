@@ -143,6 +143,9 @@ class MemoryConsumer:
     def assignment(self) -> frozenset[Partition]:
         return self._assigned
 
+    def topic_ids(self) -> Mapping[str, str]:
+        return dict.fromkeys(self._topics, self._log.identity)
+
     def pause(self) -> None:
         self._paused = True
 

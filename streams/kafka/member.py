@@ -83,6 +83,9 @@ class KafkaGroupMember:
     def assignment(self) -> frozenset[Partition]:
         return frozenset(self._partition(tp) for tp in self._client.assignment())
 
+    def topic_ids(self) -> Mapping[str, str]:
+        return seams.topic_ids(self._client, self._topics)
+
     def seek(self, offsets: Mapping[Partition, int]) -> None:
         assigned = self._client.assignment()
         for partition, offset in offsets.items():

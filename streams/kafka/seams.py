@@ -178,3 +178,12 @@ def keep_joins(client: Any) -> Any:
 
 def _keep(coordinator: Any, task: Any) -> None:
     vars(coordinator)["_join_task"] = None if task is None else _Unread(task)
+
+
+def topic_ids(client: Any, topics: Sequence[str]) -> dict[str, str]:
+    """The identities in a consumer's metadata (KIP-516), which it renews when a partition has moved."""
+    try:
+        known = {topic: client._cluster.topic_id(topic) for topic in topics}  # noqa: SLF001
+    except AttributeError:
+        return {}
+    return {topic: str(topic_id) for topic, topic_id in known.items() if topic_id is not None}

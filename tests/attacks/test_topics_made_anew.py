@@ -60,6 +60,7 @@ def test_a_topic_made_anew_under_a_running_worker_stops_it(store: StateStore, an
     log.append([encode(output(1000 + n)) for n in range(anew)])
     with pytest.raises(TopicChanged, match=r"made anew.*skillloop topics adopt student-outputs"):
         run(consuming)
+    assert answers(store) == 100, "nothing of the new topic is counted under the old one's offsets"
     with pytest.raises(TopicChanged, match="made anew"):
         run(loop(log, store))
     gaps = Continuity(log, store, "g").adopt(TOPIC)

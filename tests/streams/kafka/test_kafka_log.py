@@ -296,9 +296,11 @@ def test_records_in_every_codec_are_read(kafka_server: KafkaServer, open_kafka: 
 
 
 @pytest.mark.kafka
+@pytest.mark.parametrize("anew", [20, 200])
 def test_a_topic_made_anew_has_another_identity_and_stops_its_reader(
-    kafka_free: KafkaServer, open_kafka: Any, tmp_path: Path
+    kafka_free: KafkaServer, open_kafka: Any, tmp_path: Path, anew: int
 ) -> None:
+    """A reader that is at it counts nothing of the new one, though that is longer than the old one was."""
     store = StateStore(f"sqlite:///{tmp_path}/state.db")
     log = open_kafka(bootstrap_servers=kafka_free.bootstrap, session_timeout_s=6)
     specs = [TopicSpec("student-outputs", 2, -1), TopicSpec("student-outputs.dlq", 1, -1)]
@@ -309,20 +311,26 @@ def test_a_topic_made_anew_has_another_identity_and_stops_its_reader(
     drain(consuming, 50)
     admin = KafkaAdminClient(bootstrap_servers=kafka_free.bootstrap)
     admin.delete_topics(["student-outputs"])
-    time.sleep(1)
+    for _ in range(5):
+        consuming.step()
     other = open_kafka(bootstrap_servers=kafka_free.bootstrap)
     other.create_topics(specs)
-    other.append([encode(output(100 + n)) for n in range(20)])
+    other.append([encode(output(100 + n)) for n in range(anew)])
     admin.close()
     assert log.topic_id("student-outputs") != first
     with pytest.raises(TopicChanged, match="skillloop topics adopt"):
         drain(consuming, 20)
+    assert counted(store) == 50
     consuming.close()
     Continuity(log, store, "g").adopt("student-outputs")
     again = ConsumeLoop(log, store, diagnose, ConsumeSettings("g", ("student-outputs",)))
-    drain(again, 20)
+    drain(again, anew)
     again.close()
-    assert sum(counts[0] for key, counts in store.buckets().items() if key[2] == "*") == 70
+    assert counted(store) == 50 + anew
+
+
+def counted(store: StateStore) -> int:
+    return sum(counts[0] for key, counts in store.buckets().items() if key[2] == "*")
 
 
 def drain(consuming: ConsumeLoop, count: int, within_s: float = 40.0) -> None:

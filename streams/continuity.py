@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from streams.log import EventLog, LogError, Partition
 from streams.state.positions import Gap, TopicPositions
-from streams.state.store import StateStore
+from streams.state.store import StaleOffsets, StateStore
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,9 @@ class Continuity:
             self.check(offsets)
 
     def check(self, offsets: Mapping[Partition, int]) -> None:
-        """Compare the next offsets to read with what the log has. Raises `TopicChanged`."""
+        """Compare the next offsets to read with what the log has. Raises `TopicChanged`, and once
+        `StaleOffsets` where somebody else has adopted a topic since the last time: these are of the one
+        before."""
         known = self._positions.topic_ids(self._group)
         for topic in sorted({partition.topic for partition in offsets}):
             topic_id = self._log.topic_id(topic)
@@ -51,7 +53,10 @@ class Continuity:
                 raise TopicChanged(
                     self._advice(topic, "was deleted and made anew, so the stored offsets mean nothing")
                 )
+            before = self.topic_ids.get(topic, topic_id)
             self.topic_ids[topic] = topic_id
+            if before != topic_id:
+                raise StaleOffsets(f"{self._group}: the topic {topic} was made anew, and adopted")
             own = {partition: offset for partition, offset in offsets.items() if partition.topic == topic}
             self._check_bounds(topic, own)
             if topic not in known:

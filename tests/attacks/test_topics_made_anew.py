@@ -14,7 +14,7 @@ from streams.consume import ConsumeLoop, ConsumeSettings
 from streams.continuity import Continuity, TopicChanged
 from streams.local_log import LocalLog
 from streams.log import Outgoing, Partition
-from streams.memory_log import MemoryLog
+from streams.memory_log import MemoryConsumer, MemoryLog
 from streams.state.outbox import OutboxRelay
 from streams.state.positions import TopicPositions
 from streams.state.redrives import send_again
@@ -67,6 +67,26 @@ def test_a_topic_made_anew_under_a_running_worker_stops_it(store: StateStore, an
     assert gaps == TopicPositions(store).gaps("g") != []
     run(loop(log, store))
     assert answers(store) == 100 + anew
+
+
+@pytest.mark.parametrize("hears_of_it", [True, False])
+def test_a_worker_that_was_away_while_another_adopted_the_topic_reads_it_from_the_beginning(
+    store: StateStore, monkeypatch: pytest.MonkeyPatch, hears_of_it: bool
+) -> None:
+    """It stayed behind the end of the new one, whose records nobody read (campaign, seed 338)."""
+    log = MemoryLog()
+    log.append([encode(output(n)) for n in range(100)])
+    consuming = loop(log, store)
+    run(consuming, close=False)
+    log.make_anew()
+    log.append([encode(output(1000 + n)) for n in range(20)])
+    Continuity(log, store, "g").adopt(TOPIC)
+    if not hears_of_it:
+        monkeypatch.setattr(MemoryConsumer, "topic_ids", lambda _: {})
+        monkeypatch.setattr(Continuity, "check_now_and_then", Continuity.check)
+    assert not any(consuming.step() for _ in range(2)), "it notices, and takes its place again"
+    run(consuming)
+    assert answers(store) == 120
 
 
 def test_what_was_in_partitions_that_nobody_had_begun_is_a_gap_too(store: StateStore) -> None:

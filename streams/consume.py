@@ -123,7 +123,6 @@ class ConsumeLoop:
         self._continuity = Continuity(log, store, settings.group, settings.check_topics_s)
         self._consumer: Consumer = log.consumer(settings.group, settings.topics)
         self._next: dict[Partition, int] = {}
-        self._heard_of: dict[str, str] = {}
         self._transient: tuple[type[Exception], ...] = (LogUnavailable, StoreUnavailable, *settings.transient)
         self._look = settings.look_first
         self._known_from = 0
@@ -176,10 +175,7 @@ class ConsumeLoop:
             self._next.clear()
             self._consumer.resume()
         records = self._consumer.poll(self.settings.max_records, self.settings.poll_timeout_s)
-        heard_of = self._consumer.topic_ids()
-        if any(self._heard_of.get(topic, known) != known for topic, known in heard_of.items()):
-            self._continuity.check(self._next)  # before anything of another topic of that name is counted
-        self._heard_of.update(heard_of)
+        self._continuity.hear(self._consumer.topic_ids(), self._next)
         return self._follow_assignment(records)
 
     def _follow_assignment(self, records: list[Record]) -> list[Record]:

@@ -33,6 +33,7 @@ class Continuity:
         self._positions = TopicPositions(store)
         self._group = group
         self._checked_at = time.monotonic()
+        self._heard_of: dict[str, str] = {}
         self.topic_ids: dict[str, str] = {}
         """Of the topics that were checked."""
 
@@ -41,6 +42,13 @@ class Continuity:
         unnoticed."""
         if offsets and time.monotonic() - self._checked_at > self._every_s:
             self.check(offsets)
+
+    def hear(self, topic_ids: Mapping[str, str], offsets: Mapping[Partition, int]) -> None:
+        """`check` where these identities, a consumer's own, are not those heard of before: at once, before
+        anything of another topic of that name is counted."""
+        if any(self._heard_of.get(topic, topic_id) != topic_id for topic, topic_id in topic_ids.items()):
+            self.check(offsets)
+        self._heard_of.update(topic_ids)
 
     def check(self, offsets: Mapping[Partition, int]) -> None:
         """Compare the next offsets to read with what the log has. Raises `TopicChanged`, and once

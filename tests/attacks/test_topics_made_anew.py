@@ -29,10 +29,9 @@ def store(tmp_path: Path) -> StateStore:
     return StateStore(f"sqlite:///{tmp_path}/state.db")
 
 
-def loop(log: Any, store: StateStore) -> ConsumeLoop:
-    return ConsumeLoop(
-        log, store, diagnose, ConsumeSettings("g", (TOPIC,), max_records=50, check_topics_s=0.0)
-    )
+def loop(log: Any, store: StateStore, check_topics_s: float = 0.0) -> ConsumeLoop:
+    settings = ConsumeSettings("g", (TOPIC,), max_records=50, check_topics_s=check_topics_s)
+    return ConsumeLoop(log, store, diagnose, settings)
 
 
 def run(consuming: ConsumeLoop, close: bool = True) -> None:
@@ -73,17 +72,17 @@ def test_a_topic_made_anew_under_a_running_worker_stops_it(store: StateStore, an
 def test_a_worker_that_was_away_while_another_adopted_the_topic_reads_it_from_the_beginning(
     store: StateStore, monkeypatch: pytest.MonkeyPatch, hears_of_it: bool
 ) -> None:
-    """It stayed behind the end of the new one, whose records nobody read (campaign, seed 338)."""
+    """It stayed behind the end of the new one, whose records nobody read (campaign, seed 338). It hears of
+    the new one, or it asks now and then."""
+    if not hears_of_it:
+        monkeypatch.setattr(MemoryConsumer, "topic_ids", lambda _: {})
     log = MemoryLog()
     log.append([encode(output(n)) for n in range(100)])
-    consuming = loop(log, store)
+    consuming = loop(log, store, check_topics_s=3600.0 if hears_of_it else 0.0)
     run(consuming, close=False)
     log.make_anew()
     log.append([encode(output(1000 + n)) for n in range(20)])
     Continuity(log, store, "g").adopt(TOPIC)
-    if not hears_of_it:
-        monkeypatch.setattr(MemoryConsumer, "topic_ids", lambda _: {})
-        monkeypatch.setattr(Continuity, "check_now_and_then", Continuity.check)
     assert not any(consuming.step() for _ in range(2)), "it notices, and takes its place again"
     run(consuming)
     assert answers(store) == 120

@@ -350,12 +350,12 @@ def replayed(watch: Watch, cell: Cell) -> tuple[list[Example], list[Example]]:
     items = {item.item_id: item for item in watch.known}
     source = SkillMap((item.item_id, item.skills) for item in items.values())
     plan = plan_replay([f"new-{n}" for n in range(watch.size.pairs)], {}, source, cell.seed, rule.settings)
-    return [_replay(items[item_id]) for item_id in plan.original], [
-        _replay(item) for item in rule.source(watch, cell)
+    return [replay_example(items[item_id]) for item_id in plan.original], [
+        replay_example(item) for item in rule.source(watch, cell)
     ]
 
 
-def _replay(item: PoolItem) -> Example:
+def replay_example(item: PoolItem) -> Example:
     where = Provenance(strategy="replay", skill=None, source_ids=(item.item_id,))
     return Example(
         example_id=item.item_id,
@@ -373,11 +373,11 @@ def presentations(
     return [
         example
         for name, part, places in zip(("new", "old", "chained"), (new, *old), _places(cell), strict=True)
-        for example in islice(_passes(part, f"{name}:{cell.seed}"), places)
+        for example in islice(passes(part, f"{name}:{cell.seed}"), places)
     ]
 
 
-def _passes(examples: Sequence[Example], seed: str) -> Iterator[Example]:
+def passes(examples: Sequence[Example], seed: str) -> Iterator[Example]:
     rng = Random(seed)
     while examples:
         yield from rng.sample(list(examples), len(examples))

@@ -1,0 +1,382 @@
+"""Does a student forget over five rounds of drift, and what keeps it from forgetting?
+
+    python -m benchmarks.forgetting [--arms loop,no-replay] [--seeds 0,1,2] [--minutes 60]
+
+The traffic drifts five times, to other skills each time (`SCHEDULE`: the nine that the shipped student
+lacks). Each round trains the product's trainer for 160 steps of 32 examples on 1,000 fresh solved questions
+of its skills and on what is replayed, drawn by the product from what the champion of that round answers right
+and from the reservoir of earlier rounds' targets. An arm (`ARMS`) is one way to make a round of the one
+before. Every round's champion sits the exam. There is no gate: each round is promoted, whatever it forgets.
+
+A finished (arm, seed) is a line of `benchmarks/forgetting_cells.jsonl` and is not run again; one that was
+broken off resumes with its first unfinished round. `python -m benchmarks.learning_table` makes the tables.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import typer
+from peft import PeftModel
+from rich.console import Console
+from rich.progress import track
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agent.catalog import SkillMap
+from agent.chance import ordered
+from agent.items import Example, Frozen, PoolItem
+from agent.replay import ReplaySettings, Reservoir, keep, plan_replay
+from benchmarks.learning_cells import DEFAULT_LR, Result
+from benchmarks.learning_data import BATCH, DEMO, passes, replay_example
+from benchmarks.learning_scores import Answerer, Marked, exam, marks, scores
+from loop.tasks.student import student_dir
+from loop.tasks.world.checker import grade
+from loop.tasks.world.world import COMMON, SKILLS, pool
+from streams.files import read_json, write_json
+from training.settings import SftSettings
+from training.sft import SftTrainer
+from training.steps import MICRO_BATCHES, StepTrainer
+from training.steps import TAUGHT as TAUGHT_TOKENS
+from training.trainer import TrainingJob
+
+CELLS = Path(__file__).with_name("forgetting_cells.jsonl")
+WORK = Path("runs/forgetting")
+SCHEDULE = (
+    ("left", "equation"),
+    ("average", "fraction"),
+    ("perimeter", "profit"),
+    ("bill", "total"),
+    ("mod",),
+)
+TAUGHT = tuple(skill for round_skills in SCHEDULE for skill in round_skills)
+STEPS = 160
+NEW = 1000
+POOL = 300
+CANDIDATES = 1000
+ITEMS = 200
+SCENARIO = "narrow"  # of the exam, whose drifted chains are not looked at
+REPLAY = DEMO.curate.replay
+BLEND = 0.8
+"""The demo's."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a round starts (`continue` the champion's adapter, `merge` it into the weights and begin a fresh
+    one, `rebase`: fresh from the base on all rounds' data), what it replays, how much of its change is kept,
+    and the weight of the divergence from the champion on what is replayed."""
+
+    title: str
+    start: Literal["continue", "merge", "rebase"] = "continue"
+    replay: ReplaySettings = REPLAY
+    blend: float = BLEND
+    kl: float = 0.0
+
+
+ARMS: Mapping[str, Arm] = {
+    "loop": Arm("continue, replay, 80 % of the change (the demo's)"),
+    "whole": Arm("continue, replay, all of the change", blend=1.0),
+    "half": Arm("continue, replay, half of the change", blend=0.5),
+    "no-earlier": Arm(
+        "continue, replay without earlier targets", replay=REPLAY.model_copy(update={"earlier_share": 0.0})
+    ),
+    "no-replay": Arm("continue, no replay", replay=REPLAY.model_copy(update={"share": 0.0})),
+    "kl": Arm("continue, replay with KL to the champion, all of the change", blend=1.0, kl=1.0),
+    "merge": Arm("merge, then a fresh adapter, replay", start="merge"),
+    "rebase": Arm("fresh from the base on all rounds' data", start="rebase", blend=1.0),
+}
+
+
+class Rounds(Frozen):
+    """What one (arm, seed) came to: the exam of the shipped student and after each round."""
+
+    arm: str
+    seed: int
+    results: tuple[Result, ...]
+
+
+def finished(path: Path = CELLS) -> list[Rounds]:
+    """The finished runs of a file."""
+    if not path.is_file():
+        return []
+    return [Rounds.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@dataclass
+class Life:
+    """One student through all rounds of an arm. `base` is what the current adapter belongs to."""
+
+    arm: Arm
+    seed: int
+    folder: Path
+    base: Path
+    champion: Path | None = None
+
+    def results(self) -> Iterable[Result]:
+        """The exam of the shipped student, then after each round; trains as they are asked for."""
+        before = self._right()
+        yield self._result(before, before, 0)
+        reservoir: Reservoir = {}
+        taught: list[Example] = []
+        for number, targets in enumerate(SCHEDULE, start=1):
+            new = self._new(number, targets)
+            taught += new
+            old = self._replayed(number, targets, new, reservoir, {each.example_id: each for each in taught})
+            reservoir = keep(reservoir, _by_target(new, targets), self.seed, self.arm.replay)
+            tokens = self._train(number, taught if self.arm.start == "rebase" else new, old)
+            right = self._right()
+            yield self._result(right, before, tokens)
+
+    def _result(self, right: str, before: str, tokens: int) -> Result:
+        strata = Marked(exam("exam", SCENARIO, ITEMS), right, before).strata()
+        return Result(strata=strata, tokens=tokens, right=right)
+
+    def _right(self) -> str:
+        items = exam("exam", SCENARIO, ITEMS)
+        questions = [item.question for item in items]
+        return marks(items, Answerer(self.base).answers(questions, self.champion))
+
+    def _new(self, number: int, targets: Sequence[str]) -> list[Example]:
+        made = pool(100 * self.seed + number, dict.fromkeys(targets, NEW // len(targets)))
+        return [replay_example(item) for item in made]
+
+    def _known(self, number: int, targets: Sequence[str]) -> list[PoolItem]:
+        """Pool items that need no target and that the champion answers right."""
+        path = self.folder / f"known-{number}.json"
+        items = {item.item_id: item for item in pool(100 * self.seed, dict.fromkeys(SKILLS, POOL))}
+        kept: dict[str, list[str]] | None = read_json(path)
+        if kept is None:
+            able = [item_id for item_id, item in items.items() if not {*targets} & {*item.skills}]
+            tried = [items[item_id] for item_id in ordered(able, self.seed, "known")[:CANDIDATES]]
+            said = Answerer(self.base).answers([item.question for item in tried], self.champion)
+            pairs = zip(tried, said, strict=True)
+            kept = {"known": [item.item_id for item, answer in pairs if grade(item.answer, answer)]}
+            write_json(path, kept)
+        return [items[item_id] for item_id in kept["known"]]
+
+    def _replayed(
+        self,
+        number: int,
+        targets: Sequence[str],
+        new: Sequence[Example],
+        reservoir: Reservoir,
+        taught: Mapping[str, Example],
+    ) -> list[Example]:
+        if not self.arm.replay.share:
+            return []
+        known = {item.item_id: item for item in self._known(number, targets)}
+        source = SkillMap((item.item_id, item.skills) for item in known.values())
+        earlier = {skill: ids for skill, ids in reservoir.items() if skill not in targets}
+        ids = [each.example_id for each in new]
+        plan = plan_replay(ids, earlier, source, self.seed, self.arm.replay)
+        return [taught[each] for each in plan.earlier] + [
+            replay_example(known[each]) for each in plan.original
+        ]
+
+    def _train(self, number: int, new: Sequence[Example], old: Sequence[Example]) -> int:
+        places = STEPS * BATCH
+        share = self.arm.replay.share if old else 0.0
+        examples = [
+            *islice(passes(new, f"new:{self.seed}:{number}"), places - round(places * share)),
+            *islice(passes(old, f"old:{self.seed}:{number}"), round(places * share)),
+        ]
+        if self.arm.start == "merge" and self.champion is not None:
+            self.base = _merged(self.base, self.champion, self.folder / f"merged-{number}")
+        champion = self.champion if self.arm.start == "continue" else None
+        job = TrainingJob(
+            self.base, champion, examples, self.folder / f"round-{number}", STEPS, BATCH, 256, self.seed
+        )
+        settings = SftSettings(lr=DEFAULT_LR, save_every=0, blend=self.arm.blend)
+        with anchored(self.arm.kl, {each.example_id for each in old}):
+            trained = SftTrainer(settings).train(job)
+        self.champion = trained.adapter_dir
+        return trained.tokens
+
+
+@contextmanager
+def anchored(weight: float, old: Set[str]) -> Iterator[None]:
+    """Within it, rounds add `weight` times the mean KL divergence of the student from what it was at the
+    round's beginning, over the taught tokens of the examples in `old`."""
+
+    class Anchored(StepTrainer):
+        def __init__(self, **arguments: Any) -> None:
+            self._champion = deepcopy(arguments["model"]).eval()
+            super().__init__(**arguments)
+
+        def training_step(
+            self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+        ) -> torch.Tensor:
+            model.train()
+            total = torch.zeros(())
+            for batch in inputs[MICRO_BATCHES]:
+                replayed, labels = batch.pop("replayed"), batch.pop("labels")[:, 1:]
+                taught = labels != -100
+                said = model(**batch, use_cache=False).logits[:, :-1].log_softmax(-1)  # (B, T - 1, V)
+                with torch.no_grad():
+                    was = self._champion(**batch, use_cache=False).logits[:, :-1].log_softmax(-1)
+                gold = -said.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+                apart = (was.exp() * (was - said)).sum(-1) * replayed.unsqueeze(-1)
+                loss = ((gold + weight * apart) * taught).sum() / inputs[TAUGHT_TOKENS]
+                loss.backward()
+                total += loss.detach()
+            return total
+
+        def _batch(self, rows: Sequence[int]) -> dict[str, Any]:
+            replayed = torch.tensor([float(self._rows[row].example_id in old) for row in rows])
+            return super()._batch(rows) | {"replayed": replayed}
+
+    with patch("training.sft.StepTrainer", Anchored if weight else StepTrainer):
+        yield
+
+
+def _by_target(new: Sequence[Example], targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    return {skill: tuple(each.example_id for each in new if skill in each.skills) for skill in targets}
+
+
+def _merged(base: Path, adapter: Path, folder: Path) -> Path:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(folder)
+    return folder
+
+
+def tables(runs: Sequence[Rounds]) -> str:
+    """The matrix of skills by rounds of the loop's own arm, and the arms side by side, as Markdown."""
+    by_arm = {name: [run for run in runs if run.arm == name] for name in ARMS}
+    parts = []
+    for name, lives in by_arm.items():
+        if name == "loop" and lives:
+            parts += [f"### Five rounds: {ARMS[name].title}, {len(lives)} seeds", _matrix(lives), ""]
+    return "\n".join([*parts, "### Five rounds, ways to make them", _arms(by_arm)])
+
+
+def _points(run: Rounds, number: int) -> dict[str, float]:
+    result = run.results[number]
+    singles = {name.removeprefix("skill:"): 100 * r / n for name, (r, n) in result.strata.items()}
+    return singles | scores(result, SCENARIO)
+
+
+def _mean(lives: Sequence[Rounds], number: int, name: str) -> float:
+    return float(np.mean([_points(run, number)[name] for run in lives]))
+
+
+def _matrix(lives: Sequence[Rounds]) -> str:
+    shown = (*SKILLS, "original", "chains", "unseen pairs")
+    lines = ["| | " + " | ".join(shown) + " |", "|---|" + "---|" * len(shown)]
+    for number in range(len(SCHEDULE) + 1):
+        targets = SCHEDULE[number - 1] if number else ()
+        told = [f"{_mean(lives, number, name):.0f}" for name in shown]
+        cells = [f"**{text}**" if name in targets else text for name, text in zip(shown, told, strict=True)]
+        lines.append(f"| {f'round {number}' if number else 'shipped'} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one life kept, in points: `learned`, the mean of all taught skills after the last round less
+    before the first; `slipped`, the mean of what the taught ones of earlier rounds have lost since their own
+    round; `worst`, the largest loss of a skill since the shipped student."""
+
+    learned: float
+    slipped: float
+    common: float
+    worst: float
+    original: float
+    chains: float
+    pairs: float
+
+    @classmethod
+    def of(cls, run: Rounds) -> Kept:
+        """Of one run."""
+        first, last = _points(run, 0), _points(run, len(SCHEDULE))
+        own = [_points(run, number) for number in range(1, len(SCHEDULE))]
+        slips = [
+            points[skill] - last[skill]
+            for points, skills in zip(own, SCHEDULE[:-1], strict=True)
+            for skill in skills
+        ]
+        gain = {name: last[name] - first[name] for name in last}
+        return cls(
+            learned=float(np.mean([gain[skill] for skill in TAUGHT])),
+            slipped=float(np.mean(slips)),
+            common=float(np.mean([gain[skill] for skill in COMMON if skill not in TAUGHT])),
+            worst=max(-gain[skill] for skill in SKILLS),
+            original=gain["original"],
+            chains=gain["chains"],
+            pairs=gain["unseen pairs"],
+        )
+
+
+def _arms(by_arm: Mapping[str, Sequence[Rounds]]) -> str:
+    head = (
+        "seeds",
+        "taught",
+        "slipped",
+        "common",
+        "worst loss",
+        "original",
+        "chains",
+        "unseen pairs",
+        "tokens",
+    )
+    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
+    for name, lives in by_arm.items():
+        if not lives:
+            continue
+        kept = np.array([list(vars(Kept.of(run)).values()) for run in lives])
+        spread = kept.std(axis=0, ddof=1) if len(lives) > 1 else np.full(kept.shape[1], np.nan)
+        told = [
+            f"{m:+.1f}" + ("" if np.isnan(s) else f" ({s:.1f})")
+            for m, s in zip(kept.mean(axis=0), spread, strict=True)
+        ]
+        tokens = np.mean([sum(result.tokens for result in run.results) for run in lives])
+        lines.append(f"| {ARMS[name].title} | {len(lives)} | {' | '.join(told)} | {tokens:,.0f} |")
+    return "\n".join(lines)
+
+
+def main(
+    arms: Annotated[str, typer.Option(help="With commas.")] = ",".join(ARMS),
+    seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2",
+    cells: Annotated[Path, typer.Option(help="A line for each finished arm and seed.")] = CELLS,
+    work: Annotated[Path, typer.Option(help="What can be made again.")] = WORK,
+    minutes: Annotated[float, typer.Option(help="No arm begins after so many minutes.")] = 24 * 60.0,
+) -> None:
+    """Run what is not finished, seed by seed, then print the tables."""
+    torch.set_num_threads(1)
+    deadline, console = time.monotonic() + 60 * minutes, Console()
+    unknown = sorted({*arms.split(",")} - {*ARMS})
+    if unknown:
+        raise typer.BadParameter(f"unknown arms {unknown}; there are {', '.join(ARMS)}")
+    runs = finished(cells)
+    done = {(run.arm, run.seed) for run in runs}
+    wanted = [(arm, int(seed)) for seed in seeds.split(",") for arm in arms.split(",")]
+    for name, seed in track([each for each in wanted if each not in done], "arms", console=console):
+        if time.monotonic() > deadline:
+            console.print("the time is over; the same command continues")
+            break
+        life = Life(ARMS[name], seed, work / f"{name}-{seed}", student_dir("llama"))
+        results = []
+        for number, result in enumerate(life.results()):
+            results.append(result)
+            points = _points(Rounds(arm=name, seed=seed, results=tuple(results)), number)
+            told = {key: round(points[key], 1) for key in (*TAUGHT, "original", "chains", "unseen pairs")}
+            console.print(f"{name}, seed {seed}, round {number}: {told}", highlight=False, soft_wrap=True)
+        runs.append(Rounds(arm=name, seed=seed, results=tuple(results)))
+        with cells.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(runs[-1].model_dump(mode="json", exclude_defaults=True)) + "\n")
+    console.print(tables(runs), markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -14,7 +14,6 @@ broken off resumes with its first unfinished round. `python -m benchmarks.learni
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ import typer
 from peft import PeftModel
 from rich.console import Console
 from rich.progress import track
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agent.catalog import SkillMap
@@ -43,7 +43,7 @@ from benchmarks.learning_scores import Answerer, Marked, exam, marks, scores
 from loop.tasks.student import student_dir
 from loop.tasks.world.checker import grade
 from loop.tasks.world.world import COMMON, SKILLS, pool
-from streams.files import read_json, write_json
+from streams.files import read_json, read_rows, write_json, write_rows
 from training.settings import SftSettings
 from training.sft import SftTrainer
 from training.steps import MICRO_BATCHES, StepTrainer
@@ -108,9 +108,7 @@ class Rounds(Frozen):
 
 def finished(path: Path = CELLS) -> list[Rounds]:
     """The finished runs of a file."""
-    if not path.is_file():
-        return []
-    return [Rounds.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_rows(path, Rounds) if path.is_file() else []
 
 
 @dataclass
@@ -140,7 +138,7 @@ class Life:
 
     def _result(self, right: str, before: str, tokens: int) -> Result:
         strata = Marked(exam("exam", SCENARIO, ITEMS), right, before).strata()
-        return Result(strata=strata, tokens=tokens, right=right)
+        return Result(strata=strata, tokens=tokens)
 
     def _right(self) -> str:
         items = exam("exam", SCENARIO, ITEMS)
@@ -255,10 +253,9 @@ def tables(runs: Sequence[Rounds]) -> str:
     """The matrix of skills by rounds of the loop's own arm, and the arms side by side, as Markdown."""
     by_arm = {name: [run for run in runs if run.arm == name] for name in ARMS}
     parts = []
-    for name, lives in by_arm.items():
-        if name == "loop" and lives:
-            parts += [f"### Five rounds: {ARMS[name].title}, {len(lives)} seeds", _matrix(lives), ""]
-    return "\n".join([*parts, "### Five rounds, ways to make them", _arms(by_arm)])
+    if lives := by_arm["loop"]:
+        parts = [f"### Five rounds: {ARMS['loop'].title}, {len(lives)} seeds", _matrix(lives), ""]
+    return "\n".join([*parts, "### Five rounds, ways to make them", _arms(by_arm), ""])
 
 
 def _points(run: Rounds, number: int) -> dict[str, float]:
@@ -282,67 +279,42 @@ def _matrix(lives: Sequence[Rounds]) -> str:
     return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What one life kept, in points: `learned`, the mean of all taught skills after the last round less
-    before the first; `slipped`, the mean of what the taught ones of earlier rounds have lost since their own
-    round; `worst`, the largest loss of a skill since the shipped student."""
-
-    learned: float
-    slipped: float
-    common: float
-    worst: float
-    original: float
-    chains: float
-    pairs: float
-
-    @classmethod
-    def of(cls, run: Rounds) -> Kept:
-        """Of one run."""
-        first, last = _points(run, 0), _points(run, len(SCHEDULE))
-        own = [_points(run, number) for number in range(1, len(SCHEDULE))]
-        slips = [
-            points[skill] - last[skill]
-            for points, skills in zip(own, SCHEDULE[:-1], strict=True)
-            for skill in skills
-        ]
-        gain = {name: last[name] - first[name] for name in last}
-        return cls(
-            learned=float(np.mean([gain[skill] for skill in TAUGHT])),
-            slipped=float(np.mean(slips)),
-            common=float(np.mean([gain[skill] for skill in COMMON if skill not in TAUGHT])),
-            worst=max(-gain[skill] for skill in SKILLS),
-            original=gain["original"],
-            chains=gain["chains"],
-            pairs=gain["unseen pairs"],
-        )
+def kept(run: Rounds) -> dict[str, float]:
+    """What one run kept, in points. `taught`: the mean of all taught skills after the last round less before
+    the first; `slipped`: what those of earlier rounds have lost since their own round, on average; `worst
+    loss`: the most that any skill has lost since the shipped student; the others: changes since then."""
+    first, last = _points(run, 0), _points(run, len(SCHEDULE))
+    gain = {name: last[name] - first[name] for name in last}
+    slips = [
+        _points(run, number)[skill] - last[skill]
+        for number, skills in enumerate(SCHEDULE[:-1], start=1)
+        for skill in skills
+    ]
+    return {
+        "taught": float(np.mean([gain[skill] for skill in TAUGHT])),
+        "slipped": float(np.mean(slips)),
+        "common": float(np.mean([gain[skill] for skill in COMMON if skill not in TAUGHT])),
+        "worst loss": max(-gain[skill] for skill in SKILLS),
+    } | {name: gain[name] for name in ("original", "chains", "unseen pairs", "unseen order")}
 
 
 def _arms(by_arm: Mapping[str, Sequence[Rounds]]) -> str:
-    head = (
-        "seeds",
-        "taught",
-        "slipped",
-        "common",
-        "worst loss",
-        "original",
-        "chains",
-        "unseen pairs",
-        "tokens",
-    )
-    lines = ["| | " + " | ".join(head) + " |", "|---|" + "---|" * len(head)]
-    for name, lives in by_arm.items():
-        if not lives:
-            continue
-        kept = np.array([list(vars(Kept.of(run)).values()) for run in lives])
-        spread = kept.std(axis=0, ddof=1) if len(lives) > 1 else np.full(kept.shape[1], np.nan)
-        told = [
-            f"{m:+.1f}" + ("" if np.isnan(s) else f" ({s:.1f})")
-            for m, s in zip(kept.mean(axis=0), spread, strict=True)
-        ]
-        tokens = np.mean([sum(result.tokens for result in run.results) for run in lives])
+    rows = {name: [kept(run) for run in lives] for name, lives in by_arm.items() if lives}
+    shown = next(iter(rows.values()))[0]
+    lines = [f"| | seeds | {' | '.join(shown)} | tokens |", "|---|---|" + "---|" * (len(shown) + 1)]
+    for name, lives in rows.items():
+        told = [_told([life[score] for life in lives]) for score in shown]
+        tokens = np.mean([sum(result.tokens for result in run.results) for run in by_arm[name]])
         lines.append(f"| {ARMS[name].title} | {len(lives)} | {' | '.join(told)} | {tokens:,.0f} |")
     return "\n".join(lines)
+
+
+def _told(values: Sequence[float]) -> str:
+    """Their mean, and where there are several half of its 95 % interval (Student's t)."""
+    told = f"{np.mean(values):+.1f}"
+    if len(values) > 1:
+        told += f" ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.1f}"
+    return told
 
 
 def main(
@@ -373,8 +345,7 @@ def main(
             told = {key: round(points[key], 1) for key in (*TAUGHT, "original", "chains", "unseen pairs")}
             console.print(f"{name}, seed {seed}, round {number}: {told}", highlight=False, soft_wrap=True)
         runs.append(Rounds(arm=name, seed=seed, results=tuple(results)))
-        with cells.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(runs[-1].model_dump(mode="json", exclude_defaults=True)) + "\n")
+        write_rows(cells, runs)
     console.print(tables(runs), markup=False, soft_wrap=True)
 
 

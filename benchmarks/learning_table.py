@@ -20,6 +20,7 @@ import typer
 from matplotlib.figure import Figure
 from scipy import stats
 
+from benchmarks.forgetting import finished, tables
 from benchmarks.learning_cells import CELLS, DEFAULT_LR, SHIPPED, Cell, CellFile, Result
 from benchmarks.learning_data import GIVEN
 from benchmarks.learning_scores import chosen_lr, scores
@@ -265,6 +266,8 @@ def sections(file: CellFile) -> str:
         rows = kept(file, scenario, "llama")
         if rows:
             parts += [f"### What keeps compositions: STAT-Syn, {TITLES[scenario]}", table(rows), ""]
+    if runs := finished():
+        parts.append(tables(runs))
     parts += ["### Learning rates, chosen on validation items (drifted traffic, one seed)", searched(file)]
     return "\n".join(parts)
 

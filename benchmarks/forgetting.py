@@ -15,7 +15,7 @@ broken off resumes with its first unfinished round. `python -m benchmarks.learni
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -98,6 +98,10 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
+Live = Callable[[str, int], Iterable[Result]]
+"""The exams of one (arm, seed), made as they are asked for."""
+
+
 class Rounds(Frozen):
     """What one (arm, seed) came to: the exam of the shipped student and after each round."""
 
@@ -123,29 +127,32 @@ class Life:
 
     def results(self) -> Iterable[Result]:
         """The exam of the shipped student, then after each round; trains as they are asked for."""
-        before = self._right()
-        yield self._result(before, before, 0)
+        before = self.right()
+        yield self.result(before, before)
         reservoir: Reservoir = {}
         taught: list[Example] = []
         for number, targets in enumerate(SCHEDULE, start=1):
-            new = self._new(number, targets)
+            new = self.new(number, targets)
             taught += new
-            old = self._replayed(number, targets, new, reservoir, {each.example_id: each for each in taught})
+            old = self.replayed(number, targets, new, reservoir, {each.example_id: each for each in taught})
             reservoir = keep(reservoir, _by_target(new, targets), self.seed, self.arm.replay)
             tokens = self._train(number, taught if self.arm.start == "rebase" else new, old)
-            right = self._right()
-            yield self._result(right, before, tokens)
+            right = self.right()
+            yield self.result(right, before, tokens)
 
-    def _result(self, right: str, before: str, tokens: int) -> Result:
+    def result(self, right: str, before: str, tokens: int = 0) -> Result:
+        """An exam, as it is kept."""
         strata = Marked(exam("exam", SCENARIO, ITEMS), right, before).strata()
         return Result(strata=strata, tokens=tokens)
 
-    def _right(self) -> str:
+    def right(self) -> str:
+        """The champion's marks in the exam."""
         items = exam("exam", SCENARIO, ITEMS)
         questions = [item.question for item in items]
         return marks(items, Answerer(self.base).answers(questions, self.champion))
 
-    def _new(self, number: int, targets: Sequence[str]) -> list[Example]:
+    def new(self, number: int, targets: Sequence[str]) -> list[Example]:
+        """The new examples of a round."""
         made = pool(100 * self.seed + number, dict.fromkeys(targets, NEW // len(targets)))
         return [replay_example(item) for item in made]
 
@@ -163,7 +170,7 @@ class Life:
             write_json(path, kept)
         return [items[item_id] for item_id in kept["known"]]
 
-    def _replayed(
+    def replayed(
         self,
         number: int,
         targets: Sequence[str],
@@ -171,6 +178,7 @@ class Life:
         reservoir: Reservoir,
         taught: Mapping[str, Example],
     ) -> list[Example]:
+        """What the round replays."""
         if not self.arm.replay.share:
             return []
         known = {item.item_id: item for item in self._known(number, targets)}
@@ -182,18 +190,28 @@ class Life:
             replay_example(known[each]) for each in plan.original
         ]
 
-    def _train(self, number: int, new: Sequence[Example], old: Sequence[Example]) -> int:
+    def mix(self, number: int, new: Sequence[Example], old: Sequence[Example]) -> list[Example]:
+        """Exactly what a round trains on, new and replayed in shuffled passes of their own."""
         places = STEPS * BATCH
-        share = self.arm.replay.share if old else 0.0
-        examples = [
-            *islice(passes(new, f"new:{self.seed}:{number}"), places - round(places * share)),
-            *islice(passes(old, f"old:{self.seed}:{number}"), round(places * share)),
+        replayed = round(places * self.arm.replay.share) if old else 0
+        return [
+            *islice(passes(new, f"new:{self.seed}:{number}"), places - replayed),
+            *islice(passes(old, f"old:{self.seed}:{number}"), replayed),
         ]
+
+    def _train(self, number: int, new: Sequence[Example], old: Sequence[Example]) -> int:
         if self.arm.start == "merge" and self.champion is not None:
             self.base = _merged(self.base, self.champion, self.folder / f"merged-{number}")
         champion = self.champion if self.arm.start == "continue" else None
         job = TrainingJob(
-            self.base, champion, examples, self.folder / f"round-{number}", STEPS, BATCH, 256, self.seed
+            self.base,
+            champion,
+            self.mix(number, new, old),
+            self.folder / f"round-{number}",
+            STEPS,
+            BATCH,
+            256,
+            self.seed,
         )
         settings = SftSettings(lr=DEFAULT_LR, save_every=0, blend=self.arm.blend)
         with anchored(self.arm.kl, {each.example_id for each in old}):
@@ -303,18 +321,43 @@ def _arms(by_arm: Mapping[str, Sequence[Rounds]]) -> str:
     shown = next(iter(rows.values()))[0]
     lines = [f"| | seeds | {' | '.join(shown)} | tokens |", "|---|---|" + "---|" * (len(shown) + 1)]
     for name, lives in rows.items():
-        told = [_told([life[score] for life in lives]) for score in shown]
+        texts = [told([life[score] for life in lives]) for score in shown]
         tokens = np.mean([sum(result.tokens for result in run.results) for run in by_arm[name]])
-        lines.append(f"| {ARMS[name].title} | {len(lives)} | {' | '.join(told)} | {tokens:,.0f} |")
+        lines.append(f"| {ARMS[name].title} | {len(lives)} | {' | '.join(texts)} | {tokens:,.0f} |")
     return "\n".join(lines)
 
 
-def _told(values: Sequence[float]) -> str:
+def told(values: Sequence[float], sign: str = "+") -> str:
     """Their mean, and where there are several half of its 95 % interval (Student's t)."""
-    told = f"{np.mean(values):+.1f}"
-    if len(values) > 1:
-        told += f" ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.1f}"
-    return told
+    mean = f"{np.mean(values):{sign}.1f}"
+    if len(values) < 2:
+        return mean
+    return f"{mean} ± {stats.t.ppf(0.975, len(values) - 1) * stats.sem(values):.1f}"
+
+
+def run_all(
+    arms: str, seeds: str, known: Sequence[str], cells: Path, minutes: float, live: Live
+) -> list[Rounds]:
+    """All finished runs, after running what is not: seed by seed until the time is over. Raises
+    `typer.BadParameter` for an arm that is not `known`."""
+    torch.set_num_threads(1)
+    deadline, console, runs = time.monotonic() + 60 * minutes, Console(), finished(cells)
+    if unknown := sorted({*arms.split(",")} - {*known}):
+        raise typer.BadParameter(f"unknown arms {unknown}; there are {', '.join(known)}")
+    done = {(run.arm, run.seed) for run in runs}
+    wanted = [(arm, int(seed)) for seed in seeds.split(",") for arm in arms.split(",")]
+    for name, seed in track([each for each in wanted if each not in done], "arms", console=console):
+        if time.monotonic() > deadline:
+            console.print("the time is over; the same command continues")
+            break
+        results: list[Result] = []
+        for number, result in enumerate(live(name, seed)):
+            results.append(result)
+            points = {key: round(value, 1) for key, value in scores(result, SCENARIO).items()}
+            console.print(f"{name}, seed {seed}, round {number}: {points}", highlight=False, soft_wrap=True)
+        runs.append(Rounds(arm=name, seed=seed, results=tuple(results)))
+        write_rows(cells, runs)
+    return runs
 
 
 def main(
@@ -324,29 +367,13 @@ def main(
     work: Annotated[Path, typer.Option(help="What can be made again.")] = WORK,
     minutes: Annotated[float, typer.Option(help="No arm begins after so many minutes.")] = 24 * 60.0,
 ) -> None:
-    """Run what is not finished, seed by seed, then print the tables."""
-    torch.set_num_threads(1)
-    deadline, console = time.monotonic() + 60 * minutes, Console()
-    unknown = sorted({*arms.split(",")} - {*ARMS})
-    if unknown:
-        raise typer.BadParameter(f"unknown arms {unknown}; there are {', '.join(ARMS)}")
-    runs = finished(cells)
-    done = {(run.arm, run.seed) for run in runs}
-    wanted = [(arm, int(seed)) for seed in seeds.split(",") for arm in arms.split(",")]
-    for name, seed in track([each for each in wanted if each not in done], "arms", console=console):
-        if time.monotonic() > deadline:
-            console.print("the time is over; the same command continues")
-            break
-        life = Life(ARMS[name], seed, work / f"{name}-{seed}", student_dir("llama"))
-        results = []
-        for number, result in enumerate(life.results()):
-            results.append(result)
-            points = _points(Rounds(arm=name, seed=seed, results=tuple(results)), number)
-            told = {key: round(points[key], 1) for key in (*TAUGHT, "original", "chains", "unseen pairs")}
-            console.print(f"{name}, seed {seed}, round {number}: {told}", highlight=False, soft_wrap=True)
-        runs.append(Rounds(arm=name, seed=seed, results=tuple(results)))
-        write_rows(cells, runs)
-    console.print(tables(runs), markup=False, soft_wrap=True)
+    """Run what is not finished, then print the tables."""
+
+    def live(name: str, seed: int) -> Iterable[Result]:
+        return Life(ARMS[name], seed, work / f"{name}-{seed}", student_dir("llama")).results()
+
+    if runs := run_all(arms, seeds, (*ARMS,), cells, minutes, live):
+        print(tables(runs))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import typer
 from matplotlib.figure import Figure
 from scipy import stats
 
-from benchmarks.forgetting import finished, tables
+from benchmarks import forgetting, reinforce
 from benchmarks.learning_cells import CELLS, DEFAULT_LR, SHIPPED, Cell, CellFile, Result
 from benchmarks.learning_data import GIVEN
 from benchmarks.learning_scores import chosen_lr, scores
@@ -266,8 +266,9 @@ def sections(file: CellFile) -> str:
         rows = kept(file, scenario, "llama")
         if rows:
             parts += [f"### What keeps compositions: STAT-Syn, {TITLES[scenario]}", table(rows), ""]
-    if runs := finished():
-        parts.append(tables(runs))
+    for path, made in ((forgetting.CELLS, forgetting.tables), (reinforce.CELLS, reinforce.table)):
+        if runs := forgetting.finished(path):
+            parts.append(made(runs))
     parts += ["### Learning rates, chosen on validation items (drifted traffic, one seed)", searched(file)]
     return "\n".join(parts)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import forgetting
+from benchmarks import forgetting, reinforce
 from benchmarks.forgetting import ARMS, SCHEDULE, Life, Rounds, anchored, finished, kept, main, tables
 from benchmarks.learning_cells import Result
 from benchmarks.learning_data import replay_example
@@ -89,3 +89,17 @@ def test_a_student_held_to_the_champion_begins_alike_and_learns_less(tmp_path: P
 def test_without_a_weight_the_trainer_is_the_products() -> None:
     with anchored(0.0, set()):
         assert SftTrainer.train.__globals__["StepTrainer"] is StepTrainer
+
+
+@pytest.mark.slow
+def test_a_reinforced_round_after_a_supervised_one_shares_it_with_the_control(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reinforce, "STEPS", 2)
+    monkeypatch.setattr(reinforce, "GRPO_STEPS", 2)
+    cells = tmp_path / "cells.jsonl"
+    reinforce.main(arms="sft-grpo,sft", seeds="0", cells=cells, work=tmp_path / "work")
+    both, one = finished(cells)
+    assert [len(run.results) for run in (both, one)] == [3, 2] and both.results[:2] == one.results
+    assert both.results[2].tokens > 0
+    assert "one supervised round, then GRPO | 1 |" in reinforce.table(finished(cells))

@@ -13,7 +13,7 @@ from typing import Literal
 
 from agent.errors import SkillloopError
 from loop.workers.record import LoopRound
-from loop.workers.rest import TRAINING, wake
+from loop.workers.rest import TRAINING, send_back, wake
 from loop.workers.services import Services
 from serving.engine import EngineError, EngineUnavailable, LiveEngine, ServedBy
 from serving.routes import Replica, RouteFile, RoutesUnusable, RouteTable, Share, drained, resting
@@ -137,7 +137,7 @@ class Reconciler:
     1. the champion is loaded, and proven, on every server that answers;
     2. the route table leads to the servers that serve it;
     3. a route in the store that says otherwise (a crash, an alias moved in MLflow) is set right;
-    4. servers that a dead train worker has left asleep are woken;
+    4. servers that a dead train worker has left asleep are woken, those restarted while one trains sent back;
     5. versions that are neither champion, its predecessor nor a canary are taken off once no gateway has a
        request under way for them.
     """
@@ -162,8 +162,10 @@ class Reconciler:
         sleeping = bool(vllm.sleepers or resting(services.routes))
         if sleeping and not services.rounds.held(TRAINING):
             wake(services, engine)
-        elif vllm.sleepers and set(vllm.sleepers) == set(vllm.replicas):
-            return  # all sleep, or will: users wait
+        elif vllm.sleepers:
+            send_back(services, engine)
+            if set(vllm.sleepers) == set(vllm.replicas):
+                return  # all sleep, or will: users wait
         champion = services.registry.champion().version
         services.load(champion)
         lead_users(services, champion)

@@ -2,7 +2,8 @@
 
 Gateways send users to other replicas meanwhile; where there are none, requests wait in the sleeping server
 and are answered when it wakes. A train worker that dies leaves its servers asleep: the reconciler wakes them
-once nobody holds a round that is being trained.
+once nobody holds a round that is being trained. One that is restarted meanwhile comes up awake and is sent
+back.
 """
 
 from __future__ import annotations
@@ -58,6 +59,16 @@ def wake(services: Services, engine: LiveEngine, round_: LoopRound | None = None
                 _wake(services, engine)
     except (EngineError, StoreError) as exc:
         logger.warning("a server does not wake, the deploy worker tries again: %s", exc)
+
+
+def send_back(services: Services, engine: LiveEngine) -> None:
+    """Have a server that was restarted while a round trains sleep again. What fails is tried again."""
+    try:
+        with alone(services.store, SLEEPERS):  # whoever wakes them empties the list before another looks
+            if resting(services.routes) and services.rounds.held(TRAINING):
+                engine.sleep()
+    except (EngineError, StoreError) as exc:
+        logger.warning("a server may be awake beside the training, the deploy worker tries again: %s", exc)
 
 
 def _trained(services: Services, round_: LoopRound | None) -> bool:

@@ -110,6 +110,23 @@ def test_without_another_replica_users_stay_with_the_one_that_sleeps(house: Hous
     assert seen == [[server.url for server in house.servers]]
 
 
+@pytest.mark.parametrize("sleepers", [(0,), (0, 1)])
+def test_a_server_restarted_while_a_round_trains_is_sent_back(
+    sleepers: tuple[int, ...], house: House, share: Share
+) -> None:
+    shared, seen = house.servers[0], list[bool]()
+    services = share(*sleepers)
+
+    def restarted() -> None:
+        shared.asleep = False
+        Reconciler(services).step()
+        seen.append(shared.asleep)
+
+    services = replace(services, trainer=WatchedTrainer(restarted))
+    TrainWorker(services).step()
+    assert seen == [True] and not shared.asleep
+
+
 def test_a_dead_trainers_server_is_woken_once_nobody_trains(house: House, share: Share) -> None:
     shared, other = house.servers
     services = share(0)

@@ -42,7 +42,7 @@ from benchmarks.learning_data import BATCH, DEMO, passes, replay_example
 from benchmarks.learning_scores import Answerer, Marked, exam, marks, scores
 from loop.tasks.student import student_dir
 from loop.tasks.world.checker import grade
-from loop.tasks.world.world import COMMON, SKILLS, pool
+from loop.tasks.world.world import COMMON, SKILLS, chains, pool
 from streams.files import read_json, read_rows, write_json, write_rows
 from training.settings import SftSettings
 from training.sft import SftTrainer
@@ -74,23 +74,25 @@ BLEND = 0.8
 @dataclass(frozen=True)
 class Arm:
     """How a round starts (`continue` the champion's adapter, `merge` it into the weights and begin a fresh
-    one, `rebase`: fresh from the base on all rounds' data), what it replays, how much of its change is kept,
-    and the weight of the divergence from the champion on what is replayed."""
+    one, `rebase`: fresh from the base on all rounds' data), what it replays, whether earlier rounds' examples
+    are among it, how many chains of the original mixture the pool has to replay, how much of its change is
+    kept, and the weight of the divergence from the champion on what is replayed."""
 
     title: str
     start: Literal["continue", "merge", "rebase"] = "continue"
     replay: ReplaySettings = REPLAY
+    earlier: bool = True
+    chains: int = 0
     blend: float = BLEND
     kl: float = 0.0
 
 
 ARMS: Mapping[str, Arm] = {
-    "loop": Arm("continue, replay, 80 % of the change (the demo's)"),
+    "loop": Arm("continue, replay, 80 % of the change"),
+    "chains": Arm("the same, 400 chains in the pool (the demo's)", chains=400),
     "whole": Arm("continue, replay, all of the change", blend=1.0),
     "half": Arm("continue, replay, half of the change", blend=0.5),
-    "no-earlier": Arm(
-        "continue, replay without earlier targets", replay=REPLAY.model_copy(update={"earlier_share": 0.0})
-    ),
+    "no-earlier": Arm("continue, replay without earlier rounds' examples", earlier=False),
     "no-replay": Arm("continue, no replay", replay=REPLAY.model_copy(update={"share": 0.0})),
     "kl": Arm("continue, replay with KL to the champion, all of the change", blend=1.0, kl=1.0),
     "merge": Arm("merge, then a fresh adapter, replay", start="merge"),
@@ -159,7 +161,8 @@ class Life:
     def _known(self, number: int, targets: Sequence[str]) -> list[PoolItem]:
         """Pool items that need no target and that the champion answers right."""
         path = self.folder / f"known-{number}.json"
-        items = {item.item_id: item for item in pool(100 * self.seed, dict.fromkeys(SKILLS, POOL))}
+        drawn = pool(100 * self.seed, dict.fromkeys(SKILLS, POOL)) + chains(self.seed, self.arm.chains)
+        items = {item.item_id: item for item in drawn}
         kept: dict[str, list[str]] | None = read_json(path)
         if kept is None:
             able = [item_id for item_id, item in items.items() if not {*targets} & {*item.skills}]
@@ -183,7 +186,9 @@ class Life:
             return []
         known = {item.item_id: item for item in self._known(number, targets)}
         source = SkillMap((item.item_id, item.skills) for item in known.values())
-        earlier = {skill: ids for skill, ids in reservoir.items() if skill not in targets}
+        earlier = {
+            skill: ids for skill, ids in reservoir.items() if self.arm.earlier and skill not in targets
+        }
         ids = [each.example_id for each in new]
         plan = plan_replay(ids, earlier, source, self.seed, self.arm.replay)
         return [taught[each] for each in plan.earlier] + [

@@ -44,7 +44,7 @@ def cells(quick: bool) -> list[Cell]:
                 SIZES
                 if variant == "single"
                 else SIZES[1:]
-                if variant in ("chains", "sampled")
+                if variant in ("chains", "mixed", "sampled")
                 else SIZES[-1:]
             ):
                 chosen += [
@@ -63,12 +63,16 @@ def _asked(variant: str, items: int, quick: bool) -> Iterator[tuple[str, str]]:
     for scenario in ("20 on one", "10 on one", *(["3 on all"] if items == SIZES[-1] else [])):
         for rate in several[-2:]:  # the more flips, the harder
             yield scenario, rate
+    if variant in ("chains", "mixed"):
+        yield "20 on one pair", usual
+    if variant == "mixed":
+        yield "10 on several", usual
     yield "equal", usual
     if variant == "single":
         yield "good, any targets", usual
     if items >= 1_000:
         yield "good, later", usual
-    if items == SIZES[-1] and variant in ("single", "chains", "sampled"):
+    if items == SIZES[-1] and variant in ("single", "chains", "mixed", "sampled"):
         yield "creeping", usual
     if items == SIZES[-1] and variant == "single":
         yield "creeping, protected", usual

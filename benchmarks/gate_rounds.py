@@ -30,6 +30,8 @@ SCENARIOS = {
     "equal": "the same student again, but for flips",
     "20 on one": "one skill with at least 100 items loses 20 points",
     "10 on one": "one skill with at least 300 items loses 10 points",
+    "20 on one pair": "the items that need one pair of skills, at least 100, lose 20 points",
+    "10 on several": "all items that need several skills, but the targets', lose 10 points",
     "3 on all": "all items but the targets' lose 3 points",
     "creeping": "ten rounds, each loses 3 points on the same skill (at least 300 items)",
     "creeping, protected": "the same, and the skill is protected",
@@ -37,12 +39,25 @@ SCENARIOS = {
 VARIANTS = {
     "single": "one skill an item, one greedy answer",
     "chains": "two or three skills an item",
+    "mixed": "one, two or three skills an item",
     "sampled": "four sampled answers an item",
     "wavering": "flip rates differ widely between skills: mean 10 %, standard deviation 8 points",
     "even": "equally many items for each skill, the Zipf shares given as weights",
 }
+SKILLS_OF = {"chains": (2, 4), "mixed": (1, 4)}
+"""How many skills an item needs, from and below, where it is not one."""
 SAMPLES, SURE, ALPHA = 4, 0.9, GateSettings().alpha
 """Sampled answers: right with probability .9 where the student is able to, .1 where not."""
+
+
+LEAST = {
+    "20 on one": 100,
+    "20 on one pair": 100,
+    "10 on one": 300,
+    "creeping": 300,
+    "creeping, protected": 300,
+}
+"""Items of what is harmed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class Items:
         drawn = np.argsort(
             (0.0 if variant == "even" else np.log(shares)) + rng.gumbel(size=(items, skills)), axis=1
         )[:, ::-1]
-        count = rng.integers(2, 4, items) if variant == "chains" else np.ones(items, dtype=int)
+        count = rng.integers(*SKILLS_OF.get(variant, (1, 2)), items)
         self.item_of = np.repeat(np.arange(items), count)
         self.skill_of = np.concatenate(
             [row[:number] for row, number in zip(drawn, count.tolist(), strict=True)]
@@ -217,19 +232,18 @@ def cell_seed(cell: Cell) -> tuple[int, ...]:
 
 
 def one_case(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally) -> None:
-    """Draw targets and the harmed skill, let the students answer, judge."""
-    least = {"20 on one": 100, "10 on one": 300, "creeping": 300, "creeping, protected": 300}.get(
-        cell.scenario
-    )
-    able = np.flatnonzero(items.counts >= (least or 0))
-    if least and not len(able):
-        return
-    harmed = int(rng.choice(able)) if least else None
+    """Draw targets and what is harmed, let the students answer, judge."""
+    harmed: list[int] = []
+    if cell.scenario in LEAST:
+        able = _harmable(items, cell)
+        if not able:
+            return
+        harmed = able[int(rng.integers(len(able)))]
     if cell.scenario.startswith("creeping"):
-        creeping(rng, items, cell, tally, int(harmed or 0))
+        creeping(rng, items, cell, tally, harmed[0])
         return
     flips = float(np.mean(FLIPS.get(cell.flips, (0.1,))))
-    candidates = np.array([skill for skill in np.flatnonzero(items.counts >= 20) if skill != harmed])
+    candidates = np.array([skill for skill in np.flatnonzero(items.counts >= 20) if skill not in harmed])
     if len(candidates) < 2:
         return
     targets, gain = planned(rng, items, flips, candidates)
@@ -242,9 +256,12 @@ def one_case(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally) -
         champion = champion.after(rng, np.zeros(cell.items), np.zeros(cell.items))
     taught = items.needs[:, targets].any(axis=1)
     gains, losses = np.where(taught, gain, 0.0), np.zeros(cell.items)
-    if harmed is not None:
-        losses[items.needs[:, harmed]] = 0.2 if cell.scenario == "20 on one" else 0.1
-        gains[items.needs[:, harmed]] = 0.0
+    if harmed:
+        hurt = items.needs[:, harmed].all(axis=1)
+        losses[hurt] = 0.2 if cell.scenario.startswith("20") else 0.1
+        gains[hurt] = 0.0
+    elif cell.scenario == "10 on several":
+        losses[~taught & (items.per_item > 1)] = 0.1
     elif cell.scenario == "3 on all":
         losses[~taught] = 0.03
     elif cell.scenario == "equal":
@@ -256,6 +273,15 @@ def one_case(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally) -
             first, second, [items.names[skill] for skill in targets], weights=items.weights, history=history
         )
     )
+
+
+def _harmable(items: Items, cell: Cell) -> list[list[int]]:
+    """The skills, or pairs of skills, that have the items which the scenario asks for."""
+    least = LEAST[cell.scenario]
+    if cell.scenario != "20 on one pair":
+        return [[skill] for skill in np.flatnonzero(items.counts >= least).tolist()]
+    together = items.needs.astype(int).T @ items.needs
+    return np.argwhere(np.triu(together, 1) >= least).tolist()
 
 
 def creeping(rng: np.random.Generator, items: Items, cell: Cell, tally: Tally, harmed: int) -> None:

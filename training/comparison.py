@@ -5,8 +5,9 @@ there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,13 @@ Places = npt.NDArray[np.intp]
 @dataclass(frozen=True)
 class Layout:
     """Which items count for which skill (the rule is in training/evaluate.py). A pair says that `item_of`
-    counts for `skill_of`.
+    counts for `skill_of`. `several` marks items that need more than one skill.
     """
 
     skills: tuple[str, ...]
     strata: Mapping[str, Places]
     tested: npt.NDArray[np.bool_]
+    several: npt.NDArray[np.bool_]
     item_of: Places
     skill_of: Places
 
@@ -55,9 +57,28 @@ def layout_of(keys: tuple[Key, ...], untested: tuple[str, ...]) -> Layout:
     tested = np.array([stratum not in untested for _, stratum, _ in keys], dtype=bool)
     members = members_of(keys, untested)
     names = tuple(sorted(members))
-    item_of = np.array([place for name in names for place in members[name]], dtype=np.intp)
-    skill_of = np.repeat(np.arange(len(names)), [len(members[name]) for name in names])
-    return Layout(names, {name: np.array(strata[name]) for name in sorted(strata)}, tested, item_of, skill_of)
+    sets = {name: np.array(strata[name]) for name in sorted(strata)}
+    several = np.array([len(set(skills)) > 1 for _, _, skills in keys], dtype=bool)
+    return Layout(names, sets, tested, several, *_members([members[name] for name in names]))
+
+
+def _members(places: Sequence[Sequence[int]]) -> tuple[Places, Places]:
+    """`item_of` and `skill_of` for the places of each skill's items."""
+    item_of = np.array([place for each in places for place in each], dtype=np.intp)
+    return item_of, np.repeat(np.arange(len(places)), [len(each) for each in places])
+
+
+@lru_cache(maxsize=4)
+def pairs_of(keys: tuple[Key, ...], untested: tuple[str, ...], least: int) -> Layout:
+    """The layout of an item set by pairs of skills, `a + b`: an item counts for each pair that it needs. Only
+    pairs with `least` items or more."""
+    whole, places = layout_of(keys, untested), dict[str, list[int]]()
+    for place, (_, _, skills) in enumerate(keys):
+        for both in combinations(sorted(set(skills)), 2) if whole.tested[place] else ():
+            places.setdefault(" + ".join(both), []).append(place)
+    names = tuple(name for name in sorted(places) if len(places[name]) >= least)
+    item_of, skill_of = _members([places[name] for name in names])
+    return replace(whole, skills=names, item_of=item_of, skill_of=skill_of)
 
 
 @dataclass(frozen=True)

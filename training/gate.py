@@ -8,10 +8,11 @@ characteristics):
 2. the traffic-weighted whole is shown not worse by `whole_margin`, each evaluation set and each protected
    skill by `margin` (Tango 1998). Each must pass, so none needs a stricter level; the power must be planned
    for their number (Schultzberg, Ankargren, Frånberg 2024, arXiv 2402.11609);
-3. no harm is found by a search over everything: the whole, all items but the targets', every set, every
-   skill against the champion, and the whole and every skill against the earlier champions (so that small
-   losses cannot add up). Asked whether each skill is *proven* unharmed a long catalog never passes; here a
-   false alarm anywhere closes at most `harm_rate` of good rounds (training/harm.py).
+3. no harm is found by a search over everything: the whole, all items but the targets', what needs several
+   skills, every set, every skill and every pair of skills with `min_items` items against the champion, and
+   all but sets and targets against the earlier champions (so that small losses cannot add up). Asked whether
+   each skill is *proven* unharmed a long catalog never passes; here a false alarm anywhere closes at most
+   `harm_rate` of good rounds (training/harm.py).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.comparison import Comparison, Layout, compare, layout_of, traffic_weights
+from training.comparison import Comparison, Layout, compare, layout_of, pairs_of, traffic_weights
 from training.errors import EvaluationFailed
 from training.evaluate import SKILL_STRATUM, Evaluation
 from training.members import items_by_skill as items_by_skill
@@ -94,7 +95,8 @@ class _Case:
             references[f"earlier champion {place} of {len(history)}"] = compare(challenger, earlier)
         layout = layout_of(challenger.keys, untested)
         target_items = layout.needing(targets).astype(np.float64)
-        search = Search(layout, references, traffic_weights(layout, weights), target_items)
+        pairs = pairs_of(challenger.keys, untested, settings.min_items)
+        search = Search(layout, pairs, references, traffic_weights(layout, weights), target_items)
         return cls(layout, search, targets, untested, settings)
 
 
@@ -200,7 +202,7 @@ def _reason(row: Row, settings: GateSettings) -> str:
     moved += f", {row.gained:.4g} gained, {row.lost:.4g} lost"
     if row.kind == "targets":
         return f"target skills: no proven gain ({moved}; McNemar p = {row.p_value:.3f} > {settings.alpha})"
-    name = row.kind if row.kind == "whole" else f"{row.kind} {row.name}"
+    name = {"whole": row.kind, "several": row.name}.get(row.kind, f"{row.kind} {row.name}")
     beside = "" if row.against == CHAMPION else f" since {row.against}"
     if row.harm is not None and row.harm <= settings.harm_rate:
         return f"{name}: it lost{beside} ({moved}; p = {row.harm:.2g} with all looks counted)"
@@ -210,9 +212,10 @@ def _reason(row: Row, settings: GateSettings) -> str:
 
 
 def _praise(rows: Sequence[Row], case: _Case) -> str:
-    gain, whole, skills = rows[0], rows[1], len(case.layout.skills)
+    gain, whole, pairs = rows[0], rows[1], len(case.search.pairs.skills)
+    searched = f"{len(case.layout.skills)} skills" + (f" and {pairs} pairs" if pairs else "")
     return (
         f"target skills {gain.champion:.1%} -> {gain.challenger:.1%} on {gain.items} items "
         f"(McNemar p = {gain.p_value:.2g}); the whole {whole.champion:.1%} -> {whole.challenger:.1%}; "
-        f"no harm found in {skills} skills"
+        f"no harm found in {searched}"
     )

@@ -16,11 +16,12 @@ from training.evaluate import SKILL_STRATUM
 from training.harm import STRONGEST, adjusted, flip_strength, independent_looks, loss_p, simes
 from training.paired import Floats, PairedCounts, loss_z, upper_tail
 
-Seen = Literal["targets", "whole", "rest", "stratum", "skill", "reported"]
-SKILLS_SHARE = 0.7
-"""Of the search's error rate, what goes to single skills; the rest to the whole, the rest and the evaluation
-sets.
+Seen = Literal["targets", "whole", "rest", "stratum", "several", "skill", "pair", "reported"]
+SKILLS_SHARE, PAIRS_SHARE = 0.7, 0.1
+"""Of the search's error rate, what goes to single skills and to pairs of skills where there are any; the rest
+to the whole, the rest, the evaluation sets and what needs several skills.
 """
+SEVERAL = "what needs several skills"
 PLENTY = 300.0
 """Items from which a skill needs no larger share of the error rate (decision 0027)."""
 CHAMPION = "champion"
@@ -47,10 +48,12 @@ class Search:
     """The challenger beside each reference: the champion, and earlier champions by name. `traffic`: a weight
     per item.
 
-    `targets`: 1 for the items of target skills, which are expected to gain.
+    `targets`: 1 for the items of target skills, which are expected to gain. `pairs`: the layout of pairs of
+    skills, for harm to how skills are combined, which no single skill's items need to show.
     """
 
     layout: Layout
+    pairs: Layout
     references: Mapping[str, Comparison]
     traffic: Floats
     targets: Floats
@@ -59,10 +62,16 @@ class Search:
         """Everything looked at, with p-values adjusted for their number: at most q means harm, at false
         discovery rate q.
         """
-        looks = [*self._groups(CHAMPION), *self._skills_beside_champion(), *self._beside_earlier()]
+        looks = [*self._groups(CHAMPION), *self._groups_beside_earlier(), *self.each_skill(), *self._pairs()]
         weights = np.array([look.weight for look in looks])
-        skills = np.array([look.kind == "skill" for look in looks], dtype=bool)
-        for chosen, share in ((skills, SKILLS_SHARE), (~skills, 1 - SKILLS_SHARE)):
+        kinds = np.array([look.kind for look in looks], dtype=object)
+        skills, pairs = kinds == "skill", kinds == "pair"
+        shares = {"skills": SKILLS_SHARE, "pairs": PAIRS_SHARE if pairs.any() else 0.0}
+        for chosen, share in (
+            (skills, shares["skills"]),
+            (pairs, shares["pairs"]),
+            (~(skills | pairs), 1 - sum(shares.values())),
+        ):
             weights[chosen] *= share / max(weights[chosen].sum(), 1.0)
         p_values = adjusted(np.array([look.p_value for look in looks]), weights)
         return list(zip(looks, p_values.tolist(), strict=True))
@@ -82,7 +91,8 @@ class Search:
         )
 
     def _groups(self, against: str) -> Iterator[Look]:
-        yield self.group("all skills", "whole", against, self.traffic)
+        for name, kind, weights in self._wholes():
+            yield self.group(name, kind, against, weights)
         rest = self.traffic * (1 - self.targets)
         if self.targets.any() and rest.any():
             look = self.group("all but the targets", "rest", against, rest)
@@ -91,32 +101,44 @@ class Search:
             if not name.startswith(SKILL_STRATUM) and self.layout.tested[places].any():
                 yield self.group(name, "stratum", against, marks(places, len(self.traffic)))
 
-    def _skills_beside_champion(self) -> Iterator[Look]:
-        p_values, weights = self._loss_p[CHAMPION], self._weights
-        for place, (p_value, weight) in enumerate(zip(p_values.tolist(), weights.tolist(), strict=True)):
+    def each_skill(self) -> Iterator[Look]:
+        """Each skill of the layout beside the champion, and one look for it beside all earlier champions,
+        named after the one that it lost to most surely."""
+        p_values, weights = self._loss_p[CHAMPION].tolist(), self._weights.tolist()
+        for place, (p_value, weight) in enumerate(zip(p_values, weights, strict=True)):
             yield self._skill(place, CHAMPION, p_value, weight)
-
-    def _beside_earlier(self) -> Iterator[Look]:
-        """The whole and each skill beside all earlier champions: one look each, named after the one it lost
-        most surely to.
-        """
-        earlier = [name for name in self.references if name != CHAMPION]
-        if not earlier:
+        if not self._earlier:
             return
-        wholes = [self.group("all skills", "whole", name, self.traffic) for name in earlier]
-        surest = min(wholes, key=lambda look: look.p_value)
-        worth = independent_looks(np.array([self.references[name].difference for name in earlier]))
-        together = simes(np.array([[look.p_value for look in wholes]]), worth)
-        yield replace(surest, p_value=float(together[0]))
-        p_values = np.column_stack([self._loss_p[name] for name in earlier])
-        columns = zip(
-            simes(p_values, worth).tolist(),
-            p_values.argmin(axis=1).tolist(),
-            self._weights.tolist(),
-            strict=True,
-        )
-        for place, (p_value, worst, weight) in enumerate(columns):
-            yield self._skill(place, earlier[worst], p_value, weight)
+        beside = np.column_stack([self._loss_p[name] for name in self._earlier])
+        together, worst = simes(beside, self._worth).tolist(), beside.argmin(axis=1).tolist()
+        for place, (p_value, which, weight) in enumerate(zip(together, worst, weights, strict=True)):
+            yield self._skill(place, self._earlier[which], p_value, weight)
+
+    def _pairs(self) -> Iterator[Look]:
+        for look in replace(self, layout=self.pairs).each_skill() if self.pairs.skills else ():
+            yield replace(look, kind="pair")
+
+    def _groups_beside_earlier(self) -> Iterator[Look]:
+        """The whole, and what needs several skills, beside all earlier champions: one look each."""
+        for name, kind, weights in self._wholes() if self._earlier else ():
+            looks = [self.group(name, kind, against, weights) for against in self._earlier]
+            together = simes(np.array([[look.p_value for look in looks]]), self._worth)
+            yield replace(min(looks, key=lambda look: look.p_value), p_value=float(together[0]))
+
+    def _wholes(self) -> Iterator[tuple[str, Seen, Floats]]:
+        yield "all skills", "whole", self.traffic
+        several = self.layout.several & self.layout.tested
+        if 0 < several.sum() < self.layout.tested.sum():
+            yield SEVERAL, "several", several.astype(np.float64)
+
+    @cached_property
+    def _earlier(self) -> list[str]:
+        return [name for name in self.references if name != CHAMPION]
+
+    @cached_property
+    def _worth(self) -> float:
+        """How many independent comparisons those with earlier champions are."""
+        return independent_looks(np.array([self.references[name].difference for name in self._earlier]))
 
     def _skill(self, place: int, against: str, p_value: float, weight: float) -> Look:
         before, after, gained, lost, items, squares = self._tables[against][:, place].tolist()

@@ -8,7 +8,9 @@ from pydantic import Field
 
 from agent.items import Frozen
 
-Kind = Literal["targets", "target", "skill", "protected", "stratum", "reported", "whole", "rest"]
+Kind = Literal[
+    "targets", "target", "skill", "protected", "pair", "several", "stratum", "reported", "whole", "rest"
+]
 
 
 class Row(Frozen):

@@ -7,6 +7,7 @@ whole table.
 from __future__ import annotations
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -315,3 +316,47 @@ def test_answers_that_cannot_be_graded_close_the_gate_beside_others_that_can() -
     assert verdict.reasons == (
         "the grader could not decide 87.5% of the challenger's answers to 500 items; at most 2.0% may be",
     )
+
+
+PAIRS = tuple(combinations(SKILLS, 2))
+
+
+def combined(lost: dict[tuple[str, ...], int], gained: int = 0, items: int = 60) -> Evaluation:
+    """One stratum of 100 items for each skill alone and `items` for each pair, 80 % right, but for so many
+    that are lost, and `gained` more of `mod` alone."""
+    outcomes = [
+        Outcome.model_construct(
+            item_id=f"{'+'.join(skills)}-{i}", stratum="traffic", skills=skills, correct=correct
+        )
+        for skills in (*((skill,) for skill in SKILLS), *PAIRS)
+        for i, correct in enumerate(
+            right(0.8, 100 if len(skills) == 1 else items, lost.get(skills, 0), gained * (skills == ("mod",)))
+        )
+    ]
+    return Evaluation.model_construct(items_sha256="combined", outcomes=tuple(outcomes))
+
+
+def test_harm_to_one_pair_of_skills_closes_the_gate_and_is_named() -> None:
+    verdict = judge(combined({}), combined({("add", "mul"): 25}, gained=20), ("mod",))
+    assert not verdict.promote and any("pair add + mul: it lost" in reason for reason in verdict.reasons)
+    assert [row.passed for row in rows_of(verdict, "div + sub")] == [True]
+
+
+def test_a_loss_spread_over_everything_that_needs_several_skills_is_seen() -> None:
+    verdict = judge(combined({}), combined(dict.fromkeys(PAIRS, 2), gained=20), ("mod",))
+    assert any(reason.startswith("what needs several skills: it lost") for reason in verdict.reasons)
+    assert not any("pair " in reason for reason in verdict.reasons)
+
+
+def test_a_pair_that_was_lost_since_an_earlier_champion_is_not_forgotten() -> None:
+    half, whole = combined({("add", "mul"): 25}), combined({("add", "mul"): 25}, gained=20)
+    verdict = judge(half, whole, ("mod",), history=(combined({}),))
+    assert any("pair add + mul: it lost since earlier champion 1 of 1" in text for text in verdict.reasons)
+    assert judge(half, whole, ("mod",)).promote
+
+
+def test_a_pair_with_few_items_is_not_looked_at() -> None:
+    verdict = judge(combined({}, items=19), combined({}, gained=20, items=19), ("mod",))
+    assert verdict.promote and "no harm found in 5 skills" in verdict.reasons[0]
+    more = judge(combined({}), combined({}, gained=20), ("mod",))
+    assert more.promote and "no harm found in 5 skills and 10 pairs" in more.reasons[0]

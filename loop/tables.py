@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
+from agent.pairs import PairMisses
 from agent.posterior import Coverage, Profile
 from training.verdict import GateVerdict
 
@@ -60,6 +63,21 @@ def profile_table(profile: Profile, alarms: set[str]) -> Table:
             f"{row.priority:.3f}",
         )
         table.add_row(*cells, "alarm" if row.skill in alarms else "")
+    return table
+
+
+def pairs_table(rows: Sequence[PairMisses], version: int) -> Table:
+    """How often questions fail that need two skills, beside what is expected of the two alone."""
+    title = f"Questions that need two skills, version {version}: worse than expected first"
+    table = Table(title=title, title_justify="left")
+    for name in ("skills", "answers", "wrong", "90 % interval", "expected", ""):
+        table.add_column(name, justify="left" if name in ("skills", "") else "right")
+    for row in rows:
+        table.add_row(
+            " + ".join(row.pair), str(row.answers), f"{row.wrong / row.answers:.2f}",
+            f"{row.low:.2f} - {row.high:.2f}", "" if row.expected is None else f"{row.expected:.2f}",
+            "worse together" if row.worse_together else "",
+        )  # fmt: skip
     return table
 
 

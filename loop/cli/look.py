@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from agent.pairs import pair_misses
 from agent.profile import ALONE, ProfileTable, canonical_bytes
 from agent.standing import Standing
 from graphs.teacher import Teacher
@@ -17,7 +18,7 @@ from loop.backends import close, find_log, find_store
 from loop.cli.show_rounds import require_student
 from loop.config import Config
 from loop.doors import open_task, open_teacher, student_books
-from loop.tables import coverage_line, profile_table
+from loop.tables import coverage_line, pairs_table, profile_table
 from loop.workers.decide import Decider
 from loop.workers.external import in_its_bucket
 from loop.workers.record import open_rounds
@@ -70,11 +71,30 @@ def show_profile(config: Config, root: Path, console: Console) -> None:
     console.print(coverage_line(standing.profile.coverage), highlight=False)
 
 
-def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
-    """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
-    store = find_store(config, root)
-    from_day, bucket_s = store.known_from(), config.monitor.bucket_s
-    live = store.buckets()
+def show_pairs(config: Config, root: Path, console: Console, least: int) -> None:
+    """Pairs of skills that the log's diagnoses of the served version have, and how often they fail."""
+    rounds = open_rounds(find_store(config, root))
+    require_student(rounds, config.student.name, root)
+    route = rounds.route(config.student.name)
+    if route is None:
+        console.print("nothing is served yet")
+        return
+    events, _ = _diagnoses(config, root)
+    judged = [
+        (event.needed, event.judged == "incorrect")
+        for event in events.values()
+        if (event.student, event.student_version) == (config.student.name, route[0])
+        and event.judged in ("correct", "incorrect")
+    ]
+    rows = pair_misses(judged, least)
+    if rows:
+        console.print(pairs_table(rows, route[0]))
+    told = f"{len(judged)} judged answers of version {route[0]}, {len(rows)} pairs of skills with {least} or"
+    console.print(f"{told} more", highlight=False)
+
+
+def _diagnoses(config: Config, root: Path) -> tuple[dict[EventKey, Diagnosed], int]:
+    """The log's diagnoses, each once, and how many records could not be read."""
     codec, unreadable = Codec(), 0
     events: dict[EventKey, Diagnosed] = {}
     with find_log(config, root) as log:
@@ -86,6 +106,15 @@ def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
                 continue
             if isinstance(event, Diagnosed):
                 events.setdefault(event.identity, event)
+    return events, unreadable
+
+
+def rebuild_profile(config: Config, root: Path, console: Console) -> bool:
+    """Fold the log's diagnoses and compare with the live profile; True when they are the same bytes."""
+    store = find_store(config, root)
+    from_day, bucket_s = store.known_from(), config.monitor.bucket_s
+    live = store.buckets()
+    events, unreadable = _diagnoses(config, root)
     read = len(events)
     if config.monitor.source == "outputs":
         events = _of_counted_answers(events, store, from_day)

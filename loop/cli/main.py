@@ -303,6 +303,21 @@ def profile_show(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None
     show_profile(load_config(config), directory, open_console())
 
 
+@profile_app.command("pairs")
+def profile_pairs(
+    directory: DirOption = DEFAULT_DIR,
+    config: ConfigOption = None,
+    least: Annotated[int, typer.Option(min=1, help="Answers that a pair needs to be shown.")] = 20,
+) -> None:
+    """Show which two skills fail together more often than each alone lets one expect.
+
+    Read from the diagnoses in the event log, of the served version.
+    """
+    from loop.cli.look import show_pairs
+
+    show_pairs(load_config(config), directory, open_console(), least)
+
+
 @profile_app.command("rebuild")
 def profile_rebuild(directory: DirOption = DEFAULT_DIR, config: ConfigOption = None) -> None:
     """Rebuild the profile from the log and compare it with the live one, byte for byte.

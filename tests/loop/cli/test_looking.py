@@ -12,7 +12,8 @@ import pytest
 
 from loop.workers.record import open_rounds
 from streams.clock import SystemClock
-from streams.events import Deployed
+from streams.codec import encode
+from streams.events import Deployed, Diagnosed
 from streams.local_log import LocalLog
 from streams.state.outbox import OutboxRelay
 from streams.state.store import StateStore
@@ -48,7 +49,13 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-LOOKING = (["status"], ["rounds", "list"], ["rounds", "show", "demo-r001"], ["profile", "show"])
+LOOKING = (
+    ["status"],
+    ["rounds", "list"],
+    ["rounds", "show", "demo-r001"],
+    ["profile", "show"],
+    ["profile", "pairs"],
+)
 
 
 @pytest.mark.parametrize("command", LOOKING, ids=" ".join)
@@ -69,6 +76,35 @@ def test_status_says_who_deployed_what_and_why(run: Path) -> None:
     assert (told["student"], told["serving"], told["before_it"]) == ("demo", 5, 4)
     assert [event["reason"] for event in told["deployments"]] == ["because 3", "because 4", "because 5"]
     assert told["waiting"] == told["dead_letters"] == told["outbox"] == 0 and told["standing"] is None
+
+
+def test_pairs_that_fail_together_are_shown_of_the_served_version(run: Path) -> None:
+    needs = {("add",): 0, ("gcd",): 3, ("add", "gcd"): 15, ("add", "max"): 20}
+    with LocalLog(run / "log.db") as log:
+        for version in (4, 5):
+            for needed, wrong in needs.items():
+                for number in range(30):
+                    failed = number < wrong and version == 5
+                    event = Diagnosed(
+                        event_id=f"{version}{needed}{number}",
+                        occurred_at=SystemClock().now(),
+                        student="demo",
+                        student_version=version,
+                        verdict="abstained" if failed else "correct",
+                        judged="incorrect" if failed else "correct",
+                        needed=needed,
+                        decided_by="gold",
+                        teacher="t",
+                        bucket=0,
+                    )
+                    log.append([encode(event)] * 2)  # told twice, it counts once
+    said = look(run, "profile", "pairs").stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if " + " in line]
+    assert [row[0] for row in rows] == ["add + max", "add + gcd"]
+    assert rows[0][1:3] == ["30", "0.67"] and rows[0][4:] == ["", ""]  # max is never asked alone
+    assert rows[1][1:3] == ["30", "0.50"] and rows[1][4:] == ["0.10", "worse together"]
+    assert "120 judged answers of version 5, 2 pairs of skills with 20 or more" in said
+    assert "0 pairs" in look(run, "profile", "pairs", "--least", "31").stdout
 
 
 @pytest.mark.slow

@@ -104,6 +104,9 @@ Live = Callable[[str, int], Iterable[Result]]
 """The exams of one (arm, seed), made as they are asked for."""
 
 
+DEMO_ARM = "chains"
+
+
 class Rounds(Frozen):
     """What one (arm, seed) came to: the exam of the shipped student and after each round."""
 
@@ -273,11 +276,15 @@ def _merged(base: Path, adapter: Path, folder: Path) -> Path:
 
 
 def tables(runs: Sequence[Rounds]) -> str:
-    """The matrix of skills by rounds of the loop's own arm, and the arms side by side, as Markdown."""
+    """The matrix of skills by rounds of the demo's own arm, and the arms side by side, as Markdown."""
     by_arm = {name: [run for run in runs if run.arm == name] for name in ARMS}
     parts = []
-    if lives := by_arm["loop"]:
-        parts = [f"### Five rounds: {ARMS['loop'].title}, {len(lives)} seeds", _matrix(lives), ""]
+    if lives := by_arm[DEMO_ARM]:
+        parts = [
+            f"### Five rounds of the demo's settings, skill by skill, {len(lives)} seeds",
+            _matrix(lives),
+            "",
+        ]
     return "\n".join([*parts, "### Five rounds, ways to make them", _arms(by_arm), ""])
 
 

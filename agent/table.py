@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from agent.errors import AgentError
 
@@ -64,7 +64,7 @@ class Table(Mapping[str, T], Generic[T]):
         return len(self._rows)
 
 
-def _callable_as(row: object, pattern: Callable[..., Any]) -> bool:
+def _callable_as(row: object, pattern: Callable[..., object]) -> bool:
     """Whether `row` takes as many arguments as `pattern`; what hides its signature is believed."""
     if not callable(row):
         return False

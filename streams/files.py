@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -70,7 +70,7 @@ def write_rows(path: Path, rows: Iterable[BaseModel]) -> None:
     write_text(path, "".join(row.model_dump_json() + "\n" for row in rows))
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, object]) -> None:
     """Write an object as JSON, sorted by key; all of it or nothing."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from rich.console import Console
 
@@ -39,7 +39,7 @@ class _WhenAsked:
     def _opened(self) -> Teacher:
         return self._open()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._opened, name)
 
     def close(self) -> None:

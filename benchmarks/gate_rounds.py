@@ -280,7 +280,8 @@ def _harmable(items: Items, cell: Cell) -> list[list[int]]:
     least = LEAST[cell.scenario]
     if cell.scenario != "20 on one pair":
         return [[skill] for skill in np.flatnonzero(items.counts >= least).tolist()]
-    together = items.needs.astype(int).T @ items.needs
+    needs = items.needs.astype(np.float32)  # whose product is fast
+    together = needs.T @ needs
     return np.argwhere(np.triu(together, 1) >= least).tolist()
 
 

@@ -73,7 +73,7 @@ learning: setup  ## does it learn better: all cells of docs/learning.md that are
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.learning --study compositions
 	$(BIN)/python -W ignore -m benchmarks.learning_table
 
-learning-quick: setup  ## the ordering of docs/learning.md on one seed, within 8 minutes
+learning-quick: setup  ## the ordering of docs/learning.md on three seeds, within 8 minutes of two quiet cores
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.learning --quick
 
 kafka: setup  ## start a real single-node Kafka from KAFKA_HOME; it stops with the command

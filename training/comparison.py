@@ -16,6 +16,7 @@ from training.errors import EvaluationFailed
 from training.evaluate import Evaluation, Key, require_same_items
 from training.members import members_of
 from training.paired import Floats, PairedCounts, equivalent_counts
+from training.verdict import PAIRED
 
 Places = npt.NDArray[np.intp]
 
@@ -75,7 +76,7 @@ def pairs_of(keys: tuple[Key, ...], untested: tuple[str, ...], least: int) -> La
     whole, places = layout_of(keys, untested), dict[str, list[int]]()
     for place, (_, _, skills) in enumerate(keys):
         for both in combinations(sorted(set(skills)), 2) if whole.tested[place] else ():
-            places.setdefault(" + ".join(both), []).append(place)
+            places.setdefault(PAIRED.join(both), []).append(place)
     names = tuple(name for name in sorted(places) if len(places[name]) >= least)
     item_of, skill_of = _members([places[name] for name in names])
     return replace(whole, skills=names, item_of=item_of, skill_of=skill_of)

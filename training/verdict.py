@@ -12,6 +12,9 @@ Kind = Literal[
     "targets", "target", "skill", "protected", "pair", "several", "stratum", "reported", "whole", "rest"
 ]
 
+PAIRED = " + "
+"""Between the skills of a pair, in a row's name."""
+
 
 class Row(Frozen):
     """One line of the verdict's table: the challenger beside `against`, on the items that both decided.

@@ -45,9 +45,11 @@ from streams.files import read_json, text_sha256, write_json
 from streams.log import EventLog
 from streams.state.ledger import entry_row
 from training.mix import assert_disjoint, write_dataset
+from training.verdict import PAIRED
 
 logger = logging.getLogger(__name__)
 KNOWN = "known.json"
+HARMED = frozenset({"skill", "protected", "pair"})
 LOGGED = 100
 """Of the teacher's calls for a round, every so many are logged."""
 
@@ -183,8 +185,9 @@ class CurateWorker(RoundWorker):
         """Those of some pool items that the champion answers right.
 
         They keep what it has. Items it answers wrong would teach skills that no round has asked for
-        (docs/student.md). Its answers are kept with the round: an attempt that failed for want of the teacher
-        need not have them generated again.
+        (docs/student.md), but for skills that a rejected round has harmed: what is hardly there is lost
+        first, and would be lost again. Its answers are kept with the round: an attempt that failed for want
+        of the teacher need not have them generated again.
         """
         services, champion = self.services, round_.record.opened.champion
         sampling = Sampling(max_new_tokens=services.config.student.max_new_tokens)
@@ -200,11 +203,25 @@ class CurateWorker(RoundWorker):
             answers = services.engine.generate(prompts, champion, sampling)
             kept = {"key": key, "answers": [answer[0] for answer in answers]}
             write_json(keep, kept)
+        harmed = self._harmed(round_)
         return [
             item
             for item, answer in zip(asked, kept["answers"], strict=True)
-            if services.task.grade(item.answer, answer)
+            if harmed & set(item.skills) or services.task.grade(item.answer, answer)
         ]
+
+    def _harmed(self, round_: LoopRound) -> set[str]:
+        """Skills, alone or in pairs, for whose loss earlier rounds of this champion were rejected."""
+        rejected = [
+            other.record.need_judged().verdict
+            for other in self.services.rounds.list(round_.student)
+            if other.number < round_.number
+            and other.state == "rejected"
+            and other.record.opened.champion == round_.record.opened.champion
+            and other.record.judged is not None
+        ]
+        lost = [row for verdict in rejected for row in verdict.table if row.passed is False]
+        return {skill for row in lost if row.kind in HARMED for skill in row.name.split(PAIRED)}
 
     def _reservoir(self, taught: list[Example], targets: set[str]) -> dict[str, tuple[str, ...]]:
         """Examples of earlier targets that this round does not teach, by skill."""

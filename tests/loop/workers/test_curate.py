@@ -23,7 +23,7 @@ from loop.tasks.task import Task
 from loop.workers.curate import CurateWorker
 from loop.workers.decide import changed
 from loop.workers.failures import recent_failures
-from loop.workers.record import Opened, RoundParts, open_rounds
+from loop.workers.record import Judged, Opened, RoundParts, open_rounds
 from loop.workers.services import Services
 from serving.scripted_engine import ScriptedEngine
 from streams.clock import HandClock
@@ -31,10 +31,12 @@ from streams.codec import encode
 from streams.crash import Crashed, Raise, no_crash
 from streams.events import Diagnosed, StudentOutput
 from streams.memory_log import MemoryLog
+from streams.state import tables
 from streams.state.rounds import Round
 from streams.state.store import StateStore
 from training.mix import read_dataset
 from training.testing.folder_registry import FolderRegistry
+from training.verdict import GateVerdict, Row
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SKILLS = ("add", "sub", "gcd")
@@ -197,3 +199,28 @@ def test_what_cannot_be_read_is_left_to_the_dead_letters() -> None:
     log = log_of(failed(0))
     log.append([replace(encode(failed(1)[1]), value=b"{")])
     assert list(seen(log)) == ["please add the kites"]
+
+
+def test_a_skill_that_a_rejected_round_has_harmed_is_replayed_though_it_is_answered_wrong(
+    session: Session,
+) -> None:
+    services = session("stat-syn")
+
+    def replayed() -> set[str]:
+        curate(services, log_of(*map(failed, range(4))))
+        dataset = read_dataset(services.round_dir("demo-r001") / "dataset.jsonl")
+        return {skill for e in dataset if e.provenance.strategy == "replay" for skill in e.skills}
+
+    row = Row(
+        name="gcd + sub", kind="pair", items=60, champion=0.1, challenger=0.0, gained=0, lost=6, p_value=0.01,
+        lower_bound=-0.2, passed=False, harm=0.01,
+    )  # fmt: skip
+    verdict = GateVerdict(promote=False, reasons=("pair gcd + sub: it lost",), table=(row,))
+    now = services.rounds.get("demo-r001")
+    assert now is not None
+    judged = Judged(version=2, verdict=verdict, gains={}, probe="", run_id="r")
+    before = now.record.plus(judged).model_dump_json()
+    row_of_store = {"round_id": "demo-r000", "student": "demo", "number": 0, "state": "rejected"}
+    with services.store.transaction() as connection:
+        connection.execute(tables.rounds.insert(), row_of_store | {"record": before})
+    assert replayed() == {"gcd", "sub"}

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 from agent.beta import quantile
 
 
 @dataclass(frozen=True, slots=True)
 class PairMisses:
-    """Answers to questions that need both skills, and how many of them were wrong. `low` and `high`: the 90 %
-    interval of that share (Jeffreys' prior). `expected`: the share if the skills failed independently of one
-    another, by the answers to questions that need one of them alone; None where there are none."""
+    """Answers to questions that need these two skills and no other, and how many were wrong. `low`, `high`:
+    the 90 % interval of that share (Jeffreys' prior). `expected`: the share if the skills failed
+    independently of one another, by the answers to questions that need one of them alone, `at_most` with the
+    upper ends of their intervals; None where there are too few of these."""
 
     pair: tuple[str, str]
     answers: int
@@ -23,16 +23,23 @@ class PairMisses:
     low: float
     high: float
     expected: float | None
+    at_most: float | None
 
     @property
     def worse_together(self) -> bool:
-        """Whether the whole interval lies above what is expected."""
-        return self.expected is not None and self.low > self.expected
+        """Whether the whole interval lies above what may be expected."""
+        return self.at_most is not None and self.low > self.at_most
+
+
+def _interval(wrong: int, answers: int) -> tuple[float, float]:
+    a, b = wrong + 0.5, answers - wrong + 0.5
+    return quantile(0.05, a, b), quantile(0.95, a, b)
 
 
 def pair_misses(judged: Iterable[tuple[Sequence[str], bool]], least: int = 20) -> list[PairMisses]:
     """The pairs of skills with `least` answers or more, those first that fail most often beyond what is
-    expected. `judged`: by answer the skills that its question needs, and whether it is wrong.
+    expected; nothing is expected where a skill has fewer answers alone. `judged`: by answer the skills that
+    its question needs, and whether it is wrong.
 
     >>> alone = [(("add",), False)] * 30 + [(("gcd",), False)] * 30
     >>> [row] = pair_misses(alone + [(("add", "gcd"), n < 12) for n in range(20)])
@@ -42,23 +49,19 @@ def pair_misses(judged: Iterable[tuple[Sequence[str], bool]], least: int = 20) -
     asked, wrong = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
     for needed, failed in judged:
         skills = sorted(set(needed))
-        for group in (tuple(skills),) if len(skills) == 1 else combinations(skills, 2):
-            asked[group] += 1
-            wrong[group] += failed
+        if len(skills) in (1, 2):  # a third skill's failures would be charged to the pair
+            asked[tuple(skills)] += 1
+            wrong[tuple(skills)] += failed
     rows = []
     for group, answers in asked.items():
         if len(group) == 1 or answers < least:
             continue
         first, second = group
-        a, b = wrong[group] + 0.5, answers - wrong[group] + 0.5
-        alone = [(asked[skill,], wrong[skill,]) for skill in group]
-        expected = None
-        if all(count for count, _ in alone):
-            (n, missed), (m, lost) = alone
-            expected = 1 - (1 - missed / n) * (1 - lost / m)
-        rows.append(
-            PairMisses(
-                (first, second), answers, wrong[group], quantile(0.05, a, b), quantile(0.95, a, b), expected
-            )
-        )
+        low, high = _interval(wrong[group], answers)
+        expected = at_most = None
+        if all(asked[skill,] >= least for skill in group):
+            right = [1 - wrong[skill,] / asked[skill,] for skill in group]
+            surely = [1 - _interval(wrong[skill,], asked[skill,])[1] for skill in group]
+            expected, at_most = 1 - right[0] * right[1], 1 - surely[0] * surely[1]
+        rows.append(PairMisses((first, second), answers, wrong[group], low, high, expected, at_most))
     return sorted(rows, key=lambda row: (-(row.wrong / row.answers - (row.expected or 0.0)), row.pair))

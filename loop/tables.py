@@ -84,7 +84,9 @@ def pairs_table(rows: Sequence[PairMisses], version: int) -> Table:
 def verdict_table(verdict: GateVerdict) -> Table:
     """The gate's comparisons, row by row; of pairs of skills those that have lost more than gained."""
     told = f"gate: {'open' if verdict.promote else 'closed'}: {'; '.join(verdict.reasons)}"
-    shown = [row for row in verdict.table if row.kind != "pair" or row.lost > row.gained]
+    shown = [
+        row for row in verdict.table if row.kind != "pair" or row.passed is False or row.lost > row.gained
+    ]
     unharmed = len(verdict.table) - len(shown)
     caption = f"and {unharmed} pairs of skills that have lost no more than gained" if unharmed else None
     table = Table(title=told, title_justify="left", caption=caption)

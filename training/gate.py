@@ -10,9 +10,9 @@ characteristics):
    for their number (Schultzberg, Ankargren, Frånberg 2024, arXiv 2402.11609);
 3. no harm is found by a search over everything: the whole, all items but the targets', what needs several
    skills, every set, every skill and every pair of skills with `min_items` items against the champion, and
-   all but sets and targets against the earlier champions (so that small losses cannot add up). Asked whether
-   each skill is *proven* unharmed a long catalog never passes; here a false alarm anywhere closes at most
-   `harm_rate` of good rounds (training/harm.py).
+   the whole, what needs several, skills and pairs against the earlier champions (so that small losses cannot
+   add up). Asked whether each skill is *proven* unharmed a long catalog never passes; here a false alarm
+   anywhere closes at most `harm_rate` of good rounds (training/harm.py).
 """
 
 from __future__ import annotations

@@ -115,7 +115,12 @@ class Search:
             yield self._skill(place, self._earlier[which], p_value, weight)
 
     def _pairs(self) -> Iterator[Look]:
-        for look in replace(self, layout=self.pairs).each_skill() if self.pairs.skills else ():
+        """Pairs as skills, but the prior of their flips comes from what needs several skills alone: that may
+        waver far more than what needs one."""
+        if not self.pairs.skills:
+            return
+        apart = np.maximum(self.targets, ~self.layout.several)
+        for look in replace(self, layout=self.pairs, targets=apart).each_skill():
             yield replace(look, kind="pair")
 
     def _groups_beside_earlier(self) -> Iterator[Look]:

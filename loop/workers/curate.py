@@ -49,7 +49,7 @@ from training.verdict import PAIRED
 
 logger = logging.getLogger(__name__)
 KNOWN = "known.json"
-HARMED = frozenset({"skill", "protected", "pair"})
+HARMED = frozenset({"skill", "protected"})
 LOGGED = 100
 """Of the teacher's calls for a round, every so many are logged."""
 
@@ -220,8 +220,12 @@ class CurateWorker(RoundWorker):
             and other.record.opened.champion == round_.record.opened.champion
             and other.record.judged is not None
         ]
-        lost = [row for verdict in rejected for row in verdict.table if row.passed is False]
-        return {skill for row in lost if row.kind in HARMED for skill in row.name.split(PAIRED)}
+        rate = self.services.config.gate.harm_rate
+        lost = [
+            row for verdict in rejected for row in verdict.table if row.harm is not None and row.harm <= rate
+        ]
+        alone = {row.name for row in lost if row.kind in HARMED}
+        return alone.union(*(row.name.split(PAIRED) for row in lost if row.kind == "pair"))
 
     def _reservoir(self, taught: list[Example], targets: set[str]) -> dict[str, tuple[str, ...]]:
         """Examples of earlier targets that this round does not teach, by skill."""

@@ -62,10 +62,15 @@ def wake(services: Services, engine: LiveEngine, round_: LoopRound | None = None
 
 
 def send_back(services: Services, engine: LiveEngine) -> None:
-    """Have a server that was restarted while a round trains sleep again. What fails is tried again."""
+    """Have a server that was restarted while a round trains sleep again. What fails is tried again.
+
+    A round that trains has all of them rest; fewer are those that did not wake after one, and the others
+    serve. Needs the folder of routes that the train worker has.
+    """
     try:
         with alone(services.store, SLEEPERS):  # whoever wakes them empties the list before another looks
-            if resting(services.routes) and services.rounds.held(TRAINING):
+            rest_all = set(services.config.engine.vllm.sleepers) <= set(resting(services.routes))
+            if rest_all and services.rounds.held(TRAINING):
                 engine.sleep()
     except (EngineError, StoreError) as exc:
         logger.warning("a server may be awake beside the training, the deploy worker tries again: %s", exc)

@@ -360,3 +360,28 @@ def test_a_pair_with_few_items_is_not_looked_at() -> None:
     assert verdict.promote and "no harm found in 5 skills" in verdict.reasons[0]
     more = judge(combined({}), combined({}, gained=20), ("mod",))
     assert more.promote and "no harm found in 5 skills and 10 pairs" in more.reasons[0]
+
+
+def test_pairs_that_waver_more_than_single_skills_raise_no_false_alarms() -> None:
+    def drawn(rng: np.random.Generator, right: list[bool], flips: float) -> list[bool]:
+        return [bool(known ^ (rng.random() < flips)) for known in right]
+
+    def outcomes(answers: dict[tuple[str, ...], list[bool]]) -> Evaluation:
+        rows = [
+            Outcome.model_construct(item_id=f"{skills}-{i}", stratum="t", skills=skills, correct=correct)
+            for skills, corrects in answers.items()
+            for i, correct in enumerate(corrects)
+        ]
+        return Evaluation.model_construct(items_sha256="t", outcomes=tuple(rows))
+
+    alarms = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        groups = (*((f"s{n:02d}",) for n in range(20)), *((f"s{n:02d}", f"s{n + 1:02d}") for n in range(8)))
+        before = {skills: (rng.random(100) < 0.5).tolist() for skills in groups}
+        after = {
+            skills: drawn(rng, right, 0.02 if len(skills) == 1 else 0.5) for skills, right in before.items()
+        }
+        verdict = judge(outcomes(before), outcomes(after), ("s19",))
+        alarms += any(row.kind == "pair" and row.passed is False for row in verdict.table)
+    assert alarms <= 4

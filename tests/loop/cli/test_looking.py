@@ -79,7 +79,7 @@ def test_status_says_who_deployed_what_and_why(run: Path) -> None:
 
 
 def test_pairs_that_fail_together_are_shown_of_the_served_version(run: Path) -> None:
-    needs = {("add",): 0, ("gcd",): 3, ("add", "gcd"): 15, ("add", "max"): 20}
+    needs = {("add",): 0, ("gcd",): 3, ("add", "gcd"): 15, ("add", "max"): 20, ("add", "gcd", "max"): 30}
     with LocalLog(run / "log.db") as log:
         for version in (4, 5):
             for needed, wrong in needs.items():
@@ -103,7 +103,7 @@ def test_pairs_that_fail_together_are_shown_of_the_served_version(run: Path) -> 
     assert [row[0] for row in rows] == ["add + max", "add + gcd"]
     assert rows[0][1:3] == ["30", "0.67"] and rows[0][4:] == ["", ""]  # max is never asked alone
     assert rows[1][1:3] == ["30", "0.50"] and rows[1][4:] == ["0.10", "worse together"]
-    assert "120 judged answers of version 5, 2 pairs of skills with 20 or more" in said
+    assert "150 judged answers of version 5, 2 pairs of skills with 20 or more" in said
     assert "0 pairs" in look(run, "profile", "pairs", "--least", "31").stdout
 
 

@@ -127,6 +127,14 @@ def test_a_server_restarted_while_a_round_trains_is_sent_back(
     assert seen == [True] and not shared.asleep
 
 
+def test_one_that_did_not_wake_after_the_training_sends_nobody_back(house: House, share: Share) -> None:
+    services = share(0, 1)
+    assert services.rounds.claim("curated", "a worker that still uploads", 60.0) is not None
+    rest(services.routes, [house.servers[1].url])
+    Reconciler(services).step()
+    assert not any(server.asleep for server in house.servers)
+
+
 def test_a_dead_trainers_server_is_woken_once_nobody_trains(house: House, share: Share) -> None:
     shared, other = house.servers
     services = share(0)

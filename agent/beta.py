@@ -71,6 +71,15 @@ def quantile(q: float, a: float, b: float) -> float:
     return x
 
 
+def jeffreys(hits: int, misses: int) -> tuple[float, float]:
+    """The 90 % interval of a share of which so many are known, with Jeffreys' prior.
+
+    >>> tuple(round(end, 3) for end in jeffreys(5, 5))
+    (0.262, 0.738)
+    """
+    return quantile(0.05, hits + 0.5, misses + 0.5), quantile(0.95, hits + 0.5, misses + 0.5)
+
+
 def _require_shapes(a: float, b: float) -> None:
     if not (a > 0.0 and b > 0.0 and math.isfinite(a) and math.isfinite(b)):
         raise ValueError(f"shapes of a Beta distribution must be positive and finite, got a={a}, b={b}")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.beta import quantile
+from agent.beta import jeffreys
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,6 @@ class PairMisses:
         return self.at_most is not None and self.low > self.at_most
 
 
-def _interval(wrong: int, answers: int) -> tuple[float, float]:
-    a, b = wrong + 0.5, answers - wrong + 0.5
-    return quantile(0.05, a, b), quantile(0.95, a, b)
-
-
 def pair_misses(judged: Iterable[tuple[Sequence[str], bool]], least: int = 20) -> list[PairMisses]:
     """The pairs of skills with `least` answers or more, those first that fail most often beyond what is
     expected; nothing is expected where a skill has fewer answers alone. `judged`: by answer the skills that
@@ -57,11 +52,11 @@ def pair_misses(judged: Iterable[tuple[Sequence[str], bool]], least: int = 20) -
         if len(group) == 1 or answers < least:
             continue
         first, second = group
-        low, high = _interval(wrong[group], answers)
+        low, high = jeffreys(wrong[group], answers - wrong[group])
         expected = at_most = None
         if all(asked[skill,] >= least for skill in group):
             right = [1 - wrong[skill,] / asked[skill,] for skill in group]
-            surely = [1 - _interval(wrong[skill,], asked[skill,])[1] for skill in group]
+            surely = [1 - jeffreys(wrong[skill,], asked[skill,] - wrong[skill,])[1] for skill in group]
             expected, at_most = 1 - right[0] * right[1], 1 - surely[0] * surely[1]
         rows.append(PairMisses((first, second), answers, wrong[group], low, high, expected, at_most))
     return sorted(rows, key=lambda row: (-(row.wrong / row.answers - (row.expected or 0.0)), row.pair))

@@ -67,8 +67,7 @@ CANDIDATES = 1000
 ITEMS = 200
 SCENARIO = "narrow"  # of the exam, whose drifted chains are not looked at
 REPLAY = DEMO.curate.replay
-BLEND = 0.8
-"""The demo's."""
+BLEND = DEMO.train.sft.blend
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,9 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
+DEMO_ARM = "chains"
 Live = Callable[[str, int], Iterable[Result]]
 """The exams of one (arm, seed), made as they are asked for."""
-
-
-DEMO_ARM = "chains"
 
 
 class Rounds(Frozen):

@@ -88,7 +88,9 @@ class Items:
         drawn = np.argsort(
             (0.0 if variant == "even" else np.log(shares)) + rng.gumbel(size=(items, skills)), axis=1
         )[:, ::-1]
-        count = rng.integers(*SKILLS_OF.get(variant, (1, 2)), items)
+        count = np.ones(items, dtype=int)  # which draws nothing: cells of before keep their cases
+        if variant in SKILLS_OF:
+            count = rng.integers(*SKILLS_OF[variant], items)
         self.item_of = np.repeat(np.arange(items), count)
         self.skill_of = np.concatenate(
             [row[:number] for row, number in zip(drawn, count.tolist(), strict=True)]

@@ -356,6 +356,7 @@ def replayed(watch: Watch, cell: Cell) -> tuple[list[Example], list[Example]]:
 
 
 def replay_example(item: PoolItem) -> Example:
+    """A pool item as an example to replay."""
     where = Provenance(strategy="replay", skill=None, source_ids=(item.item_id,))
     return Example(
         example_id=item.item_id,
@@ -378,6 +379,7 @@ def presentations(
 
 
 def passes(examples: Sequence[Example], seed: str) -> Iterator[Example]:
+    """The examples again and again, shuffled anew in each pass; none where there are none."""
     rng = Random(seed)
     while examples:
         yield from rng.sample(list(examples), len(examples))

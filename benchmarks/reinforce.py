@@ -89,11 +89,8 @@ def table(runs: Sequence[Rounds]) -> str:
     shipped = {"the shipped student": [runs[0].results[:1]]}
     for name, results in (shipped | rows).items():
         points = [scores(stages[-1], SCENARIO) for stages in results]
-        cost = [
-            [sum(getattr(stage, what) for stage in stages) for what in ("tokens", "seconds")]
-            for stages in results
-        ]
-        tokens, seconds = np.mean(cost, axis=0)
+        tokens = np.mean([sum(stage.tokens for stage in stages) for stages in results])
+        seconds = np.mean([sum(stage.seconds for stage in stages) for stages in results])
         texts = [told([each[score] for each in points], "") for score in SHOWN]
         lines.append(f"| {name} | {len(results)} | {' | '.join(texts)} | {tokens:,.0f} | {seconds:,.0f} |")
     return "\n".join(["### Reinforcement after a supervised round", *lines, ""])

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from agent.pairs import PairMisses
 from agent.posterior import Coverage, Profile
-from training.verdict import GateVerdict
+from training.verdict import PAIRED, GateVerdict
 
 
 def accuracy_line(profile: Profile) -> str:
@@ -74,7 +74,7 @@ def pairs_table(rows: Sequence[PairMisses], version: int) -> Table:
         table.add_column(name, justify="left" if name in ("skills", "") else "right")
     for row in rows:
         table.add_row(
-            " + ".join(row.pair), str(row.answers), f"{row.wrong / row.answers:.2f}",
+            PAIRED.join(row.pair), str(row.answers), f"{row.wrong / row.answers:.2f}",
             f"{row.low:.2f} - {row.high:.2f}", "" if row.expected is None else f"{row.expected:.2f}",
             "worse together" if row.worse_together else "",
         )  # fmt: skip
@@ -82,7 +82,7 @@ def pairs_table(rows: Sequence[PairMisses], version: int) -> Table:
 
 
 def verdict_table(verdict: GateVerdict) -> Table:
-    """The gate's comparisons, row by row; of pairs of skills those that have lost more than gained."""
+    """The gate's comparisons, row by row; of pairs of skills those that failed or lost more than gained."""
     told = f"gate: {'open' if verdict.promote else 'closed'}: {'; '.join(verdict.reasons)}"
     shown = [
         row for row in verdict.table if row.kind != "pair" or row.passed is False or row.lost > row.gained

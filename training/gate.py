@@ -204,7 +204,7 @@ def _reason(row: Row, settings: GateSettings) -> str:
         return f"target skills: no proven gain ({moved}; McNemar p = {row.p_value:.3f} > {settings.alpha})"
     name = {"whole": row.kind, "several": row.name}.get(row.kind, f"{row.kind} {row.name}")
     beside = "" if row.against == CHAMPION else f" since {row.against}"
-    if row.harm is not None and row.harm <= settings.harm_rate:
+    if row.harmed(settings.harm_rate):
         return f"{name}: it lost{beside} ({moved}; p = {row.harm:.2g} with all looks counted)"
     margin = settings.whole_margin if row.kind == "whole" else settings.margin
     bound = f"lower bound {row.lower_bound:+.1%}"

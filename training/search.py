@@ -66,11 +66,11 @@ class Search:
         weights = np.array([look.weight for look in looks])
         kinds = np.array([look.kind for look in looks], dtype=object)
         skills, pairs = kinds == "skill", kinds == "pair"
-        shares = {"skills": SKILLS_SHARE, "pairs": PAIRS_SHARE if pairs.any() else 0.0}
+        pairs_share = PAIRS_SHARE if pairs.any() else 0.0
         for chosen, share in (
-            (skills, shares["skills"]),
-            (pairs, shares["pairs"]),
-            (~(skills | pairs), 1 - sum(shares.values())),
+            (skills, SKILLS_SHARE),
+            (pairs, pairs_share),
+            (~(skills | pairs), 1 - SKILLS_SHARE - pairs_share),
         ):
             weights[chosen] *= share / max(weights[chosen].sum(), 1.0)
         p_values = adjusted(np.array([look.p_value for look in looks]), weights)

@@ -37,6 +37,10 @@ class Row(Frozen):
     harm: float | None = None
     against: str = "champion"
 
+    def harmed(self, rate: float) -> bool:
+        """Whether a loss was found, at this rate of the search for harm."""
+        return self.harm is not None and self.harm <= rate
+
 
 class GateVerdict(Frozen):
     """The decision, why, and the table behind it. `reasons` is never empty."""

@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from agent.beta import quantile
+from agent.beta import jeffreys
 from agent.profile import ALL
 from loop.demo.stream import START, schedule
 from loop.workers.services import Services
@@ -73,8 +73,7 @@ def _curves(services: Services) -> dict[str, list[tuple[float, float, float, flo
 
     def point(group: int, needed: int, missing: int) -> tuple[float, float, float, float]:
         right = needed - missing
-        bounds = [quantile(q, right + 0.5, missing + 0.5) for q in (0.05, 0.95)]
-        return question(group), right / needed, bounds[0], bounds[1]
+        return question(group), right / needed, *jeffreys(right, missing)
 
     curves = {
         skill: [point(group, *cell) for group, cell in sorted(cells.items()) if cell[0] >= LEAST]

@@ -213,17 +213,15 @@ class CurateWorker(RoundWorker):
     def _harmed(self, round_: LoopRound) -> set[str]:
         """Skills, alone or in pairs, for whose loss earlier rounds of this champion were rejected."""
         rejected = [
-            other.record.need_judged().verdict
+            other.record.judged.verdict
             for other in self.services.rounds.list(round_.student)
             if other.number < round_.number
             and other.state == "rejected"
             and other.record.opened.champion == round_.record.opened.champion
-            and other.record.judged is not None
+            and other.record.judged
         ]
         rate = self.services.config.gate.harm_rate
-        lost = [
-            row for verdict in rejected for row in verdict.table if row.harm is not None and row.harm <= rate
-        ]
+        lost = [row for verdict in rejected for row in verdict.table if row.harmed(rate)]
         alone = {row.name for row in lost if row.kind in HARMED}
         return alone.union(*(row.name.split(PAIRED) for row in lost if row.kind == "pair"))
 
